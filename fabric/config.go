@@ -1,0 +1,111 @@
+package fabric
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// Defaults of [Config] and [Inbox].
+const (
+	DefaultEnv           = "production"
+	DefaultURL           = nats.DefaultURL
+	DefaultLease         = 5 * time.Second
+	DefaultInboxMessages = 65_536
+	DefaultInboxBytes    = 64 << 20
+	// DefaultRequestTimeout bounds a Request whose context has no deadline.
+	DefaultRequestTimeout = 5 * time.Second
+)
+
+// Limits of [Config].
+const (
+	MinLease = time.Second
+	MaxLease = 10 * time.Minute
+	// MaxMeta bounds the keys and values of one member's Meta together, in bytes.
+	MaxMeta = 512
+)
+
+// Config says which fabric to join, as whom, and over which connection. The zero
+// value of every field but Cluster is its default.
+type Config struct {
+	// Cluster names the fabric; required. Processes with the same Cluster and Env
+	// on the same NATS server or cluster are members of one fabric. Letters,
+	// digits and '-'.
+	Cluster string
+
+	// Env tells fabrics of one name apart ("production", "dev"). Default
+	// [DefaultEnv].
+	Env string
+
+	// PID is this process's name in the fabric, held by one process at a time:
+	// letters, digits, '_' and '-', at most 64. An integer in decimal form sorts
+	// as a number when all PIDs do. Default: a nuid, new in each Join.
+	PID PID
+
+	// URL is the NATS server, or several separated by commas. Default
+	// [DefaultURL]. It excludes Conn.
+	URL string
+
+	// NATS is passed to nats.Connect after the node's own options: credentials,
+	// TLS, names. It excludes Conn. Handlers set here are called as well as the
+	// node's own.
+	NATS []nats.Option
+
+	// Conn is a connection of the caller's, to be used instead of dialling. The
+	// node never closes it. What is lost: the reconnect buffer may hold a message
+	// back and send it late, pings are as the caller set them (nats.go's default
+	// finds a frozen server after 4 to 6 minutes; the node's own after half a
+	// Lease), a missing permission is reported as a time-out when the connection
+	// has an error handler, and other users of the connection share its queue.
+	Conn *nats.Conn
+
+	// Domain is the JetStream domain, if the server is a leaf node of it.
+	Domain string
+
+	// Lease is how long the process is trusted to be alive without being heard:
+	// a crashed member is replaced after it, a member cut off from NATS stops
+	// trusting its terms and shares before it. It is renewed every Lease/3.
+	// Default [DefaultLease]; at least [MinLease], at most [MaxLease], and no
+	// longer than the Lease of the fabric's first member, which fixed the longest
+	// lease everyone must reckon with. On a cluster of three servers, a Lease
+	// under 10 s lapses (and resumes) when the server that leads JetStream is
+	// killed, because no write is accepted for 4 to 8 s.
+	Lease time.Duration
+
+	// Replicas is how many servers keep the fabric's bucket, when this Join is
+	// the one that creates it. Default: 3 on a NATS cluster, 1 on a single
+	// server. An existing bucket is left as it is.
+	Replicas int
+
+	// Meta is shown to the other members; [MaxMeta] bytes together.
+	Meta map[string]string
+
+	// Inbox bounds what may wait to be received.
+	Inbox Inbox
+
+	// Passive joins without becoming a member: the node sends, requests and
+	// watches under its PID, but is not listed, holds nothing and is sent nothing.
+	// A passive node does not claim its PID, creates no bucket and needs none.
+	Passive bool
+
+	// OnUndeliverable is told of sends that turned out to have no receiver after
+	// Send returned. One call at a time; it must not block for long, nor call
+	// Leave. Each is also counted in Stats.
+	OnUndeliverable func(Undeliverable)
+
+	// Logger gets state changes and swallowed errors. Default: discard.
+	Logger *slog.Logger
+}
+
+// Inbox bounds the messages that were delivered to the node and wait for
+// Receive, Messages or Handle. When either bound is reached, further messages are
+// rejected: the sender of a request is told [ErrInboxFull], and every rejected
+// message is counted in [Stats].
+type Inbox struct {
+	Messages int   // default DefaultInboxMessages
+	Bytes    int64 // default DefaultInboxBytes
+	// Off takes no messages at all, for services that only elect or balance:
+	// a sender is told ErrUnreachable.
+	Off bool
+}

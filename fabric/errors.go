@@ -1,0 +1,100 @@
+package fabric
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/natsfabric/natsfabric/internal/token"
+)
+
+// Errors that callers branch on with errors.Is.
+var (
+	// ErrPIDInUse: another living process holds the PID. See [PIDInUseError].
+	ErrPIDInUse = errors.New("fabric: PID in use")
+	// ErrNoPeer: nobody holds that PID: the server knows no receiver, and the PID
+	// is neither in the view nor claimed.
+	ErrNoPeer = errors.New("fabric: no such peer")
+	// ErrUnreachable: the PID is held, but nobody receives for it at the moment
+	// (it reconnects, has just joined, or takes no messages).
+	ErrUnreachable = errors.New("fabric: peer unreachable")
+	// ErrInboxFull: the receiver's inbox is full and refused the message.
+	ErrInboxFull = errors.New("fabric: inbox full")
+	// ErrTooLarge: the message is larger than the server's max_payload.
+	ErrTooLarge = errors.New("fabric: message too large")
+	// ErrDisconnected: the connection is down at the moment; nothing was sent.
+	ErrDisconnected = errors.New("fabric: disconnected")
+	// ErrClosed: the node has left, or is leaving.
+	ErrClosed = errors.New("fabric: node closed")
+	// ErrPassive: a passive node cannot do this.
+	ErrPassive = errors.New("fabric: node is passive")
+	// ErrNotRequest: a reply to a message that did not ask for one.
+	ErrNotRequest = errors.New("fabric: message is not a request")
+	// ErrReplied: the request was answered before.
+	ErrReplied = errors.New("fabric: request already answered")
+	// ErrLost: the lease ended before it was renewed, or another process ended it.
+	ErrLost = errors.New("fabric: lease lost")
+	// ErrConnClosed: the NATS connection was closed for good.
+	ErrConnClosed = errors.New("fabric: connection closed")
+	// ErrConnect: no server was reached before the context ended.
+	ErrConnect = errors.New("fabric: cannot connect")
+	// ErrNoJetStream: the server, or the account on it, has no JetStream.
+	ErrNoJetStream = errors.New("fabric: no JetStream")
+	// ErrOldServer: the server's JetStream API level is below 1 (NATS 2.11).
+	ErrOldServer = errors.New("fabric: server too old")
+	// ErrPermission: the server's permissions do not allow what a node needs.
+	// See [PermissionError].
+	ErrPermission = errors.New("fabric: permission denied")
+	// ErrConfig: a field of a Config is not usable. See [ConfigError].
+	ErrConfig = errors.New("fabric: bad configuration")
+	// ErrBucket: the bucket exists but is not set up as a fabric's, or holds a
+	// record that is not the fabric's.
+	ErrBucket = errors.New("fabric: bucket not usable")
+)
+
+// A NameError says which name was refused and why.
+type NameError = token.Error
+
+// A ConfigError says which field of a Config cannot be used, and why. It wraps
+// [ErrConfig].
+type ConfigError struct {
+	Field  string
+	Reason string
+}
+
+func (e *ConfigError) Error() string {
+	return fmt.Sprintf("fabric: Config.%s: %s", e.Field, e.Reason)
+}
+func (e *ConfigError) Unwrap() error { return ErrConfig }
+
+// A PIDInUseError says who holds the PID. It wraps [ErrPIDInUse].
+type PIDInUseError struct {
+	PID   PID
+	Host  string
+	Since time.Time
+}
+
+func (e *PIDInUseError) Error() string {
+	return fmt.Sprintf("fabric: PID %s in use on host %s since %s", e.PID, e.Host, e.Since.Format(time.RFC3339))
+}
+func (e *PIDInUseError) Unwrap() error { return ErrPIDInUse }
+
+// A PermissionError names the subject that the server's permissions refuse. It
+// wraps [ErrPermission].
+type PermissionError struct {
+	Op      string // "publish" or "subscribe"
+	Subject string
+}
+
+func (e *PermissionError) Error() string {
+	return fmt.Sprintf("fabric: permission denied: allow %s %q", e.Op, e.Subject)
+}
+func (e *PermissionError) Unwrap() error { return ErrPermission }
+
+// A RemoteError is the error that the handler of a request returned, as text.
+type RemoteError struct {
+	PID     PID
+	Message string
+}
+
+func (e *RemoteError) Error() string { return fmt.Sprintf("%s answered: %s", e.PID, e.Message) }

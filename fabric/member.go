@@ -1,0 +1,78 @@
+package fabric
+
+import "time"
+
+// A Member is one process in a fabric's view.
+type Member struct {
+	PID PID
+	// Incarnation tells one life of a PID from the next: it grows with every
+	// start of a process under the PID, and when a node rejoins.
+	Incarnation uint64
+	Host        string
+	// Since is when the incarnation joined, by its own clock.
+	Since time.Time
+	Meta  map[string]string
+}
+
+// A View is one numbered snapshot of the members, sorted by PID. Two nodes that
+// have the same Epoch have the same Members. It must not be modified.
+type View struct {
+	Epoch   uint64
+	Members []Member
+}
+
+// A ChangeKind says what a [Change] is about.
+type ChangeKind uint8
+
+const (
+	// Joined: the member is new, or a new incarnation of its PID.
+	Joined ChangeKind = iota + 1
+	// Synced: every member that was present when the iteration began has been
+	// reported. Sent once; Member is empty.
+	Synced
+	// Left: the member left by itself.
+	Left
+	// Failed: the member's lease ran out.
+	Failed
+	// Updated: the member's Meta changed.
+	Updated
+)
+
+var changeNames = [...]string{Joined: "join", Synced: "synced", Left: "leave", Failed: "fail", Updated: "update"}
+
+// String returns "join", "synced", "leave", "fail" or "update".
+func (k ChangeKind) String() string { return changeNames[k] }
+
+// A Change is one step from one view to the next.
+type Change struct {
+	Kind   ChangeKind
+	Member Member
+	Epoch  uint64
+}
+
+// An EventKind says what an [Event] is about.
+type EventKind uint8
+
+const (
+	// Disconnected: the connection to NATS is down; the node keeps trying.
+	Disconnected EventKind = iota + 1
+	// Reconnected: it is back.
+	Reconnected
+	// Lost: the lease ended. Terms and shares have ended before this is reported;
+	// the node tries to get a lease again.
+	Lost
+	// Rejoined: the node holds its PID again, under the Incarnation of the event.
+	Rejoined
+)
+
+var eventNames = [...]string{Disconnected: "disconnected", Reconnected: "reconnected", Lost: "lost", Rejoined: "rejoined"}
+
+// String returns "disconnected", "reconnected", "lost" or "rejoined".
+func (k EventKind) String() string { return eventNames[k] }
+
+// An Event is something that happened to this node itself.
+type Event struct {
+	Kind        EventKind
+	Incarnation uint64 // of Rejoined
+	Err         error  // the cause of Disconnected and Lost, if known
+}
