@@ -167,6 +167,7 @@ func TestBubbleRestart(t *testing.T) {
 			t.Errorf("after a restart the stream holds %q, want %q", got, "kept")
 		}
 		s.Restart()
+		synctest.Wait() // the client has noticed
 		waitStatus(t, nc, nats.CONNECTED)
 		if got := messages(t, st); got != 1 {
 			t.Errorf("after two restarts the stream holds %d messages, want 1", got)
@@ -352,7 +353,9 @@ func TestStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	url := s.URL()
-	s.Restart()
+	s.Stop()
+	waitStatus(t, nc, nats.RECONNECTING)
+	s.Start()
 	if got := s.URL(); got != url {
 		t.Errorf("URL() after a restart = %q, want %q", got, url)
 	}

@@ -71,13 +71,14 @@ func (s *Server) URL() string {
 
 // Connect returns a connection that is closed when the test ends. It runs over TCP
 // if the server listens, else in process. A provider in opts, such as a [Link],
-// takes precedence.
+// takes precedence. Asynchronous errors of the client go to the server's log.
 func (s *Server) Connect(opts ...nats.Option) *nats.Conn {
 	s.t.Helper()
+	defaults := []nats.Option{nats.ErrorHandler(s.log.asyncError)}
 	if s.opts.DontListen {
-		opts = append([]nats.Option{nats.InProcessServer(s.Provider())}, opts...)
+		defaults = append(defaults, nats.InProcessServer(s.Provider()))
 	}
-	nc, err := nats.Connect(s.URL(), opts...)
+	nc, err := nats.Connect(s.URL(), append(defaults, opts...)...)
 	if err != nil {
 		s.t.Fatalf("natstest: connect: %v", err)
 	}
@@ -105,7 +106,8 @@ func (s *Server) Link() *Link {
 func (s *Server) Logs() string { return s.log.String() }
 
 // Restart stops the server in an orderly way and starts another on the same store
-// and the same port. Clients are disconnected and find the new one by reconnecting.
+// and the same port. Clients are disconnected, notice that on their own time (in a
+// bubble, at the latest when [synctest.Wait] returns) and reconnect.
 func (s *Server) Restart() {
 	s.t.Helper()
 	s.Stop()
@@ -219,6 +221,14 @@ func (l *log) Fatalf(format string, v ...any)  { l.add("FTL", format, v) }
 func (l *log) Errorf(format string, v ...any)  { l.add("ERR", format, v) }
 func (l *log) Debugf(format string, v ...any)  { l.add("DBG", format, v) }
 func (l *log) Tracef(format string, v ...any)  { l.add("TRC", format, v) }
+
+func (l *log) asyncError(nc *nats.Conn, sub *nats.Subscription, err error) {
+	if sub != nil {
+		l.add("CLI", "%q on the subscription to %s", []any{err, sub.Subject})
+		return
+	}
+	l.add("CLI", "%q on a connection", []any{err})
+}
 
 func (l *log) String() string { return l.tail(-1) }
 
