@@ -40,13 +40,19 @@ type PIDRecord struct {
 	Inc   uint64    `json:"inc,omitempty"`
 	Host  string    `json:"host,omitempty"`
 	Since time.Time `json:"since"`
-	Proc  string    `json:"proc"`
-	Nonce string    `json:"nonce"`
+	// Prev is the state of the record before, for who missed that one.
+	Prev  string `json:"prev,omitempty"`
+	Proc  string `json:"proc"`
+	Nonce string `json:"nonce"`
 }
 
-// Held and Left tell the states apart.
+// Held reports whether the PID is somebody's.
 func (r PIDRecord) Held() bool { return r.State == stateHeld }
-func (r PIDRecord) Left() bool { return r.State == stateLeft }
+
+// Left reports whether the incarnation that ended last left by itself.
+func (r PIDRecord) Left() bool {
+	return r.State == stateLeft || r.State == stateHeld && r.Prev == stateLeft
+}
 
 // A SessionRecord says that an incarnation is alive, and what it shows of itself.
 type SessionRecord struct {
