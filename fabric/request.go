@@ -109,7 +109,7 @@ func (c *courier) request(ctx context.Context, to PID, data []byte) (*Message, e
 		c.calls.take(w.id)
 		return nil, fmt.Errorf("request to %s: %w", to, err)
 	}
-	a, err := c.await(ctx, w)
+	a, err := c.await(ctx, &c.calls, w)
 	if err == nil {
 		switch a.kind {
 		case kindAnswer:
@@ -171,9 +171,9 @@ func (c *courier) askSelf(w *call, data []byte) error {
 	return nil
 }
 
-// await waits for the answer to w, at most DefaultRequestTimeout if ctx has no
+// await waits for the answer to w, a call of s, at most DefaultRequestTimeout if ctx has no
 // deadline.
-func (c *courier) await(ctx context.Context, w *call) (answer, error) {
+func (c *courier) await(ctx context.Context, s *calls, w *call) (answer, error) {
 	var timeout <-chan time.Time
 	if _, ok := ctx.Deadline(); !ok {
 		t := time.NewTimer(DefaultRequestTimeout)
@@ -191,7 +191,7 @@ func (c *courier) await(ctx context.Context, w *call) (answer, error) {
 	case <-c.done:
 		err = ErrClosed
 	}
-	if c.calls.take(w.id) == nil {
+	if s.take(w.id) == nil {
 		return <-w.answer, nil // it was answered at the same moment
 	}
 	return answer{}, err

@@ -222,6 +222,7 @@ func TestHandle(t *testing.T) {
 	const workers = 4
 	var running, most, handled atomic.Int32
 	gate := make(chan struct{})
+	open := sync.OnceFunc(func() { close(gate) })
 	ended := make(chan error, 1)
 	go func() {
 		ended <- b.Handle(ctx, workers, func(ctx context.Context, m *Message) ([]byte, error) {
@@ -229,7 +230,7 @@ func TestHandle(t *testing.T) {
 			for old := most.Load(); n > old && !most.CompareAndSwap(old, n); old = most.Load() {
 			}
 			if n == workers {
-				close(gate) // all are at work at once
+				open() // all are at work at once
 			}
 			<-gate
 			running.Add(-1)

@@ -76,6 +76,7 @@ func FuzzReceive(f *testing.F) {
 		c := &courier{subj: newSubjects("c1", "test", "b"), cfg: courierConfig{pid: "b"}, nonce: "0123456789"}
 		c.log = slog.New(slog.DiscardHandler)
 		c.calls.init()
+		c.flushes.init()
 		c.clerk.init(c)
 		d := decoder{c: c}
 		m := &nats.Msg{Subject: subject, Reply: reply}
