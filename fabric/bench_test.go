@@ -27,7 +27,7 @@ func newBenchLink(b *testing.B) *benchLink {
 	s := startServer(b)
 	l := &benchLink{tx: connect(b, s), rx: connect(b, s), done: make(chan struct{}, 1)}
 	l.a, l.b = startNode(b, l.tx, "a", nil, nil), startNode(b, l.rx, "b", nil, nil)
-	sub, err := l.rx.Subscribe("raw.u.b.a", func(*nats.Msg) {
+	sub, err := l.rx.Subscribe("raw.c1.test.u.b.a", func(*nats.Msg) {
 		if l.got.Add(1) == l.want.Load() {
 			l.done <- struct{}{}
 		}
@@ -47,7 +47,7 @@ func newBenchLink(b *testing.B) *benchLink {
 func (l *benchLink) raw(b *testing.B, n int, data []byte) {
 	l.want.Add(int64(n))
 	for range n {
-		if err := l.tx.Publish("raw.u.b.a", data); err != nil {
+		if err := l.tx.Publish("raw.c1.test.u.b.a", data); err != nil {
 			b.Fatal(err)
 		}
 	}

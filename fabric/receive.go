@@ -156,7 +156,7 @@ func (d *decoder) decode(batch []*Message, m *nats.Msg) []*Message {
 func (d *decoder) address(msg *Message, s *sender, reply string) bool {
 	if s.from == External {
 		if isInboxAddress(reply) {
-			msg.courier, msg.answer = d.c, reply
+			msg.asked = &asked{courier: d.c, answer: reply}
 		}
 		return true
 	}
@@ -175,7 +175,7 @@ func (d *decoder) address(msg *Message, s *sender, reply string) bool {
 	msg.ID = t.id
 	switch {
 	case t.kind == kindRequest && s.to != Everyone:
-		msg.courier, msg.answer = d.c, rest[2:]
+		msg.asked = &asked{courier: d.c, answer: rest[2:]}
 	case t.kind == kindSend && s.to != Everyone, t.kind == kindBroadcast && s.to == Everyone:
 		s.plain = reply[:len(reply)-len(rest)+tagLen+1]
 	default:
