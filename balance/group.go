@@ -21,7 +21,7 @@ type Group struct {
 
 	notifier atomic.Uint64 // the goroutine that calls OnChange, 0 before it began
 	done     chan struct{} // closed when OnChange will not be called again
-	leaving  chan struct{} // full while a Leave withdraws; guards left
+	turn     chan struct{} // holds one token, taken to withdraw; guards left
 	left     bool          // the source has been told
 
 	mu    sync.Mutex // held to replace state; guards the two below
@@ -56,7 +56,8 @@ type state struct {
 // newGroup returns a group that waits for its first view from src. cfg is complete.
 // Values of ctx reach the group's context, its end does not.
 func newGroup(ctx context.Context, cfg Config, src source) *Group {
-	g := &Group{cfg: cfg, src: src, fresh: true, done: make(chan struct{}), leaving: make(chan struct{}, 1)}
+	g := &Group{cfg: cfg, src: src, fresh: true, done: make(chan struct{}), turn: make(chan struct{}, 1)}
+	g.turn <- struct{}{}
 	g.ctx, g.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	g.state.Store(&state{share: Share{First: -1}, newer: make(chan struct{})})
 	return g
@@ -219,12 +220,10 @@ func (g *Group) Leave(ctx context.Context) error {
 	if err := wait(ctx, g.done); err != nil {
 		return fmt.Errorf("balance: leave: OnChange has not returned: %w", err)
 	}
-	select {
-	case g.leaving <- struct{}{}:
-	case <-ctx.Done():
-		return fmt.Errorf("balance: leave: another call is under way: %w", context.Cause(ctx))
+	if err := wait(ctx, g.turn); err != nil {
+		return fmt.Errorf("balance: leave: another call is under way: %w", err)
 	}
-	defer func() { <-g.leaving }()
+	defer func() { g.turn <- struct{}{} }()
 	if g.left {
 		return nil
 	}

@@ -13,15 +13,6 @@ import (
 	"github.com/natsfabric/natsfabric/fabric"
 )
 
-func leave(t *testing.T, seats ...*seat) {
-	t.Helper()
-	for _, s := range seats {
-		if err := s.g.Leave(t.Context()); err != nil {
-			t.Errorf("%s: Leave: %v", s.want.pid, err)
-		}
-	}
-}
-
 // Defect 1 of libcluster: a passive member counted as workers.
 func TestPassiveAddsNoWorkers(t *testing.T) {
 	h := newHub()
@@ -191,21 +182,20 @@ func TestNoFinalStateIsMissed(t *testing.T) {
 		for range 3 {
 			readers.Go(func() { readUntil(t, m.g, epochs) })
 		}
-		b := h.seat(t, "b", Config{Workers: 2})
+		b := h.seat(t, "b", Config{})
+		h.add(b)
 		for epoch := 2; epoch <= epochs; epoch++ {
-			if epoch%2 == 0 {
-				h.add(b)
-			} else {
-				h.remove(b)
+			if err := b.setWorkers(t.Context(), epoch); err != nil {
+				t.Fatal(err)
 			}
 			h.publish()
 		}
 		readers.Wait()
 		synctest.Wait()
 		leave(t, m)
-		want := []Share{{2, 1, 3, epochs}, {-1, 0, 2, epochs}}
-		if n := len(calls); n < 3 || !slices.Equal(calls[n-2:], want) {
-			t.Errorf("OnChange had %v, want %v last", calls, want)
+		want := []Share{{epochs, 1, epochs + 1, epochs}, {-1, 0, epochs, epochs}}
+		if last := calls[max(0, len(calls)-2):]; !slices.Equal(last, want) {
+			t.Errorf("OnChange had %v last, want %v", last, want)
 		}
 		h.checkCalls(t, "m", calls)
 	})
@@ -291,35 +281,5 @@ func TestNodeEnds(t *testing.T) {
 				t.Errorf("OnChange had %v, want %v", calls, want)
 			}
 		})
-	}
-}
-
-// In every view the ranges of all members tile 0 to total-1.
-func TestViewsTile(t *testing.T) {
-	h := newHub()
-	calls := map[string]*[]Share{}
-	var seats []*seat
-	for i := range 12 {
-		pid := fmt.Sprint(i)
-		calls[pid] = new([]Share)
-		seats = append(seats, h.join(t, pid, Config{Workers: i, Passive: i%5 == 4, OnChange: record(calls[pid])}))
-		next := 0
-		for _, s := range seats {
-			share := s.g.Share()
-			if s.want.passive {
-				continue
-			}
-			if share.First != next || share.Epoch != uint64(i+1) {
-				t.Errorf("%s has %v, want First %d", s.want.pid, share, next)
-			}
-			next += share.Workers
-		}
-		if got := seats[0].g.Share().Total; got != next {
-			t.Errorf("Total = %d, the ranges end at %d", got, next)
-		}
-	}
-	leave(t, seats...)
-	for pid, c := range calls {
-		h.checkCalls(t, pid, *c)
 	}
 }

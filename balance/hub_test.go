@@ -2,6 +2,7 @@ package balance
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -105,6 +106,15 @@ func (s *seat) leave(ctx context.Context) error {
 	return nil
 }
 
+func leave(t *testing.T, seats ...*seat) {
+	t.Helper()
+	for _, s := range seats {
+		if err := s.g.Leave(t.Context()); err != nil {
+			t.Errorf("%s: Leave: %v", s.want.pid, err)
+		}
+	}
+}
+
 // checkCalls reports what OnChange must never be given: the same share twice in a
 // row, an epoch that goes back, a share that is not its view's.
 func (h *hub) checkCalls(t *testing.T, pid string, calls []Share) {
@@ -120,5 +130,35 @@ func (h *hub) checkCalls(t *testing.T, pid string, calls []Share) {
 		}) {
 			t.Errorf("%s: %v is not in the view %v", pid, s, h.views[s.Epoch])
 		}
+	}
+}
+
+// In every view the ranges of all members tile 0 to total-1.
+func TestViewsTile(t *testing.T) {
+	h := newHub()
+	calls := map[string]*[]Share{}
+	var seats []*seat
+	for i := range 12 {
+		pid := fmt.Sprint(i)
+		calls[pid] = new([]Share)
+		seats = append(seats, h.join(t, pid, Config{Workers: i, Passive: i%5 == 4, OnChange: record(calls[pid])}))
+		next := 0
+		for _, s := range seats {
+			share := s.g.Share()
+			if s.want.passive {
+				continue
+			}
+			if share.First != next || share.Epoch != uint64(i+1) {
+				t.Errorf("%s has %v, want First %d", s.want.pid, share, next)
+			}
+			next += share.Workers
+		}
+		if got := seats[0].g.Share().Total; got != next {
+			t.Errorf("Total = %d, the ranges end at %d", got, next)
+		}
+	}
+	leave(t, seats...)
+	for pid, c := range calls {
+		h.checkCalls(t, pid, *c)
 	}
 }

@@ -89,8 +89,8 @@ func (g *Group) follow(c cursor) {
 	}
 }
 
-// wait waits until ready is closed, or returns the cause of ctx's end. If both have
-// happened, ready wins.
+// wait waits until it can receive from ready, or returns the cause of ctx's end. If
+// both are possible, ready wins.
 func wait(ctx context.Context, ready <-chan struct{}) error {
 	select {
 	case <-ready:
