@@ -89,6 +89,7 @@ func FuzzAssign(f *testing.F) {
 	f.Add([]byte(nil), uint64(0))
 	f.Add([]byte{1, 1, 2, 2, 1, 0, 3, 4, 0}, uint64(1))
 	f.Add([]byte{200, 250, 1, 10, 251, 0, 9, 255, 0, 9, 3, 1}, uint64(2))
+	f.Add([]byte{9, 1, 0, 9, 5, 0, 9, 3, 0, 9, 4, 0}, uint64(3)) // a view that is broken
 	f.Fuzz(func(t *testing.T, data []byte, seed uint64) {
 		wants := decodeWants(data)
 		placed, total := assign("7", wants)

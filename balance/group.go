@@ -53,8 +53,8 @@ type state struct {
 	newer   chan struct{}
 }
 
-// newGroup returns a group that waits for its first view from src. cfg is complete.
-// Values of ctx reach the group's context, its end does not.
+// newGroup returns a group that waits for its first view from src; start must follow.
+// cfg is complete. Values of ctx reach the group's context, its end does not.
 func newGroup(ctx context.Context, cfg Config, src source) *Group {
 	g := &Group{cfg: cfg, src: src, fresh: true, done: make(chan struct{}), turn: make(chan struct{}, 1)}
 	g.turn <- struct{}{}
