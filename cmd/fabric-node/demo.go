@@ -134,7 +134,7 @@ func (d *demo) showIndices(shares []demoShare) {
 	t := newTable()
 	t.AppendHeader(table.Row{"INDEX", "NODE", "WORKER"})
 	t.SetColumnConfigs([]table.ColumnConfig{
-		{Name: "INDEX", Align: text.AlignRight}, {Name: "WORKER", Align: text.AlignRight},
+		{Name: "INDEX", Align: text.AlignRight}, {Name: "WORKER", Align: text.AlignRight, AlignHeader: text.AlignRight},
 	})
 	for _, s := range shares {
 		for w := range s.Workers {

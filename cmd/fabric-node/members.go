@@ -92,7 +92,7 @@ func (a *app) membersTable(view fabric.View, now time.Time) error {
 	}
 	t := newTable()
 	t.AppendHeader(table.Row{"PID", "STATE", "HOST", "UP", "INCARNATION", "META"})
-	t.SetColumnConfigs([]table.ColumnConfig{{Name: "UP", Align: text.AlignRight}})
+	t.SetColumnConfigs([]table.ColumnConfig{{Name: "UP", Align: text.AlignRight, AlignHeader: text.AlignRight}})
 	for _, m := range view.Members {
 		t.AppendRow(table.Row{m.PID, "up", m.Host, age(now.Sub(m.Since)), m.Incarnation, metaText(m.Meta)})
 	}

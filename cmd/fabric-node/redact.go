@@ -13,7 +13,7 @@ var (
 	// A run of text from one scheme to the next one, to a blank or to a quote.
 	schemeRun = regexp.MustCompile(`[A-Za-z][A-Za-z0-9+.-]*://`)
 	// A colon that no port follows, as in user:password without a host.
-	noPort = regexp.MustCompile(`:([^0-9/:\],][^/,\s"]*|[0-9]+[^0-9/,\s"][^/,\s"]*)`)
+	noPort = regexp.MustCompile(`:([^0-9/:\],][^/,\s"]*|[0-9]+[^0-9/:,\s"][^/,\s"]*)`)
 )
 
 // redact removes from a text everything that may be a secret: the known ones of

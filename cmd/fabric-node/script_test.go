@@ -1,7 +1,6 @@
 package main
 
 import (
-	"os"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -31,6 +30,6 @@ func TestScript(t *testing.T) {
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		Cmds:                scriptCommands,
-		Setup:               func(env *testscript.Env) error { return os.MkdirAll(env.WorkDir+"/home", 0o777) },
+		Setup:               scriptSetup,
 	})
 }
