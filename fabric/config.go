@@ -1,10 +1,18 @@
 package fabric
 
 import (
+	"cmp"
+	"fmt"
 	"log/slog"
+	"maps"
+	"net/url"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nuid"
+
+	"github.com/natsfabric/natsfabric/internal/token"
 )
 
 // Defaults of [Config] and [Inbox].
@@ -108,4 +116,83 @@ type Inbox struct {
 	// Off takes no messages at all, for services that only elect or balance:
 	// a sender is told ErrUnreachable.
 	Off bool
+}
+
+// withDefaults checks c and fills in its defaults.
+func (c Config) withDefaults() (Config, error) {
+	c.Env = cmp.Or(c.Env, DefaultEnv)
+	c.PID = cmp.Or(c.PID, PID(nuid.Next()))
+	c.Lease = cmp.Or(c.Lease, DefaultLease)
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if err := token.CheckSpace("cluster", c.Cluster); err != nil {
+		return c, err
+	}
+	if err := token.CheckSpace("environment", c.Env); err != nil {
+		return c, err
+	}
+	if err := token.CheckPID(string(c.PID)); err != nil {
+		return c, err
+	}
+	if c.Domain != "" {
+		if err := token.Check("domain", c.Domain); err != nil {
+			return c, err
+		}
+	}
+	switch {
+	case c.Lease < MinLease || c.Lease > MaxLease:
+		return c, &ConfigError{"Lease", fmt.Sprintf("%v is not within %v and %v", c.Lease, MinLease, MaxLease)}
+	case c.Replicas < 0 || c.Replicas > 5:
+		return c, &ConfigError{"Replicas", fmt.Sprintf("%d is not within 1 and 5", c.Replicas)}
+	case c.Inbox.Messages < 0 || c.Inbox.Bytes < 0:
+		return c, &ConfigError{"Inbox", "a bound is negative"}
+	}
+	var err error
+	if c.Meta, err = checkMeta(c.Meta); err != nil {
+		return c, err
+	}
+	return c, c.checkConn()
+}
+
+func (c *Config) checkConn() error {
+	if c.Conn != nil {
+		switch {
+		case c.URL != "":
+			return &ConfigError{"URL", "it cannot be combined with Conn"}
+		case len(c.NATS) > 0:
+			return &ConfigError{"NATS", "options cannot be applied to a Conn that exists"}
+		}
+		return nil
+	}
+	c.URL = cmp.Or(c.URL, DefaultURL)
+	for i, u := range strings.Split(c.URL, ",") {
+		// The text of a URL, and of url.Parse's error, may hold a password.
+		u = strings.TrimSpace(u)
+		if !strings.Contains(u, "://") {
+			u = "nats://" + u
+		}
+		parsed, err := url.Parse(u)
+		if err != nil || parsed.Hostname() == "" {
+			return &ConfigError{"URL", fmt.Sprintf("server %d of the list is no URL like nats://host:4222", i+1)}
+		}
+		switch parsed.Scheme {
+		case "nats", "tls", "ws", "wss":
+		default:
+			return &ConfigError{"URL", fmt.Sprintf("server %d of the list has scheme %q, want nats, tls, ws or wss", i+1, parsed.Scheme)}
+		}
+	}
+	return nil
+}
+
+// checkMeta returns a copy of meta that is within [MaxMeta].
+func checkMeta(meta map[string]string) (map[string]string, error) {
+	size := 0
+	for k, v := range meta {
+		size += len(k) + len(v)
+	}
+	if size > MaxMeta {
+		return nil, &ConfigError{"Meta", fmt.Sprintf("keys and values have %d bytes together, at most %d are allowed", size, MaxMeta)}
+	}
+	return maps.Clone(meta), nil
 }

@@ -1,6 +1,12 @@
 package fabric
 
-import "github.com/nats-io/nats.go"
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/nats-io/nats.go"
+)
 
 // A PID is the name of a process in a fabric.
 type PID string
@@ -12,7 +18,8 @@ const (
 	External PID = "ext"
 )
 
-// A Message is what one process sends another.
+// A Message is what one process sends another. A received one belongs to its
+// receiver, and only Reply and IsRequest may be called on it concurrently.
 type Message struct {
 	// From is the sender, taken from the subject, never from the content. Set by
 	// the receiving node; ignored when sending.
@@ -20,20 +27,82 @@ type Message struct {
 	// To is the receiver, or [Everyone]. A received broadcast has To Everyone.
 	To PID
 	// ID tells the messages of one sender apart. Zero in a Message to be sent
-	// lets the node choose the next one.
+	// lets the node choose the next one: 1, 2, 3 and so on in the order of the
+	// calls, over sends, broadcasts and requests to whomever. Messages from
+	// [External] have ID 0.
 	ID uint64
-	// Header is optional. A message with one costs about twice the CPU.
-	// Keys that begin with "Nats-" or "Fab-" are refused.
+	// Header is optional. A message with one costs about twice the CPU. Keys are
+	// visible ASCII without ':'; those that begin with "Nats-" or "Fab-", and
+	// "Status" and "Description", are refused, in any case of letters. Line breaks in
+	// values arrive as blanks.
 	Header nats.Header
 	// Data belongs to the receiver once received, and must not be changed by the
 	// sender until Send returned.
 	Data []byte
+
+	courier *courier // of a received request
+	// answer is what the address of the answer is rebuilt from: the end of the
+	// tag, from its nonce on, or the _INBOX address of a request From External.
+	// Empty if the message is not a request.
+	answer  string
+	replied uint32 // 1 when answered; atomic
 }
 
-// An Undeliverable is a message that has no receiver. Err wraps [ErrNoPeer] or
-// [ErrUnreachable].
+// IsRequest reports whether the sender awaits an answer. A message not to be
+// answered, a broadcast, and the answer to a request, are none.
+func (m *Message) IsRequest() bool { return m.answer != "" }
+
+// Reply answers a request, once: afterwards it returns [ErrReplied]. It returns
+// [ErrNotRequest] if m is none, [ErrTooLarge] if data and the subject do not fit the
+// server's max_payload, [ErrDisconnected] or [ErrClosed]; after these, it may be
+// tried again. Whether the requester still waits is not known, and nil is no
+// proof that it got the answer. ctx is only looked at before anything is sent.
+func (m *Message) Reply(ctx context.Context, data []byte) error {
+	return m.reply(ctx, kindAnswer, data)
+}
+
+func (m *Message) reply(ctx context.Context, k kind, data []byte) error {
+	if !m.IsRequest() {
+		return ErrNotRequest
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("reply to %s: %w", m.From, context.Cause(ctx))
+	}
+	if !atomic.CompareAndSwapUint32(&m.replied, 0, 1) {
+		return ErrReplied
+	}
+	if err := m.courier.answer(m, k, data); err != nil {
+		atomic.StoreUint32(&m.replied, 0)
+		return fmt.Errorf("reply to %s: %w", m.From, err)
+	}
+	return nil
+}
+
+// size is what a message counts for in [Inbox].Bytes.
+func (m *Message) size() int64 {
+	n := len(m.Data)
+	for key, values := range m.Header {
+		for _, v := range values {
+			n += len(key) + len(v)
+		}
+	}
+	return int64(n)
+}
+
+// An Undeliverable is a message that has no receiver. It is the error that
+// [Node.Flush] joins, and the argument of [Config].OnUndeliverable.
 type Undeliverable struct {
-	To  PID
-	ID  uint64
+	To PID
+	// ID is the message's, or 0 if only the receiver is known.
+	ID uint64
+	// Err wraps [ErrNoPeer] or [ErrUnreachable], or is a [PermissionError].
 	Err error
 }
+
+// Error names the receiver and the message.
+func (u Undeliverable) Error() string {
+	return fmt.Sprintf("message %d to %s: %v", u.ID, u.To, u.Err)
+}
+
+// Unwrap returns u.Err.
+func (u Undeliverable) Unwrap() error { return u.Err }

@@ -1,0 +1,140 @@
+package fabric
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/natsfabric/natsfabric/internal/kv"
+)
+
+// A link is a node's connection: dialled and owned, or borrowed.
+type link struct {
+	nc    *nats.Conn
+	owned bool
+	// onError is told of slow consumers and permission violations.
+	onError func(err error, sub *nats.Subscription)
+
+	mu     sync.Mutex // guards the field below
+	denied map[string]string
+}
+
+// connect dials, and tries again until ctx ends: a process may come up before its
+// server does.
+func connect(ctx context.Context, cfg Config) (*link, error) {
+	l := &link{denied: map[string]string{}}
+	if cfg.Conn != nil {
+		l.nc = cfg.Conn
+		if l.nc.IsClosed() {
+			return nil, fmt.Errorf("%w: Config.Conn is closed", ErrConnClosed)
+		}
+		return l, nil
+	}
+	l.owned = true
+	for n := 0; ; n++ {
+		nc, err := nats.Connect(cfg.URL, l.options(ctx, cfg)...)
+		if err == nil {
+			l.nc = nc
+			return l, nil
+		}
+		if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrSecureConnWanted) {
+			return nil, fmt.Errorf("%w: %w", ErrConnect, err)
+		}
+		cfg.Logger.Debug("no server yet", "err", err)
+		if waitErr := kv.Pause(ctx, n); waitErr != nil {
+			return nil, fmt.Errorf("%w: %w: %w", ErrConnect, waitErr, err)
+		}
+	}
+}
+
+// options are the node's own, then the caller's, then the handlers that call both.
+func (l *link) options(ctx context.Context, cfg Config) []nats.Option {
+	ping := min(max(cfg.Lease/4, 250*time.Millisecond), 10*time.Second)
+	opts := []nats.Option{
+		nats.Name("natsfabric " + cfg.Cluster + "/" + cfg.Env + " " + string(cfg.PID)),
+		nats.MaxReconnects(-1),
+		nats.ReconnectBufSize(-1), // nothing is sent late: a send fails, or it is out
+		nats.ReconnectWait(250 * time.Millisecond),
+		nats.PingInterval(ping),
+		nats.MaxPingsOutstanding(2),
+		nats.Timeout(connectTimeout(ctx)),
+		nats.IgnoreAuthErrorAbort(),
+	}
+	opts = append(opts, cfg.NATS...)
+	return append(opts, func(o *nats.Options) error {
+		users := o.AsyncErrorCB
+		o.AsyncErrorCB = func(nc *nats.Conn, sub *nats.Subscription, err error) {
+			l.asyncError(sub, err)
+			if users != nil {
+				users(nc, sub, err)
+			}
+		}
+		return nil
+	})
+}
+
+// connectTimeout bounds one try by what ctx leaves.
+func connectTimeout(ctx context.Context) time.Duration {
+	limit := 2 * time.Second
+	if deadline, ok := ctx.Deadline(); ok {
+		limit = min(limit, time.Until(deadline))
+	}
+	return max(limit, 10*time.Millisecond)
+}
+
+// asyncError notes which subject a permission violation names.
+func (l *link) asyncError(sub *nats.Subscription, err error) {
+	if errors.Is(err, nats.ErrPermissionViolation) {
+		op, subject := violation(err)
+		l.mu.Lock()
+		l.denied[subject] = op
+		l.mu.Unlock()
+	}
+	if l.onError != nil {
+		l.onError(err, sub)
+	}
+}
+
+// violation parses the server's text: Permissions Violation for Publish to "x".
+// There is no other form of it; a text of another shape names no subject.
+func violation(err error) (op, subject string) {
+	text := strings.ToLower(err.Error())
+	op = "publish"
+	if strings.Contains(text, "violation for subscription") {
+		op = "subscribe"
+	}
+	_, rest, _ := strings.Cut(err.Error(), `"`)
+	subject, _, _ = strings.Cut(rest, `"`)
+	return op, subject
+}
+
+// refused returns the violation that the server reported for subject, if it did.
+func (l *link) refused(subject string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if op, ok := l.denied[subject]; ok {
+		return &kv.PermissionError{Op: op, Subject: subject}
+	}
+	return nil
+}
+
+// anyRefused returns a violation, if there was one.
+func (l *link) anyRefused() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for subject, op := range l.denied {
+		return &PermissionError{Op: op, Subject: subject}
+	}
+	return nil
+}
+
+func (l *link) close() {
+	if l.owned {
+		l.nc.Close()
+	}
+}

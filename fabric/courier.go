@@ -1,0 +1,267 @@
+package fabric
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// A courierConfig says whose messages a courier carries, and who knows about the
+// other processes. Every field is required but passive and onUndeliverable.
+type courierConfig struct {
+	nc       *nats.Conn // not closed by the courier
+	subjects subjects
+	pid      PID
+	passive  bool // send and request only: nothing but answers is received
+	inbox    Inbox
+	logger   *slog.Logger
+
+	onUndeliverable func(Undeliverable)
+	// known reports whether a PID is in the view. It does no I/O and may be called
+	// from any goroutine.
+	known func(PID) bool
+	// gone reports whether a PID's claim was read as absent, left or dead; it is
+	// called for PIDs that are not known, with a deadline. If it cannot tell, it says
+	// false.
+	gone func(ctx context.Context, pid PID) bool
+}
+
+// A courier carries the messages of one node over one connection: it knows the
+// subjects, the wire and the inbox, and nothing of leases and views.
+//
+//	reader (nats.go) --ch--> dispatch --> inbox --> Receive, Messages, Handle
+//	                            `--refused--> refuse (tells requesters)
+//	reader (nats.go) --r---> onReply ---> outstanding requests
+//	                            `--503, flush markers--> clerk --> Flush, OnUndeliverable
+//
+// Each of the four stages is one goroutine. None waits for a user but the clerk,
+// in OnUndeliverable; its queue is bounded.
+type courier struct {
+	cfg   courierConfig
+	nc    *nats.Conn
+	subj  subjects
+	nonce string
+	log   *slog.Logger
+
+	ids     atomic.Uint64
+	sent    atomic.Uint64
+	invalid atomic.Uint64
+	dropped atomic.Uint64 // by nats.go, once close has read it
+
+	dests    dests
+	everyone *dest
+	inbox    *inbox
+	off      bool // no messages are received
+	refusals chan *Message
+	calls    calls
+	clerk    clerk
+
+	subsMu sync.Mutex           // guards subs
+	subs   []*nats.Subscription // all, for close; the first are those of ch
+
+	done   chan struct{} // closed by close
+	closed atomic.Bool
+	wg     sync.WaitGroup
+}
+
+// channelCap is the capacity of the channel that u and b share, the only kind of
+// subscription that keeps their common order. nats.go drops what finds it full,
+// so it must outlast the time in which the reader runs and dispatch does not. Go
+// lets a goroutine run for 10 ms before another must be let in, and the reader
+// parses up to 5 million messages of a few bytes a second: 50 000. The dispatcher
+// itself waits for nobody. A drop would still be counted, in Stats.Rejected. It costs
+// 512 KiB of address space, of which only what was used is ever touched.
+const channelCap = 65_536
+
+// refusalCap bounds the refused requests whose senders are still to be told. When
+// it is full, the sender is not told, and times out.
+const refusalCap = 1024
+
+// newCourier subscribes and starts to take messages in. The caller flushes the
+// connection before it relies on being reached, and calls close when done.
+func newCourier(cfg courierConfig) (*courier, error) {
+	c := &courier{
+		cfg:      cfg,
+		nc:       cfg.nc,
+		subj:     cfg.subjects,
+		nonce:    random(nonceLen),
+		log:      cfg.logger,
+		off:      cfg.passive || cfg.inbox.Off,
+		refusals: make(chan *Message, refusalCap),
+		done:     make(chan struct{}),
+		inbox: newInbox(cmp.Or(cfg.inbox.Messages, DefaultInboxMessages),
+			cmp.Or(cfg.inbox.Bytes, DefaultInboxBytes)),
+	}
+	c.calls.init()
+	c.clerk.init(c)
+	c.everyone = c.newDest(Everyone)
+	if err := c.start(); err != nil {
+		c.close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *courier) start() error {
+	if !c.off {
+		ch := make(chan *nats.Msg, channelCap)
+		for _, subject := range []string{c.subj.peerAll(), c.subj.castAll()} {
+			sub, err := c.nc.ChanSubscribe(subject, ch)
+			if err != nil {
+				return fmt.Errorf("subscribe %q: %w", subject, natsError(err))
+			}
+			c.subs = append(c.subs, sub)
+		}
+		c.wg.Go(func() { c.dispatch(ch) })
+		c.wg.Go(c.refuse)
+	}
+	c.wg.Go(c.clerk.run)
+	_, err := c.subscribe(c.subj.replyAll(), c.onReply)
+	return err
+}
+
+// subscribe has f called with every message to subject, one at a time. nats.go
+// drops nothing of it: f must not wait for anybody.
+func (c *courier) subscribe(subject string, f nats.MsgHandler) (*nats.Subscription, error) {
+	c.subsMu.Lock()
+	defer c.subsMu.Unlock()
+	if c.closed.Load() {
+		return nil, ErrClosed
+	}
+	sub, err := c.nc.Subscribe(subject, f)
+	if err != nil {
+		return nil, fmt.Errorf("subscribe %q: %w", subject, natsError(err))
+	}
+	c.wg.Add(1)
+	done := sync.OnceFunc(c.wg.Done)
+	sub.SetClosedHandler(func(string) { done() })
+	// It is closed already if the connection is, and may not have seen the handler.
+	if err := sub.SetPendingLimits(-1, -1); err != nil {
+		done()
+		return nil, fmt.Errorf("subscribe %q: %w", subject, natsError(err))
+	}
+	c.subs = append(c.subs, sub)
+	return sub, nil
+}
+
+// close ends everything that waits, with [ErrClosed], takes in what nats.go has
+// handed over, and returns when the courier's goroutines have ended. It must not
+// be called from onUndeliverable or a handler of signals. Calling it again waits as
+// well.
+func (c *courier) close() {
+	c.subsMu.Lock()
+	if !c.closed.Swap(true) {
+		c.dropped.Store(c.channelDrops())
+		for _, sub := range c.subs {
+			// It fails if the connection is closed, which ended the subscription.
+			_ = sub.Unsubscribe()
+		}
+		close(c.done)
+	}
+	c.subsMu.Unlock()
+	c.wg.Wait()
+}
+
+// channelDrops is how many messages nats.go dropped because dispatch was late.
+func (c *courier) channelDrops() uint64 {
+	if c.off {
+		return 0
+	}
+	var sum uint64
+	for _, sub := range c.subs[:min(2, len(c.subs))] {
+		if n, err := sub.Dropped(); err == nil {
+			sum += uint64(n)
+		}
+	}
+	return sum
+}
+
+// signal publishes data as the fabric's own signal of a kind, a legal name, to
+// every process but this one.
+func (c *courier) signal(kind string, data []byte) error {
+	if c.closed.Load() {
+		return ErrClosed
+	}
+	subject := c.subj.signal(kind)
+	reply := tag{kind: kindSignal, nonce: c.nonce, id: c.ids.Add(1)}.append([]byte(c.subj.reply(c.cfg.pid, nobody)))
+	if err := c.nc.PublishRequest(subject, string(reply), data); err != nil {
+		return fmt.Errorf("signal %s: %w", kind, natsError(err))
+	}
+	return nil
+}
+
+// onSignal has f called with the other processes' signals of a kind, one at a
+// time, in each sender's order, until stop is called or the courier closes. f may keep
+// data; it may be running when stop returns, but not when close does.
+func (c *courier) onSignal(kind string, f func(from PID, data []byte)) (stop func(), err error) {
+	sub, err := c.subscribe(c.subj.signalAll(kind), func(m *nats.Msg) {
+		from, ok := c.subj.parseSignal(kind, m.Subject)
+		if ok && from == c.cfg.pid {
+			return
+		}
+		if t, tagged := c.tagOf(m, from, nobody); !ok || from == External || !tagged || t.kind != kindSignal {
+			c.drop(m)
+			return
+		}
+		f(from, m.Data)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return func() { _ = sub.Unsubscribe() }, nil
+}
+
+// tagOf returns the tag of a message from one process to another, or to nobody in
+// particular. It is not ok if the message does not name both, or is JetStream's.
+func (c *courier) tagOf(m *nats.Msg, from, to PID) (tag, bool) {
+	rest, ok := c.subj.cutReply(m.Reply, from, to)
+	if !ok || isForeign(m.Header) {
+		return tag{}, false
+	}
+	return parseTag(rest)
+}
+
+// drop counts a message that is not as the wire wants it.
+func (c *courier) drop(m *nats.Msg) {
+	c.invalid.Add(1)
+	c.log.Debug("invalid message dropped", "pid", c.cfg.pid, "subject", clip(m.Subject), "reply", clip(m.Reply))
+}
+
+// permission is told of a subject that the server's permissions refuse to op,
+// "publish" or "subscribe". Requests to the process that the subject names fail with a
+// [PermissionError]; if there are none, a send must have been meant.
+func (c *courier) permission(op, subject string) {
+	to, ok := c.subj.peerOf(subject)
+	if op != "publish" || !ok {
+		return
+	}
+	err := &PermissionError{Op: op, Subject: subject}
+	if !c.calls.fail(to, err) {
+		c.clerk.add(entry{to: to, err: err})
+	}
+}
+
+// Deadline, Done, Err and Value make the courier's life a context: the one that
+// its own reads from the bucket and the handlers' contexts end with.
+type life struct{ c *courier }
+
+func (l life) Deadline() (time.Time, bool) { return time.Time{}, false }
+func (l life) Done() <-chan struct{}       { return l.c.done }
+func (l life) Value(any) any               { return nil }
+func (l life) Err() error {
+	select {
+	case <-l.c.done:
+		return context.Canceled
+	default:
+		return nil
+	}
+}
+
+// clip shortens what a stranger sent, for the log.
+func clip(s string) string { return s[:min(len(s), 256)] }

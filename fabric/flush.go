@@ -1,0 +1,182 @@
+package fabric
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Flush returns when the server has processed every message that this node sent
+// before, and reports the ones it had no receiver for: an error that joins an
+// [Undeliverable], wrapping [ErrNoPeer] or [ErrUnreachable], for each message found
+// to be so since the last Flush. Of more than 1024, the others are counted in it.
+//
+// Each such message is counted in [Stats] and told to [Config].OnUndeliverable, if
+// set, as well, as soon as it is found, whether a Flush waits or not: a caller uses
+// the one or the other. OnUndeliverable must not call Flush, which waits for it.
+//
+// If ctx ends first, or [DefaultRequestTimeout] has passed for a ctx without a
+// deadline, the error wraps the cause, and what was found is kept for the next Flush.
+func (n *Node) Flush(ctx context.Context) error { return n.courier.flush(ctx) }
+
+func (c *courier) flush(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("flush: %w", context.Cause(ctx))
+	}
+	if c.closed.Load() {
+		return fmt.Errorf("flush: %w", ErrClosed)
+	}
+	w := c.calls.open(c.ids.Add(1), c.cfg.pid)
+	marker := tag{kind: kindFlush, nonce: c.nonce, id: w.id, secret: w.secret}
+	subject := marker.append([]byte(c.subj.reply(c.cfg.pid, c.cfg.pid)))
+	if err := c.nc.Publish(string(subject), nil); err != nil {
+		c.calls.take(w.id)
+		return fmt.Errorf("flush: %w", natsError(err))
+	}
+	a, err := c.await(ctx, w)
+	if err != nil {
+		return fmt.Errorf("flush: the server has not processed everything: %w", err)
+	}
+	return a.err
+}
+
+// A clerk finds out why messages had no receiver, one after the other in the order
+// of the server's 503s, and reports it. A flush marker takes its place in that
+// order: the server answers what it processes before it passes the marker on.
+type clerk struct {
+	c     *courier
+	count atomic.Uint64 // of undeliverable messages
+	wake  chan struct{} // capacity 1: a token means the queue is not empty
+
+	mu    sync.Mutex // guards the fields below
+	queue []entry
+	more  uint64 // undeliverable messages that found the queue full
+
+	// Of run alone: what the next Flush reports.
+	kept     []error
+	uncounts [2]uint64 // of messages not in kept, by ErrNoPeer and ErrUnreachable
+}
+
+// An entry is an undeliverable message or a flush marker that came back.
+type entry struct {
+	to    PID
+	id    uint64
+	err   error // nil: to be found out
+	flush *tag
+}
+
+const (
+	// maxQueue bounds the messages that wait for their reason while the bucket is
+	// read, or OnUndeliverable does not return. Of more, it is only counted that
+	// they were unreachable.
+	maxQueue = 65_536
+	// maxKept bounds the errors that one Flush joins; the others are counted in it.
+	maxKept = 1024
+)
+
+func (k *clerk) init(c *courier) { k.c, k.wake = c, make(chan struct{}, 1) }
+
+// add hands e over. It never waits.
+func (k *clerk) add(e entry) {
+	if e.flush == nil {
+		k.count.Add(1)
+	}
+	k.mu.Lock()
+	if e.flush == nil && len(k.queue) >= maxQueue {
+		k.more++
+		k.mu.Unlock()
+		return
+	}
+	k.queue = append(k.queue, e)
+	k.mu.Unlock()
+	select {
+	case k.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (k *clerk) run() {
+	for {
+		select {
+		case <-k.wake:
+		case <-k.c.done:
+			return
+		}
+		k.mu.Lock()
+		batch, more := k.queue, k.more
+		k.queue, k.more = nil, 0
+		k.mu.Unlock()
+		k.uncounts[1] += more
+		// One read of a claim serves all messages to it that had piled up.
+		reasons := make(map[PID]error)
+		for _, e := range batch {
+			if k.c.closed.Load() {
+				return
+			}
+			if e.flush != nil {
+				k.report(*e.flush)
+				continue
+			}
+			if e.err == nil {
+				e.err = reasons[e.to]
+			}
+			if e.err == nil {
+				e.err = k.c.verdict(life{k.c}, e.to)
+				reasons[e.to] = e.err
+			}
+			k.keep(Undeliverable{To: e.to, ID: e.id, Err: e.err})
+		}
+	}
+}
+
+// keep remembers u for the next Flush and tells the user of it.
+func (k *clerk) keep(u Undeliverable) {
+	switch {
+	case len(k.kept) < maxKept:
+		k.kept = append(k.kept, u)
+	case errors.Is(u.Err, ErrNoPeer):
+		k.uncounts[0]++
+	default:
+		k.uncounts[1]++
+	}
+	k.c.log.Debug("message undeliverable", "pid", k.c.cfg.pid, "to", u.To, "id", u.ID, "err", u.Err)
+	if f := k.c.cfg.onUndeliverable; f != nil {
+		f(u)
+	}
+}
+
+// report gives what was found to the Flush whose marker this is. If that does not
+// wait any more, it is kept for the next.
+func (k *clerk) report(marker tag) {
+	w := k.c.calls.match(marker, k.c.cfg.pid)
+	if w == nil {
+		return
+	}
+	for i, category := range [...]error{ErrNoPeer, ErrUnreachable} {
+		if n := k.uncounts[i]; n > 0 {
+			k.kept = append(k.kept, fmt.Errorf("%d more messages: %w", n, category))
+		}
+	}
+	w.answer <- answer{err: errors.Join(k.kept...)}
+	k.kept, k.uncounts = nil, [2]uint64{}
+}
+
+// verdict says why the server knows no receiver for a PID.
+func (c *courier) verdict(ctx context.Context, to PID) error {
+	if c.cfg.known(to) {
+		return ErrUnreachable
+	}
+	ctx, cancel := context.WithTimeout(ctx, goneTimeout)
+	defer cancel()
+	if c.cfg.gone(ctx, to) {
+		return ErrNoPeer
+	}
+	return ErrUnreachable
+}
+
+// goneTimeout bounds one read of a PID's claim, made to tell ErrNoPeer from
+// ErrUnreachable.
+const goneTimeout = 2 * time.Second

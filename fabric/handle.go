@@ -1,0 +1,81 @@
+package fabric
+
+import (
+	"context"
+	"errors"
+	"sync"
+)
+
+// maxErrorText bounds the text of a handler's error on the wire, in bytes.
+const maxErrorText = 8 << 10
+
+// Handle receives messages and calls f with each, in at most workers goroutines
+// at once, its own among them; less than 1 means 1, which keeps each sender's
+// order. It returns when ctx has ended, with its cause, or when the node has closed, with
+// [ErrClosed], after the last f returned. The context of f ends then, too.
+//
+// If the message is a request, f's result answers it, unless f did so itself: the
+// bytes, nil included, or the error's text, which the requester gets as a
+// [*RemoteError]. An answer too large for the server becomes such an error. Of
+// other messages the bytes are discarded, and an error is logged. A panic in f is
+// not recovered.
+func (n *Node) Handle(ctx context.Context, workers int, f func(context.Context, *Message) ([]byte, error)) error {
+	return n.courier.handle(ctx, workers, f)
+}
+
+type handler func(context.Context, *Message) ([]byte, error)
+
+func (c *courier) handle(ctx context.Context, workers int, f handler) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stop := context.AfterFunc(life{c}, func() { cancel(ErrClosed) })
+	defer stop()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for range workers - 1 {
+		wg.Go(func() { _ = c.work(ctx, f) })
+	}
+	return c.work(ctx, f)
+}
+
+// work is one worker. It leaves in the inbox what is there when the node closes:
+// nothing of it could be answered.
+func (c *courier) work(ctx context.Context, f handler) error {
+	for {
+		if c.closed.Load() {
+			return ErrClosed
+		}
+		m, err := c.inbox.take(ctx, c.done)
+		if err != nil {
+			return err
+		}
+		data, err := f(ctx, m)
+		c.finish(m, data, err)
+	}
+}
+
+// finish does with a handler's result what is due.
+func (c *courier) finish(m *Message, data []byte, err error) {
+	if !m.IsRequest() {
+		if err != nil {
+			c.log.Warn("handler failed", "pid", c.cfg.pid, "from", m.From, "id", m.ID, "err", err)
+		}
+		return
+	}
+	k := kindAnswer
+	if err != nil {
+		k, data = kindError, errorText(err)
+	}
+	sent := m.reply(life{c}, k, data)
+	if errors.Is(sent, ErrTooLarge) {
+		sent = m.reply(life{c}, kindError, errorText(sent))
+	}
+	if sent != nil && !errors.Is(sent, ErrReplied) {
+		c.log.Warn("answer not sent", "pid", c.cfg.pid, "to", m.From, "id", m.ID, "err", sent)
+	}
+}
+
+func errorText(err error) []byte {
+	text := err.Error()
+	return []byte(text[:min(len(text), maxErrorText)])
+}

@@ -1,0 +1,187 @@
+package fabric
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/natsfabric/natsfabric/internal/kv"
+	"github.com/natsfabric/natsfabric/internal/lease"
+	"github.com/natsfabric/natsfabric/internal/roster"
+)
+
+// signalOpen is the signal kind that every node with a session subscribes to: a
+// request on it finds out whether any is connected.
+const signalOpen = "open"
+
+// Join joins the fabric and returns once the node holds its PID, receives what is
+// sent to it, and is a member in its own view. The caller must call Leave when
+// done.
+//
+// A PID whose holder lives is a [*PIDInUseError], on the first renewal seen; one
+// whose holder left is taken at once; one whose holder died, when its lease has
+// run out. No JetStream, too old a server, a missing permission and a bucket that
+// is not the fabric's are errors at once; a server that cannot be reached is
+// tried again until ctx ends, and the error then wraps [ErrConnect] and ctx's.
+func Join(ctx context.Context, cfg Config) (*Node, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	l, err := connect(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	n := newNode(ctx, cfg, l)
+	if err := n.join(ctx); err != nil {
+		n.abort(err)
+		return nil, n.explain(err)
+	}
+	n.begin()
+	return n, nil
+}
+
+func newNode(ctx context.Context, cfg Config, l *link) *Node {
+	n := &Node{cfg: cfg, link: l, subjects: newSubjects(cfg.Cluster, cfg.Env, cfg.PID), left: make(chan struct{})}
+	n.ctx, n.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	n.bucket = kv.New(l.nc, kv.Config{
+		Name: "fab_" + cfg.Cluster + "_" + cfg.Env, Feed: n.subjects.feed(), Domain: cfg.Domain,
+		Replicas: cfg.Replicas, Lease: cfg.Lease, Alone: n.alone, Denied: l.refused, Logger: cfg.Logger,
+	})
+	return n
+}
+
+// join: subscribe, flush, then write the session and see it back, then read the
+// rest. So whoever is seen as a member receives.
+func (n *Node) join(ctx context.Context) (err error) {
+	if !n.cfg.Passive {
+		if err := n.bucket.Open(ctx); err != nil {
+			return err
+		}
+	}
+	if err := n.subscribe(ctx); err != nil {
+		return err
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	n.session, err = lease.Start(ctx, n.bucket, lease.Config{
+		PID: string(n.cfg.PID), Host: host, Lease: n.cfg.Lease, Meta: n.cfg.Meta,
+		Passive: n.cfg.Passive, Logger: n.cfg.Logger,
+	})
+	if err != nil {
+		return err
+	}
+	rc := roster.Config{
+		Name: "members", Session: n.session, Signals: signals{n.courier},
+		Quiet: roster.DefaultQuiet, Ceiling: roster.DefaultCeiling, Logger: n.cfg.Logger,
+	}
+	if !n.cfg.Passive {
+		rc.Census = roster.Living(n.session)
+	}
+	if n.members, err = roster.Start(ctx, rc); err != nil {
+		return err
+	}
+	n.roster.Store(n.members)
+	return n.awaitSelf(ctx)
+}
+
+// subscribe takes the node's subjects and waits until the server has them.
+func (n *Node) subscribe(ctx context.Context) (err error) {
+	n.courier, err = newCourier(courierConfig{
+		nc: n.link.nc, subjects: n.subjects, pid: n.cfg.PID, passive: n.cfg.Passive, inbox: n.cfg.Inbox,
+		logger: n.cfg.Logger, onUndeliverable: n.cfg.OnUndeliverable, known: n.knows, gone: n.gone,
+	})
+	if err != nil {
+		return err
+	}
+	if !n.cfg.Passive {
+		if n.opens, err = n.link.nc.Subscribe(n.subjects.signalAll(signalOpen), func(*nats.Msg) {}); err != nil {
+			return err
+		}
+	}
+	if err := n.courier.signal(signalOpen, nil); err != nil { // shows a missing permission to publish
+		return err
+	}
+	if err := n.link.nc.FlushWithContext(bounded(ctx, n.cfg.Lease)); err != nil {
+		return fmt.Errorf("subscribe: %w", err)
+	}
+	return n.link.anyRefused()
+}
+
+// bounded: nats.go refuses to flush under a context without a deadline.
+func bounded(ctx context.Context, d time.Duration) context.Context {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx
+	}
+	ctx, cancel := context.WithTimeout(ctx, d)
+	context.AfterFunc(ctx, cancel)
+	return ctx
+}
+
+// awaitSelf waits until the view has this node's incarnation. A passive node has
+// its view at once.
+func (n *Node) awaitSelf(ctx context.Context) error {
+	if n.cfg.Passive {
+		return n.members.Sync(ctx)
+	}
+	_, err := n.members.Await(ctx, func(v *roster.View) bool {
+		m, ok := v.Find(string(n.cfg.PID))
+		return ok && m.Inc == n.Incarnation()
+	})
+	return err
+}
+
+// alone reports whether no node with a session is connected anywhere: nobody has
+// the signal subscribed. This node subscribes only after the bucket is open.
+func (n *Node) alone(ctx context.Context) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	_, err := n.link.nc.RequestWithContext(ctx, n.subjects.signal(signalOpen), nil)
+	if errors.Is(err, nats.ErrNoResponders) {
+		return true, nil
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return false, nil // somebody has it and, as always, does not answer
+	}
+	return false, err
+}
+
+// explain turns an internal error into the public one.
+func (n *Node) explain(err error) error {
+	if err == nil {
+		return nil
+	}
+	name := fmt.Sprintf("join %s/%s as %s", n.cfg.Cluster, n.cfg.Env, n.cfg.PID)
+	if e, ok := errors.AsType[*lease.HeldError](err); ok {
+		return &PIDInUseError{PID: PID(e.PID), Host: e.Host, Since: e.Since}
+	}
+	if e, ok := errors.AsType[*kv.PermissionError](err); ok {
+		return fmt.Errorf("%s: %w", name, &PermissionError{Op: e.Op, Subject: e.Subject})
+	}
+	if e, ok := errors.AsType[*kv.LeaseError](err); ok {
+		return fmt.Errorf("%s: %w", name, &ConfigError{"Lease", fmt.Sprintf("%v is longer than %v, which the fabric's first member fixed as its longest", e.Lease, e.Longest)})
+	}
+	_, config := errors.AsType[*kv.ConfigError](err)
+	_, foreign := errors.AsType[*lease.ForeignError](err)
+	switch {
+	case config, foreign:
+		return fmt.Errorf("%s: %w: %w", name, ErrBucket, err)
+	case errors.Is(err, kv.ErrNoJetStream):
+		return fmt.Errorf("%s: %w: %w", name, ErrNoJetStream, err)
+	case errors.Is(err, kv.ErrOldServer):
+		return fmt.Errorf("%s: %w: %w", name, ErrOldServer, err)
+	case errors.Is(err, lease.ErrLeft):
+		return ErrClosed
+	case errors.Is(err, lease.ErrPassive):
+		return ErrPassive
+	case errors.Is(err, lease.ErrLost):
+		return fmt.Errorf("%s: %w: %w", name, ErrLost, err)
+	}
+	return fmt.Errorf("%s: %w", name, err)
+}

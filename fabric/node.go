@@ -1,0 +1,246 @@
+package fabric
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/natsfabric/natsfabric/internal/kv"
+	"github.com/natsfabric/natsfabric/internal/lease"
+	"github.com/natsfabric/natsfabric/internal/roster"
+)
+
+// A Node is one process in a fabric. It is safe for concurrent use.
+type Node struct {
+	cfg      Config
+	link     *link
+	subjects subjects
+	bucket   *kv.Bucket
+	courier  *courier
+	session  *lease.Session
+	members  *roster.Roster
+	roster   atomic.Pointer[roster.Roster] // members, for the courier, which begins before it
+	opens    *nats.Subscription
+
+	ctx    context.Context // ends with the node
+	cancel context.CancelCauseFunc
+	wg     sync.WaitGroup
+	events events
+
+	leave   sync.Once
+	left    chan struct{} // closed when Leave is done
+	leftErr error         // of Leave; read after left
+}
+
+// PID returns the node's PID.
+func (n *Node) PID() PID { return n.cfg.PID }
+
+// Cluster returns the fabric's name.
+func (n *Node) Cluster() string { return n.cfg.Cluster }
+
+// Env returns the fabric's environment.
+func (n *Node) Env() string { return n.cfg.Env }
+
+// Lease returns the node's lease.
+func (n *Node) Lease() time.Duration { return n.cfg.Lease }
+
+// Incarnation returns the node's incarnation at the moment, 0 while it has none:
+// passive, or its lease is lost.
+func (n *Node) Incarnation() uint64 {
+	if st, _ := n.session.State(); st.Hold != nil {
+		return st.Hold.Incarnation
+	}
+	return 0
+}
+
+// Context returns a context that ends with the node. Its cause is [ErrClosed]
+// after Leave, wraps [ErrPIDInUse] if another process took the PID, and wraps
+// [ErrConnClosed] if the connection was closed for good. A lost lease does not
+// end it: the node joins again by itself; see Events.
+func (n *Node) Context() context.Context { return n.ctx }
+
+// SetMeta shows meta to the other members instead of the one before. It returns
+// when that is stored.
+func (n *Node) SetMeta(ctx context.Context, meta map[string]string) error {
+	meta, err := checkMeta(meta)
+	if err != nil {
+		return err
+	}
+	return n.explain(n.session.SetMeta(ctx, meta))
+}
+
+// Host is for the packages of this module, which hold claims and follow rosters
+// under the node's session. Its type is internal and may change at any time.
+func (n *Node) Host() *roster.Host {
+	return &roster.Host{Session: n.session, Signals: signals{n.courier}, Members: n.members, Logger: n.cfg.Logger}
+}
+
+// begin starts what runs until the node ends.
+func (n *Node) begin() {
+	n.link.onError = n.asyncError
+	n.wg.Go(n.followConn)
+	if !n.cfg.Passive {
+		n.wg.Go(n.followSession)
+	}
+	n.cfg.Logger.Info("joined", "pid", n.cfg.PID, "cluster", n.cfg.Cluster, "env", n.cfg.Env, "rev", n.Incarnation())
+}
+
+// asyncError acts on what the connection reports.
+func (n *Node) asyncError(err error, sub *nats.Subscription) {
+	switch {
+	case errors.Is(err, nats.ErrSlowConsumer):
+		n.cfg.Logger.Warn("subscription overflowed: reading again", "pid", n.cfg.PID, "subject", sub.Subject)
+		n.bucket.Nudge()
+		n.members.Reread()
+	case errors.Is(err, nats.ErrPermissionViolation):
+		op, subject := violation(err)
+		n.courier.permission(op, subject)
+	}
+}
+
+// followConn reacts to the connection's state.
+func (n *Node) followConn() {
+	changes := n.link.nc.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.CLOSED)
+	defer n.link.nc.RemoveStatusListener(changes)
+	for {
+		select {
+		case <-n.ctx.Done():
+			return
+		case status, ok := <-changes:
+			if !ok {
+				status = nats.CLOSED
+			}
+			switch status {
+			case nats.RECONNECTING:
+				n.events.add(Event{Kind: Disconnected, Err: n.link.nc.LastError()})
+			case nats.CONNECTED:
+				n.events.add(Event{Kind: Reconnected})
+				n.session.Poke()
+				n.bucket.Nudge()
+				n.members.Reread()
+			case nats.CLOSED:
+				if n.ctx.Err() == nil {
+					n.session.Fail(ErrConnClosed)
+					n.end(ErrConnClosed)
+				}
+				return
+			}
+		}
+	}
+}
+
+// followSession reports losses, and ends the node when the session has ended.
+func (n *Node) followSession() {
+	held := true
+	for {
+		st, changed := n.session.State()
+		switch {
+		case st.Ended && errors.Is(st.Err, lease.ErrLeft):
+			return
+		case st.Ended:
+			n.end(n.explain(st.Err))
+			return
+		case held && st.Hold == nil:
+			held = false
+			n.events.add(Event{Kind: Lost, Err: n.explain(st.Err)})
+		case !held && st.Hold != nil:
+			held = true
+			n.events.add(Event{Kind: Rejoined, Incarnation: st.Hold.Incarnation})
+		}
+		select {
+		case <-changed:
+		case <-n.ctx.Done():
+			return
+		}
+	}
+}
+
+// end ends the node for a cause other than Leave: nothing is held any more, and
+// what is sent to the PID is for somebody else.
+func (n *Node) end(cause error) {
+	n.cfg.Logger.Warn("node ended", "pid", n.cfg.PID, "err", cause)
+	n.cancel(cause)
+	n.courier.close()
+}
+
+// Leave ends the node: its terms and shares end, and when the functions of Lead,
+// the callbacks of groups and the resignations under way are done, it gives back
+// its PID and closes what it owns. If ctx ends first it gives nothing back: the
+// lease runs out, and the others see a failure. Messages that wait to be received
+// are dropped. Leave may be called again, and then waits for the first call. It
+// leaves no goroutine behind.
+func (n *Node) Leave(ctx context.Context) error {
+	n.leave.Do(func() {
+		n.leftErr = n.session.Leave(ctx)
+		n.shut(ErrClosed)
+		close(n.left)
+		n.cfg.Logger.Info("left", "pid", n.cfg.PID, "err", n.leftErr)
+	})
+	<-n.left
+	return n.leftErr
+}
+
+// shut stops everything but the session, and waits.
+func (n *Node) shut(cause error) {
+	n.cancel(cause)
+	if n.members != nil {
+		n.members.Close()
+	}
+	n.wg.Wait()
+	if n.opens != nil {
+		n.opens.Unsubscribe() // fails on a closed connection only
+	}
+	if n.courier != nil {
+		n.courier.close()
+	}
+	n.link.close()
+}
+
+// abort undoes an unfinished Join, gracefully: the PID may be held.
+func (n *Node) abort(cause error) {
+	if n.session != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(n.ctx), n.cfg.Lease)
+		defer cancel()
+		if err := n.session.Leave(ctx); err != nil {
+			n.cfg.Logger.Debug("PID not given back", "pid", n.cfg.PID, "err", err)
+		}
+	}
+	n.shut(cause)
+}
+
+// knows reports whether pid is in the view.
+func (n *Node) knows(pid PID) bool {
+	r := n.roster.Load()
+	if r == nil {
+		return false
+	}
+	v, _ := r.View()
+	_, ok := v.Find(string(pid))
+	return ok
+}
+
+// gone reads whether pid's claim is absent, left or dead.
+func (n *Node) gone(ctx context.Context, pid PID) bool {
+	e, err := n.bucket.Get(ctx, lease.KeyPID(string(pid)))
+	if errors.Is(err, kv.ErrNoBucket) || err == nil && e.Value == nil {
+		return true
+	}
+	if err != nil {
+		return false
+	}
+	r, err := lease.ParsePID(e)
+	return err == nil && !r.Held()
+}
+
+// signals lets rosters use the courier.
+type signals struct{ c *courier }
+
+func (s signals) Signal(kind string, data []byte) error { return s.c.signal(kind, data) }
+
+func (s signals) OnSignal(kind string, f func(from string, data []byte)) (stop func(), err error) {
+	return s.c.onSignal(kind, func(from PID, data []byte) { f(string(from), data) })
+}

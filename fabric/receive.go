@@ -1,0 +1,205 @@
+package fabric
+
+import (
+	"context"
+	"iter"
+
+	"github.com/nats-io/nats.go"
+)
+
+// Receive returns the next message to this node, waiting for one until ctx ends,
+// whose cause it returns. Messages of one sender come in the order in which they
+// were sent. What the inbox held when the node closed can still be received; then
+// it returns [ErrClosed]. Several goroutines may receive, by Receive, Messages and
+// Handle: each message goes to one of them.
+func (n *Node) Receive(ctx context.Context) (*Message, error) {
+	return n.courier.inbox.take(ctx, n.courier.done)
+}
+
+// Messages iterates over what [Node.Receive] returns, up to and including its
+// first error.
+func (n *Node) Messages(ctx context.Context) iter.Seq2[*Message, error] {
+	return func(yield func(*Message, error) bool) {
+		for {
+			m, err := n.Receive(ctx)
+			if !yield(m, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// dispatchBatch is how many messages go to the inbox at once, if so many wait.
+const dispatchBatch = 256
+
+// dispatch takes everything from ch into the inbox until the courier closes.
+func (c *courier) dispatch(ch <-chan *nats.Msg) {
+	d := decoder{c: c}
+	batch := make([]*Message, 0, dispatchBatch)
+	full := false
+	for open := true; open; {
+		var m *nats.Msg
+		select {
+		case m = <-ch:
+		case <-c.done: // nobody adds to ch any more; take the rest
+			open = false
+		}
+		for batch = batch[:0]; ; {
+			if m != nil {
+				batch = d.decode(batch, m)
+			}
+			if len(batch) == cap(batch) {
+				c.deliver(batch, &full)
+				batch = batch[:0]
+			}
+			select {
+			case m = <-ch:
+				continue
+			default:
+			}
+			break
+		}
+		c.deliver(batch, &full)
+	}
+}
+
+// deliver puts a batch into the inbox, and has the senders of refused requests
+// told. full is whether the last batch found the inbox full.
+func (c *courier) deliver(batch []*Message, full *bool) {
+	refused := c.inbox.put(batch)
+	if now := len(refused) > 0; now != *full && len(batch) > 0 {
+		*full = now
+		if now {
+			c.log.Warn("inbox full, messages are rejected", "pid", c.cfg.pid)
+		}
+	}
+	for _, m := range refused {
+		if m.IsRequest() {
+			select {
+			case c.refusals <- m:
+			default:
+			}
+		}
+	}
+	clear(batch)
+}
+
+// refuse tells the senders of refused requests. It is a goroutine of its own
+// because publishing waits when the server does not read.
+func (c *courier) refuse() {
+	for {
+		select {
+		case m := <-c.refusals:
+			if err := m.reply(life{c}, kindFull, nil); err != nil {
+				c.log.Debug("refusal not sent", "pid", c.cfg.pid, "to", m.From, "err", err)
+			}
+		case <-c.done:
+			return
+		}
+	}
+}
+
+// A decoder turns what arrives in class u and b into messages. It remembers the
+// senders: their subjects and the beginnings of their reply subjects are parsed
+// and checked once.
+type decoder struct {
+	c       *courier
+	last    *sender
+	senders map[string]*sender // by subject
+}
+
+// A sender is what the messages on one subject have in common.
+type sender struct {
+	subject  string
+	from, to PID
+	// plain begins the reply subjects of messages that are no requests, up to the
+	// id. Empty until the first was parsed.
+	plain string
+}
+
+// maxSenders bounds the decoder's memory; when it is reached, it starts afresh.
+const maxSenders = 16_384
+
+// decode appends m to batch, or drops it.
+func (d *decoder) decode(batch []*Message, m *nats.Msg) []*Message {
+	s := d.last
+	if s == nil || s.subject != m.Subject {
+		if s = d.senderOf(m); s == nil {
+			d.c.drop(m)
+			return batch
+		}
+		d.last = s
+	}
+	if s.from == d.c.cfg.pid && s.to == Everyone {
+		return batch // our own broadcast
+	}
+	if isForeign(m.Header) {
+		d.c.drop(m)
+		return batch
+	}
+	msg := &Message{From: s.from, To: s.to, Header: m.Header, Data: m.Data}
+	if n := len(s.plain); n > 0 && len(m.Reply) > n && m.Reply[:n] == s.plain {
+		var ok bool
+		if msg.ID, ok = parseID(m.Reply[n:]); ok {
+			return append(batch, msg)
+		}
+	}
+	if !d.address(msg, s, m.Reply) {
+		d.c.drop(m)
+		return batch
+	}
+	return append(batch, msg)
+}
+
+// address fills in what the reply subject says.
+func (d *decoder) address(msg *Message, s *sender, reply string) bool {
+	if s.from == External {
+		if isInboxAddress(reply) {
+			msg.courier, msg.answer = d.c, reply
+		}
+		return true
+	}
+	to := s.to
+	if to == Everyone {
+		to = nobody
+	}
+	rest, ok := d.c.subj.cutReply(reply, s.from, to)
+	if !ok {
+		return false
+	}
+	t, ok := parseTag(rest)
+	if !ok {
+		return false
+	}
+	msg.ID = t.id
+	switch {
+	case t.kind == kindRequest && s.to != Everyone:
+		msg.courier, msg.answer = d.c, rest[2:]
+	case t.kind == kindSend && s.to != Everyone, t.kind == kindBroadcast && s.to == Everyone:
+		s.plain = reply[:len(reply)-len(rest)+tagLen+1]
+	default:
+		return false
+	}
+	return true
+}
+
+// senderOf returns who published to the subject of m, or nil if it has no place
+// in the fabric.
+func (d *decoder) senderOf(m *nats.Msg) *sender {
+	if s := d.senders[m.Subject]; s != nil {
+		return s
+	}
+	s := &sender{subject: m.Subject, to: d.c.cfg.pid}
+	var ok bool
+	if s.from, ok = d.c.subj.parsePeer(m.Subject); !ok {
+		s.to = Everyone
+		if s.from, ok = d.c.subj.parseCast(m.Subject); !ok || s.from == External {
+			return nil
+		}
+	}
+	if d.senders == nil || len(d.senders) >= maxSenders {
+		d.senders = make(map[string]*sender)
+	}
+	d.senders[m.Subject] = s
+	return s
+}

@@ -1,0 +1,177 @@
+package fabric
+
+import (
+	"strings"
+
+	"github.com/natsfabric/natsfabric/internal/token"
+)
+
+// The subjects of a fabric, P being fab.<cluster>.<env>. The last token of every
+// subject that a node publishes to, but for class r, is its own PID, so the
+// server's permissions can make the sender unforgeable.
+//
+//	class  publish to                     subscribe to   for
+//	u      P.u.<to>.<from>                P.u.<me>.*     point to point
+//	b      P.b.<from>                     P.b.*          broadcast
+//	y      P.y.<kind>.<from>              P.y.<kind>.*   the fabric's own signals
+//	r      P.r.<to>.<from>.<tag>.<id>     P.r.<me>.>     answers, the server's 503 (wire.go)
+//	kv     (the bucket's RePublish)       P.kv.>         changes of the bucket
+const (
+	classPeer   = "u."
+	classCast   = "b."
+	classSignal = "y."
+	classReply  = "r."
+	classFeed   = "kv"
+)
+
+// nobody stands in a reply subject where the receiver's PID would, when the
+// message is for everyone. It is no legal name.
+const nobody PID = "_"
+
+// inboxPrefix begins the addresses at which plain NATS clients await answers.
+const inboxPrefix = "_INBOX."
+
+// subjects builds and parses every subject of one fabric, as seen by one node.
+// The names it is made of, and all PIDs handed to its builders, were checked with
+// internal/token where they entered the process; what its parsers are given comes
+// from the network and may be anything.
+type subjects struct {
+	prefix string // "fab.<cluster>.<env>."
+	me     PID
+	toMe   string // "P.u.<me>."
+	cast   string // "P.b."
+	atMe   string // "P.r.<me>."
+}
+
+func newSubjects(cluster, env string, me PID) subjects {
+	p := "fab." + cluster + "." + env + "."
+	return subjects{
+		prefix: p,
+		me:     me,
+		toMe:   p + classPeer + string(me) + ".",
+		cast:   p + classCast,
+		atMe:   p + classReply + string(me) + ".",
+	}
+}
+
+// peer is where this node publishes messages to the process to.
+func (s subjects) peer(to PID) string { return s.prefix + classPeer + string(to) + "." + string(s.me) }
+
+// peerAll matches every message to this node.
+func (s subjects) peerAll() string { return s.toMe + "*" }
+
+// everyone is where this node publishes broadcasts.
+func (s subjects) everyone() string { return s.cast + string(s.me) }
+
+// castAll matches every broadcast.
+func (s subjects) castAll() string { return s.cast + "*" }
+
+// signal is where this node publishes signals of a kind.
+func (s subjects) signal(kind string) string {
+	return s.prefix + classSignal + kind + "." + string(s.me)
+}
+
+// signalAll matches every signal of a kind.
+func (s subjects) signalAll(kind string) string { return s.prefix + classSignal + kind + ".*" }
+
+// reply begins every address in class r at which the process at hears from the
+// process from; a tag and an id complete it.
+func (s subjects) reply(at, from PID) string {
+	return s.prefix + classReply + string(at) + "." + string(from) + "."
+}
+
+// replyAll matches everything in class r for this node.
+func (s subjects) replyAll() string { return s.atMe + ">" }
+
+// feed is the token under which the bucket's changes are republished.
+func (s subjects) feed() string { return s.prefix + classFeed }
+
+// parsePeer returns who published to subject, one that peerAll matched.
+func (s subjects) parsePeer(subject string) (from PID, ok bool) {
+	return tokenPID(strings.CutPrefix(subject, s.toMe))
+}
+
+// parseCast returns who published to subject, one that castAll matched.
+func (s subjects) parseCast(subject string) (from PID, ok bool) {
+	return tokenPID(strings.CutPrefix(subject, s.cast))
+}
+
+// parseSignal returns who published to subject, one that signalAll(kind) matched.
+func (s subjects) parseSignal(kind, subject string) (from PID, ok bool) {
+	rest, ok := strings.CutPrefix(subject, s.prefix+classSignal)
+	if !ok {
+		return "", false
+	}
+	rest, ok = strings.CutPrefix(rest, kind+".")
+	return tokenPID(rest, ok)
+}
+
+// parseReply returns who speaks in a subject that replyAll matched, [nobody]
+// included, and the tag and id that end it.
+func (s subjects) parseReply(subject string) (from PID, rest string, ok bool) {
+	rest, ok = strings.CutPrefix(subject, s.atMe)
+	if !ok {
+		return "", "", false
+	}
+	name, rest, ok := strings.Cut(rest, ".")
+	if !ok || name != string(nobody) && token.Check("pid", name) != nil {
+		return "", "", false
+	}
+	return PID(name), rest, true
+}
+
+// cutReply removes from the reply subject of a received message what must begin
+// it: class r, the PID from as the one who is to hear, the PID to as the one who is to
+// speak. What remains is the tag and id. Anything else is refused, however
+// similar: a reply subject is where the answer would be published with our rights.
+func (s subjects) cutReply(reply string, from, to PID) (rest string, ok bool) {
+	rest, ok = strings.CutPrefix(reply, s.prefix+classReply)
+	if !ok {
+		return "", false
+	}
+	for _, name := range [...]PID{from, to} {
+		if rest, ok = strings.CutPrefix(rest, string(name)); !ok {
+			return "", false
+		}
+		if rest, ok = strings.CutPrefix(rest, "."); !ok {
+			return "", false
+		}
+	}
+	return rest, true
+}
+
+// peerOf returns the receiver in a subject that peer built; ok is false for any
+// other subject.
+func (s subjects) peerOf(subject string) (to PID, ok bool) {
+	rest, ok := strings.CutPrefix(subject, s.prefix+classPeer)
+	if !ok {
+		return "", false
+	}
+	return tokenPID(strings.CutSuffix(rest, "."+string(s.me)))
+}
+
+// tokenPID returns name as a PID if it is one token and a legal name.
+func tokenPID(name string, ok bool) (PID, bool) {
+	if !ok || token.Check("pid", name) != nil {
+		return "", false
+	}
+	return PID(name), true
+}
+
+// isInboxAddress reports whether reply is an address at which a plain NATS client
+// awaits an answer: _INBOX. and tokens without wildcards.
+func isInboxAddress(reply string) bool {
+	rest, ok := strings.CutPrefix(reply, inboxPrefix)
+	if !ok || len(reply) > maxInboxAddress {
+		return false
+	}
+	for name := range strings.SplitSeq(rest, ".") {
+		if name == "" || strings.ContainsAny(name, "*> \t\r\n") {
+			return false
+		}
+	}
+	return true
+}
+
+// maxInboxAddress bounds what is kept of a stranger's reply address.
+const maxInboxAddress = 512

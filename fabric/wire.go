@@ -1,0 +1,249 @@
+package fabric
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+)
+
+// The wire, version 1.
+//
+// A message is its user's bytes, unchanged, and what the fabric has to say about
+// it stands in two subjects: the one it is published to (subject.go) and its reply
+// subject, which doubles as the address for the answer and for the server's 503.
+//
+//	message        published to          with the reply subject
+//	send           P.u.<to>.<from>       P.r.<from>.<to>.1s<nonce>.<n>
+//	request        P.u.<to>.<from>       P.r.<from>.<to>.1q<nonce>.<n>-<secret>
+//	broadcast      P.b.<from>            P.r.<from>._.1b<nonce>.<n>
+//	signal         P.y.<kind>.<from>     P.r.<from>._.1y<nonce>.<n>
+//
+//	answer         P.r.<requester>.<me>.1a<nonce>.<n>-<secret>    payload: the answer
+//	handler error  P.r.<requester>.<me>.1e<nonce>.<n>-<secret>    payload: its text
+//	inbox full     P.r.<requester>.<me>.1i<nonce>.<n>-<secret>    empty
+//	flush marker   P.r.<me>.<me>.1f<nonce>.<n>-<secret>           empty
+//
+//	tag     = version kind nonce
+//	version = "1"
+//	kind    = one letter of the table above
+//	nonce   = 10 of 0-9 A-Z a-z, drawn at random by each courier
+//	n       = 1 .. 2^64-1 in decimal, no leading zero: Message.ID
+//	secret  = 10 of 0-9 A-Z a-z, drawn at random for each request and marker
+//
+// With a header, the message is NATS's HPUB with the user's keys and no other.
+//
+// What a receiver insists on, or it drops the message and counts it (Stats.Invalid):
+// the two subjects name the same sender, and itself (or "_") as the receiver; the
+// version is 1 and the kind fits the class; no header of JetStream's or status of
+// the server's. JetStream's own messages (acknowledgements of a publish, deliveries
+// of a consumer, direct gets) can be aimed at any subject and skip permissions; they carry no tag.
+//
+// Class r is accepted only with the courier's own nonce and, where somebody waits,
+// for an outstanding n with its secret from the process that was asked. An answer
+// is published to an address rebuilt from the parsed parts under the answerer's
+// own PID, never to the reply subject as received.
+//
+// The one message without a tag is P.u.<to>.ext, published by a plain NATS client:
+// it arrives From ext; with a reply address that begins with _INBOX. it is a request.
+const wireVersion = '1'
+
+// A kind says what a message is, as one letter of its tag.
+type kind byte
+
+const (
+	kindSend      kind = 's'
+	kindRequest   kind = 'q'
+	kindBroadcast kind = 'b'
+	kindSignal    kind = 'y'
+	kindAnswer    kind = 'a'
+	kindError     kind = 'e'
+	kindFull      kind = 'i'
+	kindFlush     kind = 'f'
+)
+
+const (
+	nonceLen  = 10 // 62^10 is 2^59
+	secretLen = 10
+	tagLen    = 2 + nonceLen
+)
+
+// secret reports whether messages of kind k carry one.
+func (k kind) secret() bool {
+	return k == kindRequest || k == kindAnswer || k == kindError || k == kindFull || k == kindFlush
+}
+
+func (k kind) known() bool {
+	return k == kindSend || k == kindBroadcast || k == kindSignal || k.secret()
+}
+
+// A tag is the parsed end of an address in class r: the tag and the id.
+type tag struct {
+	kind   kind
+	nonce  string
+	id     uint64
+	secret string // of kinds that have one, otherwise empty
+}
+
+// parseTag parses "<tag>.<id>". It accepts exactly what tag.append produces.
+func parseTag(s string) (t tag, ok bool) {
+	if len(s) <= tagLen+1 || s[0] != wireVersion || s[tagLen] != '.' {
+		return tag{}, false
+	}
+	t = tag{kind: kind(s[1]), nonce: s[2:tagLen]}
+	if !t.kind.known() || !isBase62(t.nonce) {
+		return tag{}, false
+	}
+	n := s[tagLen+1:]
+	if t.kind.secret() {
+		if n, t.secret, ok = strings.Cut(n, "-"); !ok || len(t.secret) != secretLen || !isBase62(t.secret) {
+			return tag{}, false
+		}
+	}
+	t.id, ok = parseID(n)
+	return t, ok
+}
+
+// append appends t as it stands on the wire.
+func (t tag) append(b []byte) []byte {
+	b = append(b, wireVersion, byte(t.kind))
+	b = append(b, t.nonce...)
+	b = append(b, '.')
+	b = strconv.AppendUint(b, t.id, 10)
+	if t.kind.secret() {
+		b = append(b, '-')
+		b = append(b, t.secret...)
+	}
+	return b
+}
+
+// parseID parses an id in the one form that strconv.AppendUint gives it.
+func parseID(s string) (uint64, bool) {
+	if s == "" || s[0] == '0' {
+		return 0, false
+	}
+	if len(s) > 19 { // may overflow
+		n, err := strconv.ParseUint(s, 10, 64)
+		return n, err == nil
+	}
+	var n uint64
+	for i := range len(s) {
+		c := s[i] - '0'
+		if c > 9 {
+			return 0, false
+		}
+		n = n*10 + uint64(c)
+	}
+	return n, true
+}
+
+const base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+func isBase62(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') {
+			return false
+		}
+	}
+	return true
+}
+
+// random returns n characters of base62 that nobody can guess.
+func random(n int) string {
+	var out, in [16]byte
+	for i := 0; i < n; {
+		_, _ = rand.Read(in[:]) // never fails (crypto/rand)
+		for _, b := range in {
+			// 248 is 4*62: the bytes above would make some characters likelier.
+			if b < 248 && i < n {
+				out[i] = base62[b%62]
+				i++
+			}
+		}
+	}
+	return string(out[:n])
+}
+
+// Headers that only the server or JetStream sets.
+const (
+	headerStatus      = "Status"
+	headerDescription = "Description"
+	headerStream      = "Nats-Stream"
+	headerSequence    = "Nats-Sequence"
+	headerSubject     = "Nats-Subject"
+)
+
+// isForeign reports whether a header shows that the message was made by the
+// server and not by a process: a status line, or where JetStream has it from.
+func isForeign(h nats.Header) bool {
+	if len(h) == 0 {
+		return false
+	}
+	for _, key := range [...]string{headerStatus, headerStream, headerSequence, headerSubject} {
+		if _, ok := h[key]; ok {
+			return true
+		}
+	}
+	return false
+}
+
+// isNoResponders reports whether m is the server's word that nobody subscribes.
+func isNoResponders(m *nats.Msg) bool {
+	return len(m.Data) == 0 && len(m.Header) != 0 && m.Header.Get(headerStatus) == "503"
+}
+
+// checkHeader refuses the keys that a message may not have: those of NATS and the
+// fabric, those that read as the server's status line once received, and those
+// that are not one visible word.
+func checkHeader(h nats.Header) error {
+	for key := range h {
+		if reason := badKey(key); reason != "" {
+			return &NameError{Field: "header key", Name: key, Reason: reason}
+		}
+	}
+	return nil
+}
+
+func badKey(key string) string {
+	if key == "" {
+		return "it is empty"
+	}
+	for _, prefix := range [...]string{"Nats-", "Fab-"} {
+		if len(key) >= len(prefix) && strings.EqualFold(key[:len(prefix)], prefix) {
+			return "keys that begin with " + prefix + " are reserved"
+		}
+	}
+	if strings.EqualFold(key, headerStatus) || strings.EqualFold(key, headerDescription) {
+		return "it is the name of NATS's status line"
+	}
+	for i := range len(key) {
+		if c := key[i]; c <= ' ' || c >= 0x7f || c == ':' {
+			return "byte " + strconv.Itoa(i+1) + " is " + strconv.QuoteRune(rune(c)) + "; allowed is visible ASCII without ':'"
+		}
+	}
+	return ""
+}
+
+// natsError puts the fabric's category before an error of nats.go's publish.
+func natsError(err error) error {
+	if _, ok := errors.AsType[net.Error](err); ok {
+		return fmt.Errorf("%w: %w", ErrDisconnected, err) // the write failed
+	}
+	switch {
+	case errors.Is(err, nats.ErrMaxPayload):
+		return fmt.Errorf("%w: %w", ErrTooLarge, err)
+	case errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrConnectionReconnecting),
+		errors.Is(err, nats.ErrDisconnected), errors.Is(err, io.ErrClosedPipe):
+		return fmt.Errorf("%w: %w", ErrDisconnected, err)
+	case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrConnectionDraining),
+		errors.Is(err, nats.ErrInvalidConnection):
+		return fmt.Errorf("%w: %w: %w", ErrClosed, ErrConnClosed, err)
+	}
+	return err
+}

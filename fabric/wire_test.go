@@ -1,0 +1,138 @@
+package fabric
+
+import (
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/nats-io/nats.go"
+)
+
+func TestParseTag(t *testing.T) {
+	for _, s := range []string{
+		"1s0123456789.1", "1bABCDEFGHIJ.18446744073709551615", "1qabcdefghij.10-klmnopqrst", "1y0000000000.9999999999999999999",
+	} {
+		tg, ok := parseTag(s)
+		if got := string(tg.append(nil)); !ok || got != s {
+			t.Errorf("parseTag(%q) = %v, %v, written %q", s, tg, ok, got)
+		}
+	}
+	for _, s := range []string{
+		"", "1", "1s0123456789", "1s0123456789.", "1s0123456789.0", "1s0123456789.01", "1s0123456789.-1", "1s0123456789.+1",
+		"1s0123456789.18446744073709551616", "1s0123456789.1_000", "1s012345678.1", "1s01234-6789.1", "2s0123456789.1",
+		"1x0123456789.1", "1s0123456789.1-0123456789", "1q0123456789.1", "1q0123456789.1-", "1q0123456789.1-012345678",
+		"1q0123456789.1-012345678.", "1q0123456789.-0123456789", "1s0123456789.1.1", "1s0123456789x1",
+	} {
+		if tg, ok := parseTag(s); ok {
+			t.Errorf("parseTag(%q) = %v, want refused", s, tg)
+		}
+	}
+}
+
+func TestRandom(t *testing.T) {
+	seen := make(map[string]bool)
+	for range 1000 {
+		s := random(secretLen)
+		if len(s) != secretLen || !isBase62(s) || seen[s] {
+			t.Fatalf("random = %q", s)
+		}
+		seen[s] = true
+	}
+}
+
+// FuzzTag: a tag that is accepted is the only way to write what it says, and is
+// two tokens.
+func FuzzTag(f *testing.F) {
+	for _, s := range []string{"1s0123456789.1", "1qabcdefghij.10-klmnopqrst", "1s0123456789.18446744073709551616", "", "1s", "\xff"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		tg, ok := parseTag(s)
+		if !ok {
+			return
+		}
+		if got := string(tg.append(nil)); got != s {
+			t.Errorf("parseTag(%q) is written %q", s, got)
+		}
+		if strings.Count(s, ".") != 1 || strings.ContainsAny(s, "*> \r\n\t") || tg.id == 0 || tg.kind.secret() != (tg.secret != "") {
+			t.Errorf("parseTag(%q) accepted %+v", s, tg)
+		}
+	})
+}
+
+// FuzzReceive: whatever subject, reply subject and header a message has, decoding
+// it does not panic; an accepted one is From the subject's last token, and an
+// answer to it goes to that process, in our name, or to an inbox address.
+func FuzzReceive(f *testing.F) {
+	const p = "fab.c1.test."
+	f.Add(p+"u.b.a", p+"r.a.b.1q0123456789.1-0123456789", "", "")
+	f.Add(p+"u.b.a", p+"r.a.b.1s0123456789.1", "K", "v")
+	f.Add(p+"b.a", p+"r.a._.1b0123456789.7", "Nats-Stream", "S")
+	f.Add(p+"u.b.ext", "_INBOX.x.y", "", "")
+	f.Add(p+"u.b.ext", "$JS.API.STREAM.DELETE.S", "Status", "503")
+	f.Add(p+"r.b.a.1a0123456789.1-0123456789", "", "", "")
+	f.Add("", "", "", "")
+	f.Fuzz(func(t *testing.T, subject, reply, key, value string) {
+		c := &courier{subj: newSubjects("c1", "test", "b"), cfg: courierConfig{pid: "b"}, nonce: "0123456789"}
+		c.log = slog.New(slog.DiscardHandler)
+		c.calls.init()
+		c.clerk.init(c)
+		d := decoder{c: c}
+		m := &nats.Msg{Subject: subject, Reply: reply}
+		if key != "" {
+			m.Header = nats.Header{key: {value}}
+		}
+		c.onReply(m)
+		first := d.decode(nil, m)
+		again := d.decode(nil, m) // by what was remembered
+		if len(first) != len(again) || len(first) == 1 && (*first[0]).ID != (*again[0]).ID {
+			t.Fatalf("decoded %v, then %v", first, again)
+		}
+		if len(first) == 0 {
+			return
+		}
+		got := first[0]
+		if !strings.HasSuffix(subject, "."+string(got.From)) || isForeign(m.Header) {
+			t.Errorf("accepted From %q on %q", got.From, subject)
+		}
+		switch {
+		case got.From == External:
+			if got.IsRequest() && (got.answer != reply || !strings.HasPrefix(reply, "_INBOX.")) {
+				t.Errorf("answer to %q", got.answer)
+			}
+		case got.IsRequest():
+			if want := p + "r." + string(got.From) + ".b.1q" + got.answer; want != reply {
+				t.Errorf("reply %q is rebuilt as %q", reply, want)
+			}
+		}
+	})
+}
+
+// FuzzSubject: what the parsers accept is what the builders build.
+func FuzzSubject(f *testing.F) {
+	f.Add("fab.c1.test.u.b.a")
+	f.Add("fab.c1.test.r.b._.1s0123456789.1")
+	f.Add("fab.c1.test.y.hb.a")
+	f.Add("fab.c1.test.b.*")
+	f.Fuzz(func(t *testing.T, s string) {
+		b := newSubjects("c1", "test", "b")
+		if from, ok := b.parsePeer(s); ok && newSubjects("c1", "test", from).peer("b") != s {
+			t.Errorf("parsePeer(%q) = %q", s, from)
+		}
+		if from, ok := b.parseCast(s); ok && newSubjects("c1", "test", from).everyone() != s {
+			t.Errorf("parseCast(%q) = %q", s, from)
+		}
+		if from, ok := b.parseSignal("hb", s); ok && newSubjects("c1", "test", from).signal("hb") != s {
+			t.Errorf("parseSignal(%q) = %q", s, from)
+		}
+		if from, rest, ok := b.parseReply(s); ok && b.reply("b", from)+rest != s {
+			t.Errorf("parseReply(%q) = %q, %q", s, from, rest)
+		}
+		if to, ok := b.peerOf(s); ok && b.peer(to) != s {
+			t.Errorf("peerOf(%q) = %q", s, to)
+		}
+		if isInboxAddress(s) && (strings.ContainsAny(s, " \r\n\t*>") || strings.Contains(s, "..") || strings.HasSuffix(s, ".")) {
+			t.Errorf("isInboxAddress(%q)", s)
+		}
+	})
+}

@@ -1,0 +1,252 @@
+package kv
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/natsfabric/natsfabric/internal/latest"
+)
+
+// Config says which bucket, and what it needs of the connection.
+type Config struct {
+	Name     string        // of the bucket: fab_<cluster>_<env>
+	Feed     string        // subject prefix that changes are repeated on
+	Domain   string        // JetStream domain, or empty
+	Replicas int           // when created; 0 = 3 on a cluster, else 1
+	Lease    time.Duration // of this process; the longest, if it creates the bucket
+
+	// Alone reports whether no process of the fabric is connected anywhere.
+	Alone func(context.Context) (bool, error)
+	// Denied returns the permission violation that the server reported for a
+	// publish to subject, if it did.
+	Denied func(subject string) error
+	Logger *slog.Logger
+}
+
+// attempt bounds one round trip of a call whose context allows longer.
+const attempt = time.Second
+
+// A Bucket is a handle; it may exist before the bucket does.
+type Bucket struct {
+	nc     *nats.Conn
+	cfg    Config
+	api    string // "$JS.API." or with a domain
+	prefix string // what a key is appended to for a publish
+	logger *slog.Logger
+
+	nudged latest.Value[struct{}] // asks every watch to read again
+
+	mu      sync.Mutex    // guards the fields below
+	created time.Time     // of the stream, when it was last opened
+	longest time.Duration // lease in the fabric
+}
+
+// New returns a handle. It does no I/O.
+func New(nc *nats.Conn, cfg Config) *Bucket {
+	b := &Bucket{nc: nc, cfg: cfg, logger: cfg.Logger, api: "$JS.API.", prefix: "$KV." + cfg.Name + "."}
+	if cfg.Domain != "" {
+		b.api = "$JS." + cfg.Domain + ".API."
+		b.prefix = b.api + b.prefix
+	}
+	return b
+}
+
+// Longest returns the longest lease of the fabric, known once open.
+func (b *Bucket) Longest() time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return max(b.longest, b.cfg.Lease)
+}
+
+// Nudge makes every watch read again: the connection was away.
+func (b *Bucket) Nudge() { b.nudged.Store(struct{}{}) }
+
+// An Entry is the newest record of a key.
+type Entry struct {
+	Key   string
+	Rev   uint64    // 0 if there is no record, and none was deleted
+	Value []byte    // nil if absent or deleted
+	Seen  time.Time // when this process learned of it, after it was stored
+}
+
+// Get reads one key. An absent one is an Entry with a nil Value, and so is every
+// key of a bucket that does not exist, with an error that wraps [ErrNoBucket].
+// The read is not linearizable: act on it under a guard only.
+func (b *Bucket) Get(ctx context.Context, key string) (Entry, error) {
+	var resp struct {
+		Message struct {
+			Seq  uint64 `json:"seq"`
+			Hdrs []byte `json:"hdrs"`
+			Data []byte `json:"data"`
+		} `json:"message"`
+	}
+	req := `{"last_by_subj":"$KV.` + b.cfg.Name + "." + key + `"}`
+	err := b.call(ctx, "STREAM.MSG.GET."+b.stream(), req, &resp)
+	e := Entry{Key: key, Seen: time.Now()}
+	if a, ok := errors.AsType[*apiError](err); ok && a.ErrCode == codeMessageNotFound {
+		return e, nil
+	}
+	if err != nil {
+		return e, fmt.Errorf("read %s: %w", key, err)
+	}
+	e.Rev = resp.Message.Seq
+	if !deleted(string(resp.Message.Hdrs)) {
+		e.Value = append([]byte{}, resp.Message.Data...)
+	}
+	return e, nil
+}
+
+// deleted reports whether a raw header block marks a deletion: by a person with
+// the stock tools, since the fabric deletes nothing.
+func deleted(hdrs string) bool {
+	return strings.Contains(hdrs, "KV-Operation:") || strings.Contains(hdrs, "Nats-Marker-Reason:")
+}
+
+// List reads every key that matches pattern ("s.*", "c.>").
+func (b *Bucket) List(ctx context.Context, pattern string) ([]Entry, error) {
+	if !strings.ContainsAny(pattern, "*>") {
+		e, err := b.Get(ctx, pattern)
+		if err != nil || e.Value == nil {
+			return nil, err
+		}
+		return []Entry{e}, nil
+	}
+	keys, err := b.keys(ctx, pattern)
+	if err != nil {
+		return nil, err
+	}
+	return b.getAll(ctx, keys)
+}
+
+func (b *Bucket) keys(ctx context.Context, pattern string) ([]string, error) {
+	subject := "$KV." + b.cfg.Name + "."
+	var keys []string
+	for {
+		var info struct {
+			Total int `json:"total"`
+			State struct {
+				Subjects map[string]uint64 `json:"subjects"`
+			} `json:"state"`
+		}
+		req, err := json.Marshal(map[string]any{"subjects_filter": subject + pattern, "offset": len(keys)})
+		if err != nil {
+			return nil, err
+		}
+		if err := b.call(ctx, "STREAM.INFO."+b.stream(), string(req), &info); err != nil {
+			return nil, fmt.Errorf("list %s: %w", pattern, err)
+		}
+		for s := range info.State.Subjects {
+			keys = append(keys, strings.TrimPrefix(s, subject))
+		}
+		if len(info.State.Subjects) == 0 || len(keys) >= info.Total {
+			return keys, nil
+		}
+	}
+}
+
+// readers is how many reads of one List are on their way at a time.
+const readers = 32
+
+func (b *Bucket) getAll(ctx context.Context, keys []string) ([]Entry, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	entries := make([]Entry, len(keys))
+	next := make(chan int)
+	var wg sync.WaitGroup
+	for range min(readers, len(keys)) {
+		wg.Go(func() {
+			for i := range next {
+				var err error
+				if entries[i], err = b.Get(ctx, keys[i]); err != nil {
+					cancel(err)
+				}
+			}
+		})
+	}
+	for i := range keys {
+		if ctx.Err() != nil {
+			break
+		}
+		next <- i
+	}
+	close(next)
+	wg.Wait()
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	present := entries[:0]
+	for _, e := range entries {
+		if e.Value != nil {
+			present = append(present, e)
+		}
+	}
+	return present, nil
+}
+
+// A Write is one record to be stored, if GuardKey still has revision GuardRev.
+type Write struct {
+	Key      string
+	Value    []byte
+	GuardKey string // default: Key
+	GuardRev uint64 // 0: GuardKey must be absent
+	TTL      time.Duration
+}
+
+// Put tries once and returns the record's revision. An error wraps [ErrRefused]
+// or [ErrBusy] (not applied), [ErrUnknown] (perhaps applied), or is definite.
+func (b *Bucket) Put(ctx context.Context, w Write) (uint64, error) {
+	msg := nats.NewMsg(b.prefix + w.Key)
+	msg.Data = w.Value
+	msg.Header["Nats-Expected-Last-Subject-Sequence"] = []string{strconv.FormatUint(w.GuardRev, 10)}
+	if w.GuardKey != "" && w.GuardKey != w.Key {
+		msg.Header["Nats-Expected-Last-Subject-Sequence-Subject"] = []string{"$KV." + b.cfg.Name + "." + w.GuardKey}
+	}
+	if w.TTL > 0 {
+		// Whole seconds: the server truncates.
+		msg.Header["Nats-TTL"] = []string{strconv.FormatInt(int64((w.TTL+time.Second-1)/time.Second), 10)}
+	}
+	var ack struct {
+		Seq uint64 `json:"seq"`
+	}
+	if err := b.roundTrip(ctx, msg, &ack); err != nil {
+		if definite(err) {
+			return 0, fmt.Errorf("write %s: %w", w.Key, err)
+		}
+		if _, ok := errors.AsType[*PermissionError](err); ok {
+			return 0, err
+		}
+		return 0, fmt.Errorf("write %s: %w", w.Key, unknown(err))
+	}
+	return ack.Seq, nil
+}
+
+func (b *Bucket) stream() string { return "KV_" + b.cfg.Name }
+
+func (b *Bucket) call(ctx context.Context, verb, req string, resp any) error {
+	return b.roundTrip(ctx, &nats.Msg{Subject: b.api + verb, Data: []byte(req)}, resp)
+}
+
+// roundTrip sends msg to JetStream and reads the answer into resp.
+func (b *Bucket) roundTrip(ctx context.Context, msg *nats.Msg, resp any) error {
+	ctx, cancel := context.WithTimeout(ctx, attempt)
+	defer cancel()
+	answer, err := b.nc.RequestMsgWithContext(ctx, msg)
+	if err != nil {
+		if b.cfg.Denied != nil {
+			if denied := b.cfg.Denied(msg.Subject); denied != nil {
+				return denied
+			}
+		}
+		return err
+	}
+	return decode(answer.Data, resp)
+}

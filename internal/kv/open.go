@@ -1,0 +1,236 @@
+package kv
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// MaxRecord is the largest record, in bytes.
+const MaxRecord = 512 << 10
+
+// keyOpen is the record that opens a bucket.
+const keyOpen = "b"
+
+// An openRecord opens the bucket that was created at Created, and no other: a
+// late write must not open the next one.
+type openRecord struct {
+	Key     string    `json:"key"`
+	Created time.Time `json:"created"`
+	LeaseMS int64     `json:"lease_ms"`
+}
+
+// Open makes the bucket if there is none, checks one that is there, and returns
+// when it is open. What may pass (no leader yet, no peers yet) is retried until
+// ctx ends; what will not (no JetStream, no permission, a wrong setting, a lease
+// longer than the longest) is returned at once. An existing bucket is never
+// changed.
+func (b *Bucket) Open(ctx context.Context) error {
+	for n := 0; ; n++ {
+		err := b.open(ctx)
+		if err == nil || final(err) {
+			return err
+		}
+		b.logger.Debug("bucket not open yet", "err", err)
+		if waitErr := Pause(ctx, n); waitErr != nil {
+			return fmt.Errorf("open bucket %s: %w: %w", b.cfg.Name, waitErr, err)
+		}
+	}
+}
+
+// final reports whether trying again cannot help.
+func final(err error) bool {
+	if errors.Is(err, ErrNoJetStream) || errors.Is(err, ErrOldServer) {
+		return true
+	}
+	if e, ok := errors.AsType[*apiError](err); ok {
+		return e.ErrCode == codeReplicasAlone
+	}
+	_, permission := errors.AsType[*PermissionError](err)
+	_, config := errors.AsType[*ConfigError](err)
+	_, lease := errors.AsType[*LeaseError](err)
+	return permission || config || lease
+}
+
+func (b *Bucket) open(ctx context.Context) error {
+	if err := b.checkServer(ctx); err != nil {
+		return err
+	}
+	info, err := b.info(ctx)
+	made := false
+	if errors.Is(err, ErrNoBucket) {
+		info, err = b.create(ctx)
+		made = err == nil
+		if e, ok := errors.AsType[*apiError](err); ok && e.ErrCode == codeNameInUse {
+			info, err = b.info(ctx)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if err := b.check(info.Config); err != nil {
+		return err
+	}
+	return b.unlock(ctx, info.Created, made)
+}
+
+// checkServer asks for the account's JetStream and its API level.
+func (b *Bucket) checkServer(ctx context.Context) error {
+	var account struct {
+		API struct {
+			Level int `json:"level"`
+		} `json:"api"`
+	}
+	err := b.call(ctx, "INFO", "", &account)
+	if errors.Is(err, nats.ErrNoResponders) {
+		return fmt.Errorf("nobody answers %sINFO: %w", b.api, ErrNoJetStream)
+	}
+	if err != nil {
+		return err
+	}
+	if account.API.Level < 1 {
+		return fmt.Errorf("level %d: %w", account.API.Level, ErrOldServer)
+	}
+	return nil
+}
+
+// config is how the bucket is set up, and why: DESIGN.md, "The bucket".
+func (b *Bucket) config(replicas int, now time.Time) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:              b.stream(),
+		Description:       "natsfabric: members, claims and views of one fabric",
+		Subjects:          []string{"$KV." + b.cfg.Name + ".>"},
+		Storage:           jetstream.FileStorage,
+		Replicas:          replicas,
+		MaxMsgsPerSubject: 1,
+		MaxMsgs:           -1,
+		MaxBytes:          -1,
+		MaxMsgSize:        MaxRecord,
+		MaxConsumers:      -1,
+		Discard:           jetstream.DiscardNew,
+		DenyDelete:        true,
+		DenyPurge:         true,
+		AllowMsgTTL:       true,
+		FirstSeq:          uint64(now.UnixMicro()),
+		RePublish:         &jetstream.RePublish{Source: "$KV." + b.cfg.Name + ".>", Destination: b.cfg.Feed + ".>"},
+	}
+}
+
+func (b *Bucket) create(ctx context.Context) (*jetstream.StreamInfo, error) {
+	replicas := b.cfg.Replicas
+	if replicas == 0 {
+		replicas = 1
+		if b.nc.ConnectedClusterName() != "" {
+			replicas = 3
+		}
+	}
+	req, err := json.Marshal(b.config(replicas, time.Now()))
+	if err != nil {
+		return nil, err
+	}
+	info := new(jetstream.StreamInfo)
+	if err := b.call(ctx, "STREAM.CREATE."+b.stream(), string(req), info); err != nil {
+		return nil, fmt.Errorf("create bucket %s with %d replicas: %w", b.cfg.Name, replicas, err)
+	}
+	b.logger.Info("bucket created", "bucket", b.cfg.Name, "replicas", replicas)
+	return info, nil
+}
+
+func (b *Bucket) info(ctx context.Context) (*jetstream.StreamInfo, error) {
+	info := new(jetstream.StreamInfo)
+	if err := b.call(ctx, "STREAM.INFO."+b.stream(), "", info); err != nil {
+		return nil, fmt.Errorf("bucket %s: %w", b.cfg.Name, err)
+	}
+	return info, nil
+}
+
+// check compares what safety depends on.
+func (b *Bucket) check(got jetstream.StreamConfig) error {
+	want := b.config(0, time.Now())
+	feed := jetstream.RePublish{}
+	if got.RePublish != nil {
+		feed = *got.RePublish
+	}
+	for _, c := range []struct {
+		field     string
+		want, got any
+	}{
+		{"storage", want.Storage, got.Storage},
+		{"max_msgs_per_subject", want.MaxMsgsPerSubject, got.MaxMsgsPerSubject},
+		{"max_age", want.MaxAge, got.MaxAge},
+		{"max_msgs", want.MaxMsgs, got.MaxMsgs},
+		{"discard", want.Discard, got.Discard},
+		{"deny_delete", want.DenyDelete, got.DenyDelete},
+		{"deny_purge", want.DenyPurge, got.DenyPurge},
+		{"allow_rollup_hdrs", want.AllowRollup, got.AllowRollup},
+		{"allow_direct", want.AllowDirect, got.AllowDirect},
+		{"allow_msg_ttl", want.AllowMsgTTL, got.AllowMsgTTL},
+		{"subject_delete_marker_ttl", want.SubjectDeleteMarkerTTL, got.SubjectDeleteMarkerTTL},
+		{"sealed", want.Sealed, got.Sealed},
+		{"no_ack", want.NoAck, got.NoAck},
+		{"republish", *want.RePublish, feed},
+	} {
+		if c.want != c.got {
+			return &ConfigError{Bucket: b.cfg.Name, Field: c.field, Want: c.want, Got: c.got}
+		}
+	}
+	return nil
+}
+
+// unlock returns when the bucket that was created at created is open, and opens
+// it when that is safe.
+func (b *Bucket) unlock(ctx context.Context, created time.Time, made bool) error {
+	wait := b.Longest()
+	if made {
+		alone, err := b.cfg.Alone(ctx)
+		if err == nil && alone {
+			wait = 0
+		}
+	}
+	for since := time.Now(); ; {
+		e, err := b.Get(ctx, keyOpen)
+		if err != nil {
+			return err
+		}
+		var r openRecord
+		if json.Unmarshal(e.Value, &r) == nil && r.Key == keyOpen && r.Created.Equal(created) && r.LeaseMS > 0 {
+			return b.opened(created, time.Duration(r.LeaseMS)*time.Millisecond)
+		}
+		if time.Since(since) >= wait {
+			if err := b.writeOpen(ctx, e.Rev, created); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := Pause(ctx, 3); err != nil {
+			return fmt.Errorf("the bucket is new and closed for %v: %w", wait, err)
+		}
+	}
+}
+
+func (b *Bucket) writeOpen(ctx context.Context, rev uint64, created time.Time) error {
+	value, err := json.Marshal(openRecord{Key: keyOpen, Created: created, LeaseMS: b.Longest().Milliseconds()})
+	if err != nil {
+		return err
+	}
+	_, err = b.Put(ctx, Write{Key: keyOpen, Value: value, GuardRev: rev})
+	if errors.Is(err, ErrRefused) {
+		return nil // somebody was first; the next read shows who
+	}
+	return err
+}
+
+func (b *Bucket) opened(created time.Time, longest time.Duration) error {
+	if b.cfg.Lease > longest {
+		return &LeaseError{Lease: b.cfg.Lease, Longest: longest}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.created, b.longest = created, longest
+	return nil
+}

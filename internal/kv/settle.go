@@ -1,0 +1,106 @@
+package kv
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+)
+
+// Settle writes value under key's own revision rev until the outcome is known.
+// It returns the record's revision if value is, or was, the key's record, and an
+// error that wraps [ErrRefused] if another write came first. The value must be
+// unlike any other ever written to the key (a nonce in it), because a read-back
+// recognises it by content. If ctx ends first the error wraps [ErrUnknown]: the
+// write may still land, and the caller must settle it later with the same value
+// and revision.
+func (b *Bucket) Settle(ctx context.Context, key string, rev uint64, value []byte, ttl time.Duration) (uint64, error) {
+	doubt := false // an earlier attempt may have been applied
+	for n := 0; ; n++ {
+		got, err := b.Put(ctx, Write{Key: key, Value: value, GuardRev: rev, TTL: ttl})
+		switch {
+		case err == nil:
+			return got, b.counts(ctx, rev)
+		case errors.Is(err, ErrRefused) && !doubt:
+			return 0, err
+		case errors.Is(err, ErrRefused):
+			e, readErr := b.Get(ctx, key)
+			if readErr == nil && e.Rev > rev {
+				if bytes.Equal(e.Value, value) {
+					return e.Rev, b.counts(ctx, rev)
+				}
+				return 0, err
+			}
+			if lost, _ := b.replaced(ctx); lost {
+				return 0, err
+			}
+		case errors.Is(err, ErrUnknown):
+			doubt = true
+		case errors.Is(err, ErrBusy):
+		default:
+			if !doubt {
+				return 0, err
+			}
+		}
+		if waitErr := Pause(ctx, n); waitErr != nil {
+			return 0, fmt.Errorf("%w: %w", ErrUnknown, err)
+		}
+	}
+}
+
+// counts checks a write that was guarded by absence: it may have landed in a
+// bucket that was made anew since the absence was read, where that proves nothing.
+func (b *Bucket) counts(ctx context.Context, rev uint64) error {
+	if rev != 0 {
+		return nil
+	}
+	for n := 0; ; n++ {
+		lost, err := b.replaced(ctx)
+		if err == nil && lost {
+			return fmt.Errorf("the bucket was made anew: %w", ErrRefused)
+		}
+		if err == nil {
+			return nil
+		}
+		if waitErr := Pause(ctx, n); waitErr != nil {
+			return fmt.Errorf("%w: %w", ErrUnknown, err)
+		}
+	}
+}
+
+// replaced reports whether the stream is not the one that was opened.
+func (b *Bucket) replaced(ctx context.Context) (bool, error) {
+	info, err := b.info(ctx)
+	if errors.Is(err, ErrNoBucket) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return !info.Created.Equal(b.created), nil
+}
+
+// Gone reports whether the bucket that was opened is known to be lost.
+func (b *Bucket) Gone(ctx context.Context) bool {
+	lost, err := b.replaced(ctx)
+	return err == nil && lost
+}
+
+// Pause waits before try n+1: 25 ms doubling to 200 ms, with jitter, so that the
+// first to come back after an outage are those that were there before.
+func Pause(ctx context.Context, n int) error {
+	d := min(25*time.Millisecond<<min(n, 3), 200*time.Millisecond)
+	d += rand.N(d / 4)
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-t.C:
+		return nil
+	}
+}

@@ -1,0 +1,28 @@
+package lease
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+var (
+	// ErrLost: the lease ended before it was renewed, or the incarnation was ended.
+	ErrLost = errors.New("lease lost")
+	// ErrReleased: the holder gave it up.
+	ErrReleased = errors.New("released")
+	// ErrLeft: the session has left, or is leaving.
+	ErrLeft = errors.New("session has left")
+	// ErrPassive: a passive session holds nothing.
+	ErrPassive = errors.New("session is passive")
+)
+
+// A HeldError says which living process has the PID.
+type HeldError struct {
+	PID, Host string
+	Since     time.Time
+}
+
+func (e *HeldError) Error() string {
+	return fmt.Sprintf("PID %s is held by a process on %s since %s", e.PID, e.Host, e.Since.Format(time.RFC3339))
+}

@@ -1,0 +1,213 @@
+package lease
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/natsfabric/natsfabric/internal/kv"
+)
+
+// A Grant is one stretch of holding a claim. Whoever acquired it must call Release
+// or ReleaseWhenLost, or nobody can have the claim while our session lives.
+type Grant struct {
+	Term  uint64    // counts the holders of the claim
+	Token uint64    // the revision at which it was taken: rises with every grant
+	Since time.Time // by our clock
+
+	c      *Claim
+	record ClaimRecord
+	hold   *Hold
+	grace  time.Duration
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	stop   []func() bool // undo what watches for the end
+	once   sync.Once
+	done   chan struct{} // closed when the record is given back
+	err    error         // of giving it back; read after done
+}
+
+func newGrant(c *Claim, hold *Hold, grace time.Duration, token uint64, r ClaimRecord) *Grant {
+	g := &Grant{
+		Term: r.Term, Token: token, Since: r.Since,
+		c: c, record: r, hold: hold, grace: grace, done: make(chan struct{}),
+	}
+	end := hold.Context(grace)
+	g.ctx, g.cancel = context.WithCancelCause(context.WithoutCancel(end))
+	g.stop = []func() bool{
+		context.AfterFunc(end, func() { g.end(context.Cause(end)) }),
+		context.AfterFunc(c.s.leaving, func() { g.end(context.Cause(c.s.leaving)) }),
+	}
+	return g
+}
+
+// Valid reports whether the grant may still be acted on.
+func (g *Grant) Valid() bool { return g.ctx.Err() == nil && g.hold.Valid(g.grace) }
+
+// Context ends with the grant; its cause is [ErrLost], [ErrReleased], or why the
+// session ended.
+func (g *Grant) Context() context.Context { return g.ctx }
+
+// end ends the context, and nothing else.
+func (g *Grant) end(cause error) {
+	for _, stop := range g.stop {
+		stop()
+	}
+	g.cancel(cause)
+}
+
+// Release ends the grant and gives the claim back. The caller has stopped what it
+// did under it. It returns when that is written, or with ctx; the writing goes on
+// then, as long as the session does.
+func (g *Grant) Release(ctx context.Context) error {
+	g.end(ErrReleased)
+	g.once.Do(func() {
+		g.c.s.spawn(func() {
+			defer close(g.done)
+			defer func() { <-g.c.turn }()
+			g.err = g.c.release(g.c.s.life, g.Token, g.record)
+		})
+	})
+	select {
+	case <-g.done:
+		return g.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// ReleaseWhenLost gives the claim back some time after the grant was lost: not
+// before the lease under which it was lost could have run out, so that the holder
+// has its grace to stop. Without this a session that resumes would keep a claim
+// that nobody acts on.
+func (g *Grant) ReleaseWhenLost() {
+	s := g.c.s
+	s.spawn(func() {
+		select {
+		case <-g.done:
+			return
+		case <-s.life.Done():
+			return
+		case <-g.ctx.Done():
+		}
+		if context.Cause(g.ctx) == ErrReleased || s.leaving.Err() != nil {
+			return
+		}
+		timer := time.NewTimer(g.grace + margin(s.cfg.Lease))
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			g.Release(s.life) // its outcome is the log's: nobody waits for it
+		case <-g.done:
+		case <-s.life.Done():
+		}
+	})
+}
+
+// A Holder is who holds a claim, or the zero Holder.
+type Holder struct {
+	PID   string
+	Inc   uint64
+	Term  uint64
+	Token uint64
+	Since time.Time
+}
+
+// Holder reads who holds the claim named key, without waiting.
+func (s *Session) Holder(ctx context.Context, key string) (Holder, error) {
+	e, err := s.b.Get(ctx, key)
+	if err != nil || e.Value == nil {
+		return Holder{}, err
+	}
+	r, err := ParseClaim(e)
+	if err != nil || !r.Held() {
+		return Holder{}, err
+	}
+	over, err := s.isOver(ctx, r.PID, r.Inc)
+	if err != nil || over {
+		return Holder{}, err
+	}
+	return Holder{PID: r.PID, Inc: r.Inc, Term: r.Term, Token: e.Rev, Since: r.Since}, nil
+}
+
+// isOver reads whether incarnation inc of pid is over.
+func (s *Session) isOver(ctx context.Context, pid string, inc uint64) (bool, error) {
+	e, err := s.b.Get(ctx, KeyPID(pid))
+	return e.Rev > inc, err
+}
+
+// Observe calls report with the holder of the claim named key, now and whenever it
+// is another, vacancy included, until ctx ends or report returns false. Holders
+// that follow each other quickly may be passed over; the last never is.
+func (s *Session) Observe(ctx context.Context, key string, report func(Holder) bool) error {
+	claim, err := s.b.Watch(ctx, key)
+	if err != nil {
+		return err
+	}
+	defer claim.Close()
+	var pid *kv.Watch // of the holder's PID
+	defer func() {
+		if pid != nil {
+			pid.Close()
+		}
+	}()
+	var now, told Holder
+	first := true
+	for {
+		var pidChanged <-chan struct{}
+		if pid != nil {
+			pidChanged = pid.Changed()
+		}
+		synced := true
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-pidChanged:
+			entries, _ := pid.Take()
+			for _, e := range entries {
+				if e.Rev > now.Inc {
+					now = Holder{}
+				}
+			}
+		case <-claim.Changed():
+			var entries []kv.Entry
+			entries, synced = claim.Take()
+			for _, e := range entries {
+				now = holderOf(e, now)
+			}
+			if pid != nil {
+				pid.Close()
+				pid = nil
+			}
+			if over, err := s.isOver(ctx, now.PID, now.Inc); now.PID != "" && err == nil && over {
+				now = Holder{}
+			}
+			if now.PID != "" {
+				if pid, err = s.b.Watch(ctx, KeyPID(now.PID)); err != nil {
+					return err
+				}
+			}
+		}
+		if synced && (first || now != told) {
+			if !report(now) {
+				return nil
+			}
+			first, told = false, now
+		}
+	}
+}
+
+// holderOf returns whom e names; a foreign record changes nothing.
+func holderOf(e kv.Entry, before Holder) Holder {
+	if e.Value == nil {
+		return Holder{}
+	}
+	r, err := ParseClaim(e)
+	if err != nil {
+		return before
+	}
+	if !r.Held() {
+		return Holder{}
+	}
+	return Holder{PID: r.PID, Inc: r.Inc, Term: r.Term, Token: e.Rev, Since: r.Since}
+}

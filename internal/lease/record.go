@@ -1,0 +1,135 @@
+package lease
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/natsfabric/natsfabric/internal/kv"
+)
+
+// Keys of the bucket.
+const (
+	prefixPID     = "c.p."
+	prefixSession = "s."
+	// Sessions and PIDs match every session and every PID's claim.
+	Sessions = prefixSession + "*"
+	PIDs     = prefixPID + "*"
+)
+
+// KeyPID, KeySession name a PID's records. KeyElection and KeyRoster name claims.
+func KeyPID(pid string) string       { return prefixPID + pid }
+func KeySession(pid string) string   { return prefixSession + pid }
+func KeyElection(name string) string { return "c.e." + name }
+func KeyRoster(name string) string   { return "c.r." + name }
+
+// States of a record.
+const (
+	stateHeld     = "held"
+	stateLeft     = "left"
+	stateDead     = "dead"
+	stateReleased = "released"
+)
+
+// A PIDRecord says who has a PID. The revision at which a held one was stored is
+// the incarnation; one that is left or dead names the incarnation that ended.
+type PIDRecord struct {
+	Key   string    `json:"key"`
+	State string    `json:"state"`
+	PID   string    `json:"pid"`
+	Inc   uint64    `json:"inc,omitempty"`
+	Host  string    `json:"host,omitempty"`
+	Since time.Time `json:"since"`
+	// Prev is the state of the record before, for who missed that one.
+	Prev  string `json:"prev,omitempty"`
+	Proc  string `json:"proc"`
+	Nonce string `json:"nonce"`
+}
+
+// Held reports whether the PID is somebody's.
+func (r PIDRecord) Held() bool { return r.State == stateHeld }
+
+// Left reports whether the incarnation that ended last left by itself.
+func (r PIDRecord) Left() bool {
+	return r.State == stateLeft || r.State == stateHeld && r.Prev == stateLeft
+}
+
+// A SessionRecord says that an incarnation is alive, and what it shows of itself.
+type SessionRecord struct {
+	Key     string            `json:"key"`
+	PID     string            `json:"pid"`
+	Inc     uint64            `json:"inc"`
+	Host    string            `json:"host,omitempty"`
+	Since   time.Time         `json:"since"`
+	LeaseMS int64             `json:"lease_ms"`
+	Meta    map[string]string `json:"meta,omitempty"`
+	N       uint64            `json:"n"`
+}
+
+// Lease returns the lease that the record states.
+func (r SessionRecord) Lease() time.Duration { return time.Duration(r.LeaseMS) * time.Millisecond }
+
+// A ClaimRecord says which incarnation of which PID holds something, or held it.
+type ClaimRecord struct {
+	Key   string    `json:"key"`
+	State string    `json:"state"`
+	PID   string    `json:"pid"`
+	Inc   uint64    `json:"inc"`
+	Term  uint64    `json:"term"`
+	Since time.Time `json:"since"`
+	Nonce string    `json:"nonce"`
+}
+
+// Held reports whether the record names a holder.
+func (r ClaimRecord) Held() bool { return r.State == stateHeld }
+
+// A ForeignError says that a key holds something that is not the fabric's: it
+// neither grants nor revokes, and is not overwritten.
+type ForeignError struct{ Key string }
+
+func (e *ForeignError) Error() string {
+	return fmt.Sprintf("key %s of the bucket holds a record that is not the fabric's", e.Key)
+}
+
+// ParsePID reads a PID's claim.
+func ParsePID(e kv.Entry) (r PIDRecord, err error) {
+	err = parse(e, &r)
+	if err == nil && (r.Key != e.Key || e.Key != KeyPID(r.PID) || r.State != stateHeld && r.State != stateLeft && r.State != stateDead) {
+		err = &ForeignError{e.Key}
+	}
+	return r, err
+}
+
+// ParseSession reads a session.
+func ParseSession(e kv.Entry) (r SessionRecord, err error) {
+	err = parse(e, &r)
+	if err == nil && (r.Key != e.Key || e.Key != KeySession(r.PID) || r.Inc == 0 || r.LeaseMS <= 0) {
+		err = &ForeignError{e.Key}
+	}
+	return r, err
+}
+
+// ParseClaim reads a claim.
+func ParseClaim(e kv.Entry) (r ClaimRecord, err error) {
+	err = parse(e, &r)
+	if err == nil && (r.Key != e.Key || r.State != stateHeld && r.State != stateReleased) {
+		err = &ForeignError{e.Key}
+	}
+	return r, err
+}
+
+func parse(e kv.Entry, r any) error {
+	if err := json.Unmarshal(e.Value, r); err != nil {
+		return &ForeignError{e.Key}
+	}
+	return nil
+}
+
+// encode cannot fail: records hold strings, numbers and times.
+func encode(r any) []byte {
+	data, err := json.Marshal(r)
+	if err != nil {
+		panic(err)
+	}
+	return data
+}

@@ -1,0 +1,163 @@
+package lease
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/natsfabric/natsfabric/internal/kv"
+)
+
+// keep renews the session until its incarnation is known to be over, and returns
+// why. While renewals are not acknowledged the hold runs out; if one is after that,
+// the incarnation was never ended and a new hold begins.
+func (s *Session) keep(hold *Hold) error {
+	for n := uint64(2); ; n++ {
+		if !s.idle(hold) {
+			return s.life.Err()
+		}
+		sent, err := s.renewOnce(hold, n)
+		if err != nil {
+			hold.end(fmt.Errorf("%w: %w", ErrLost, err))
+			return err
+		}
+		if hold.renew(sent) {
+			continue
+		}
+		hold = newHold(hold.Incarnation, s.cfg.Lease, s.cfg.Clock, sent)
+		s.watchHold(hold)
+		s.cfg.Logger.Info("lease resumed", "pid", s.cfg.PID, "rev", hold.Incarnation)
+		s.become(State{Hold: hold})
+	}
+}
+
+// watchHold announces the end of hold when its deadline passes.
+func (s *Session) watchHold(hold *Hold) {
+	ctx := hold.Context(0)
+	s.spawn(func() {
+		select {
+		case <-ctx.Done():
+		case <-s.life.Done():
+			return
+		}
+		s.state.Update(func(st State) (State, bool) {
+			return State{Err: context.Cause(ctx)}, st.Hold == hold
+		})
+	})
+}
+
+// idle waits for the time of the next renewal. It reports false when the session
+// is over.
+func (s *Session) idle(hold *Hold) bool {
+	every := renewEvery(s.cfg.Lease)
+	timer := time.NewTimer(every - rand.N(every/10))
+	defer timer.Stop()
+	select {
+	case <-s.life.Done():
+		return false
+	case <-s.poke:
+	case <-timer.C:
+	}
+	return true
+}
+
+// renewOnce writes the session until a write is acknowledged, and returns when
+// that one was sent. An error means that the incarnation is over.
+func (s *Session) renewOnce(hold *Hold, n uint64) (Instant, error) {
+	failed := false
+	for try := 0; ; try++ {
+		s.mu.Lock()
+		r, gen := s.record(hold.Incarnation, n), s.metaGen
+		s.mu.Unlock()
+		sent := s.cfg.Clock.Now() // before the round trip, not after
+		err := s.putSession(r)
+		if err == nil {
+			s.acked(failed)
+			if s.renewed.Get() < gen {
+				s.renewed.Store(gen)
+			}
+			return sent, nil
+		}
+		failed = true
+		if errors.Is(err, kv.ErrRefused) {
+			if err := s.over(hold.Incarnation); err != nil {
+				return Instant{}, err
+			}
+		} else if errors.Is(err, nats.ErrNoResponders) && s.b.Gone(s.life) {
+			return Instant{}, fmt.Errorf("%w: the bucket is gone", ErrLost)
+		}
+		if !hold.Valid(0) {
+			hold.end(ErrLost)
+		}
+		if err := kv.Pause(s.life, try); err != nil {
+			return Instant{}, err
+		}
+	}
+}
+
+func (s *Session) record(inc, n uint64) SessionRecord {
+	return SessionRecord{
+		Key: KeySession(s.cfg.PID), PID: s.cfg.PID, Inc: inc, Host: s.cfg.Host, Since: s.since,
+		LeaseMS: s.cfg.Lease.Milliseconds(), Meta: s.meta, N: n,
+	}
+}
+
+// putSession writes r once, under the guard that its incarnation has the PID.
+func (s *Session) putSession(r SessionRecord) error {
+	ctx, cancel := context.WithTimeout(s.life, renewEvery(s.cfg.Lease))
+	defer cancel()
+	_, err := s.b.Put(ctx, kv.Write{
+		Key: r.Key, Value: encode(r), GuardKey: KeyPID(s.cfg.PID), GuardRev: r.Inc, TTL: keepFor(s.cfg.Lease),
+	})
+	return err
+}
+
+// over reads whether incarnation inc is over, after a renewal was refused. A server
+// that was just deposed may refuse what the next one accepts: then the record is
+// still ours, and it is not over.
+func (s *Session) over(inc uint64) error {
+	ctx, cancel := context.WithTimeout(s.life, renewEvery(s.cfg.Lease))
+	defer cancel()
+	e, err := s.b.Get(ctx, KeyPID(s.cfg.PID))
+	if err != nil || e.Rev == inc {
+		return nil
+	}
+	if r, err := ParsePID(e); err == nil && r.Held() && r.Proc != s.proc {
+		return fmt.Errorf("%w: a process on %s took the PID", ErrLost, r.Host)
+	}
+	return fmt.Errorf("%w: incarnation %d was ended", ErrLost, inc)
+}
+
+// acked notes an acknowledgement, and the outage that it ends.
+func (s *Session) acked(failed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	if failed && !s.lastAck.IsZero() {
+		s.outageAt, s.outageOf = now, now.Sub(s.lastAck)
+	}
+	s.lastAck = now
+}
+
+// mayChallenge reports whether silence means anything at the moment, and applies
+// the last outage to v. While our own renewals are not acknowledged nobody else's
+// may be, and after an outage everyone gets a whole lease to be heard again.
+func (s *Session) mayChallenge(v *Vigil) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lastAck.IsZero() {
+		return true // joining: our clock began when we came
+	}
+	if time.Since(s.lastAck) > max(outage(v.lease), s.cfg.Lease/2) {
+		s.Poke()
+		return false
+	}
+	if s.outageOf > outage(v.lease) {
+		v.Postpone(s.outageAt)
+	}
+	return true
+}

@@ -1,0 +1,68 @@
+package lease
+
+import "time"
+
+// What the protocol assumes and allows itself.
+const (
+	// drift bounds the difference of two clocks' rates.
+	drift = 0.01
+	// slack is added to a challenger's wait.
+	slack = 5 * time.Millisecond
+	// minMargin is the least time between a holder's stop and a lease's end.
+	minMargin = 20 * time.Millisecond
+)
+
+// margin is how long before the lease's end its holder stops trusting it.
+func margin(lease time.Duration) time.Duration { return max(minMargin, lease/20) }
+
+// trust is how long after sending a renewal its holder trusts it.
+func trust(lease time.Duration) time.Duration { return lease - margin(lease) }
+
+// renewEvery is the time from one renewal to the next.
+func renewEvery(lease time.Duration) time.Duration { return lease / 3 }
+
+// patience is how long a challenger watches one revision before it may end it.
+func patience(lease time.Duration) time.Duration {
+	return lease + time.Duration(float64(lease)*drift) + slack
+}
+
+// keepFor is the server's TTL of a session: when everyone has forgotten it.
+func keepFor(lease time.Duration) time.Duration { return max(time.Minute, 10*lease) }
+
+// keepEnded is the server's TTL of a PID's claim that is left or dead.
+const keepEnded = 7 * 24 * time.Hour
+
+// outage is the gap between acknowledgements of our own renewals after which an
+// incumbent with this lease may have run out through no fault of its own.
+func outage(lease time.Duration) time.Duration { return lease * 6 / 10 }
+
+// A Vigil is a challenger's clock for one session: which revision it watches, and
+// since when. The zero Vigil has seen nothing. It is pure; the caller gives it
+// times of Go's monotonic clock, which never counts too much.
+type Vigil struct {
+	rev   uint64
+	since time.Time
+	lease time.Duration
+}
+
+// See takes a revision that was learned at the time given, with the lease that the
+// record states. It reports whether it replaced another: a sign of life.
+func (v *Vigil) See(rev uint64, lease time.Duration, at time.Time) (renewed bool) {
+	if !v.since.IsZero() && rev == v.rev {
+		return false
+	}
+	renewed = !v.since.IsZero()
+	v.rev, v.since, v.lease = rev, at, lease
+	return renewed
+}
+
+// Postpone restarts the wait: until the time given the store took no writes, so
+// silence proves nothing. Not for an outage so short that no lease ran out in it.
+func (v *Vigil) Postpone(until time.Time) {
+	if until.After(v.since) {
+		v.since = until
+	}
+}
+
+// Due returns when the session may be ended, under the guard of its revision.
+func (v *Vigil) Due() (guard uint64, at time.Time) { return v.rev, v.since.Add(patience(v.lease)) }

@@ -1,0 +1,137 @@
+package lease
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/nats-io/nuid"
+
+	"github.com/natsfabric/natsfabric/internal/kv"
+)
+
+// retryChallenge is the wait after a challenge that came to nothing.
+const retryChallenge = 50 * time.Millisecond
+
+// A Watcher watches one incarnation of one PID, and ends it when its lease has run
+// out. It is for one goroutine.
+type Watcher struct {
+	s   *Session
+	pid string
+	inc uint64
+	v   Vigil
+}
+
+// Watcher returns a watcher of an incarnation that was seen to be held.
+func (s *Session) Watcher(pid string, inc uint64) *Watcher {
+	return &Watcher{s: s, pid: pid, inc: inc}
+}
+
+// See takes what was learned of the PID's session; an entry without a value says
+// that there is none. It reports whether it is a sign of life.
+func (w *Watcher) See(e kv.Entry) (renewed bool) {
+	r, err := ParseSession(e)
+	if err != nil || r.Inc != w.inc {
+		// Absent, foreign, or of another incarnation: nothing of this one is known,
+		// so its lease may be the longest there is.
+		w.v.See(e.Rev, w.s.b.Longest(), e.Seen)
+		return false
+	}
+	return w.v.See(e.Rev, r.Lease(), e.Seen)
+}
+
+// Challenge ends the incarnation if its time has come. It returns whether it is
+// over, and else how long to wait before challenging again.
+func (w *Watcher) Challenge(ctx context.Context) (over bool, wait time.Duration) {
+	if w.v.since.IsZero() {
+		return false, renewEvery(w.s.cfg.Lease) // nothing read yet
+	}
+	if !w.s.mayChallenge(&w.v) {
+		return false, retryChallenge
+	}
+	guard, due := w.v.Due()
+	if wait := time.Until(due); wait > 0 {
+		return false, wait
+	}
+	err := w.s.End(ctx, w.pid, w.inc, guard)
+	switch {
+	case err == nil:
+		return true, 0
+	case errors.Is(err, kv.ErrRefused):
+		// Renewed, or ended by another: read which, in case the feed missed it.
+		if over, err := w.s.isOver(ctx, w.pid, w.inc); err == nil && over {
+			return true, 0
+		}
+		if e, err := w.s.b.Get(ctx, KeySession(w.pid)); err == nil {
+			w.See(e)
+		}
+	case errors.Is(err, kv.ErrUnknown):
+		w.v.Postpone(time.Now()) // the store does not answer us; perhaps nor its holder
+	}
+	return false, retryChallenge
+}
+
+// End marks incarnation inc of pid dead, if its session still has revision guard.
+// The caller has watched that revision for as long as a [Vigil] demands, or knows
+// that the process has ended.
+func (s *Session) End(ctx context.Context, pid string, inc, guard uint64) error {
+	r := PIDRecord{
+		Key: KeyPID(pid), State: stateDead, PID: pid, Inc: inc,
+		Host: s.cfg.Host, Since: time.Now().UTC(), Proc: s.proc, Nonce: nuid.Next(),
+	}
+	_, err := s.b.Put(ctx, kv.Write{
+		Key: r.Key, Value: encode(r), GuardKey: KeySession(pid), GuardRev: guard, TTL: keepEnded,
+	})
+	if err == nil {
+		s.cfg.Logger.Info("ended a session whose lease ran out", "pid", pid, "rev", inc)
+	}
+	return err
+}
+
+// outlive returns when incarnation inc of pid is over, and ends it when its lease
+// has run out. alive, if not nil, is called at a sign of life; its error ends the
+// wait.
+func (s *Session) outlive(ctx context.Context, pid string, inc uint64, alive func() error) error {
+	claim, err := s.b.Watch(ctx, KeyPID(pid))
+	if err != nil {
+		return err
+	}
+	defer claim.Close()
+	session, err := s.b.Watch(ctx, KeySession(pid))
+	if err != nil {
+		return err
+	}
+	defer session.Close()
+	w := s.Watcher(pid, inc)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-claim.Changed():
+			entries, _ := claim.Take()
+			for _, e := range entries {
+				if e.Rev > inc {
+					return nil
+				}
+			}
+		case <-session.Changed():
+			entries, synced := session.Take()
+			for _, e := range entries {
+				if w.See(e) && alive != nil {
+					return alive()
+				}
+			}
+			if synced && w.v.since.IsZero() {
+				w.See(kv.Entry{Key: KeySession(pid), Seen: time.Now()})
+			}
+		case <-timer.C:
+		}
+		over, wait := w.Challenge(ctx)
+		if over {
+			return nil
+		}
+		timer.Reset(wait)
+	}
+}

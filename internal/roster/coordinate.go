@@ -1,0 +1,274 @@
+package roster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nuid"
+
+	"github.com/natsfabric/natsfabric/internal/kv"
+	"github.com/natsfabric/natsfabric/internal/latest"
+	"github.com/natsfabric/natsfabric/internal/lease"
+)
+
+// candidate waits for its turn to coordinate, and coordinates, until ctx or the
+// session ends.
+func (r *Roster) candidate(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(r.cfg.Session.Leaving(), cancel)()
+	for n := 0; r.standBy(ctx); {
+		err := r.turn(ctx)
+		if err == nil {
+			n = 0
+			continue
+		}
+		if ctx.Err() == nil {
+			r.cfg.Logger.Warn("not coordinating", "roster", r.cfg.Name, "err", err)
+		}
+		kv.Pause(ctx, n)
+		n++
+	}
+}
+
+// standBy returns when this node should wait for the claim; false when ctx ends.
+func (r *Roster) standBy(ctx context.Context) bool {
+	for {
+		_, changed := r.view.Load()
+		if ctx.Err() != nil {
+			return false
+		}
+		if r.near() {
+			return true
+		}
+		timer := time.NewTimer(beacon)
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// near reports whether this node is one of those that stand by: one of the oldest
+// members, or anyone when no coordinator is heard.
+func (r *Roster) near() bool {
+	v := r.view.Get()
+	r.mu.Lock()
+	silent := time.Since(r.alive) > 2*beacon
+	r.mu.Unlock()
+	if silent || len(v.Members) <= standbys {
+		return true
+	}
+	older := 0
+	me, ok := v.Find(r.cfg.Session.PID())
+	for _, m := range v.Members {
+		if m.PID != v.PID && m.PID != me.PID && m.Inc < me.Inc {
+			older++
+		}
+	}
+	return ok && older < standbys
+}
+
+// turn waits for the claim and coordinates under it.
+func (r *Roster) turn(ctx context.Context) error {
+	wait, cancel := context.WithCancel(ctx)
+	defer cancel()
+	watched := make(chan struct{})
+	go func() { // ends the wait when others are nearer
+		defer close(watched)
+		for {
+			_, changed := r.view.Load()
+			select {
+			case <-wait.Done():
+				return
+			case <-changed:
+			}
+			if !r.near() {
+				cancel()
+			}
+		}
+	}()
+	g, err := r.claim.Acquire(wait, 0)
+	cancel()
+	<-watched
+	if err != nil {
+		if ctx.Err() == nil && wait.Err() != nil && errors.Is(err, context.Canceled) {
+			return nil // others are nearer now
+		}
+		return err
+	}
+	r.cfg.Logger.Info("coordinating", "roster", r.cfg.Name, "rev", g.Token)
+	err = r.coordinate(g)
+	release, done := context.WithTimeout(context.WithoutCancel(ctx), r.cfg.Session.Lease())
+	defer done()
+	return errors.Join(err, g.Release(release))
+}
+
+// A census result.
+type counted struct {
+	members []Member
+	failed  func(Member) bool
+	at      time.Time // when the first change since the last view was counted
+}
+
+// coordinate writes views until the grant ends or a view shows that another
+// coordinator came after. nil means that the grant ended.
+func (r *Roster) coordinate(g *lease.Grant) error {
+	ctx, cancel := context.WithCancel(g.Context())
+	defer cancel()
+	base, rev, err := r.base(ctx, g.Token)
+	if err != nil {
+		return r.ended(g, err)
+	}
+	var count latest.Value[*counted]
+	failed := make(chan error, 1) // capacity 1: the census ends once
+	go func() {
+		failed <- r.cfg.Census(ctx, base, func(members []Member, f func(Member) bool) {
+			count.Store(&counted{members: slices.Clone(members), failed: f})
+		})
+	}()
+	defer func() { cancel(); <-failed; failed <- nil }()
+	var last time.Time // when the last view was written
+	for {
+		c, changed := count.Load()
+		var a announcement
+		if c != nil {
+			a.Set, a.Gone = base.diff(c.members, c.failed)
+		}
+		if len(a.Set) > 0 || len(a.Gone) > 0 {
+			c = r.settle(ctx, &count, time.Since(last) > r.cfg.Ceiling && !last.IsZero())
+			if c == nil {
+				return r.ended(g, context.Cause(ctx))
+			}
+			if base, rev, err = r.publish(ctx, g, base, rev, c); err != nil {
+				return r.ended(g, err)
+			}
+			last = time.Now()
+			continue
+		}
+		timer := time.NewTimer(beacon)
+		select {
+		case <-changed:
+		case <-timer.C:
+			r.announce(announcement{Epoch: base.Epoch, Prev: base.Epoch, Token: g.Token, PID: base.PID})
+		case err := <-failed:
+			failed <- nil
+			timer.Stop()
+			return r.ended(g, err)
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		}
+		timer.Stop()
+	}
+}
+
+// ended: an error after the end of the grant is its consequence.
+func (r *Roster) ended(g *lease.Grant, err error) error {
+	if g.Context().Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// settle waits until the census has been quiet, or the first change has waited
+// long enough, and returns the newest. early shortens the quiet time, after a time
+// without changes. Nil when ctx ends.
+func (r *Roster) settle(ctx context.Context, count *latest.Value[*counted], early bool) *counted {
+	ceiling := time.NewTimer(r.cfg.Ceiling)
+	defer ceiling.Stop()
+	quiet := r.cfg.Quiet
+	if early {
+		quiet /= 10
+	}
+	for {
+		c, changed := count.Load()
+		timer := time.NewTimer(quiet)
+		select {
+		case <-changed:
+			quiet = r.cfg.Quiet
+			timer.Stop()
+			continue
+		case <-timer.C:
+		case <-ceiling.C:
+			timer.Stop()
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		}
+		return c
+	}
+}
+
+// errSuperseded: a coordinator with a higher token has written a view.
+var errSuperseded = errors.New("another coordinator came after")
+
+// base reads the view to go on from.
+func (r *Roster) base(ctx context.Context, token uint64) (*View, uint64, error) {
+	for n := 0; ; n++ {
+		e, err := r.b.Get(ctx, r.key)
+		if err == nil {
+			v, err := parseView(e)
+			if err == nil && v.Token > token {
+				err = errSuperseded
+			}
+			return v, e.Rev, err
+		}
+		if err := kv.Pause(ctx, n); err != nil {
+			return nil, 0, err
+		}
+	}
+}
+
+// publish writes the view that follows base and announces it.
+func (r *Roster) publish(ctx context.Context, g *lease.Grant, base *View, rev uint64, c *counted) (*View, uint64, error) {
+	for {
+		a := announcement{Epoch: base.Epoch + 1, Prev: base.Epoch, Token: g.Token, PID: r.cfg.Session.PID()}
+		a.Set, a.Gone = base.diff(c.members, c.failed)
+		v := base.next(a)
+		v.Nonce = nuid.Next()
+		value, err := json.Marshal(v)
+		if err != nil {
+			return nil, 0, err
+		}
+		if !g.Valid() {
+			return nil, 0, lease.ErrLost
+		}
+		got, err := r.b.Settle(ctx, r.key, rev, value, 0)
+		if err == nil {
+			r.cfg.Logger.Debug("view written", "roster", r.cfg.Name, "epoch", v.Epoch, "members", len(v.Members))
+			r.advance(v)
+			r.announce(a)
+			return v, got, nil
+		}
+		if !errors.Is(err, kv.ErrRefused) {
+			return nil, 0, err
+		}
+		// A late write of the coordinator before: go on from there.
+		if base, rev, err = r.base(ctx, g.Token); err != nil {
+			return nil, 0, err
+		}
+	}
+}
+
+// announce tells the followers. One that does not get it reads at the next beacon.
+func (r *Roster) announce(a announcement) {
+	r.mu.Lock()
+	r.alive = time.Now()
+	r.mu.Unlock()
+	data, err := json.Marshal(a)
+	if err == nil {
+		err = r.cfg.Signals.Signal(r.kind, data)
+	}
+	if err != nil { // too large, or disconnected: name the epoch only, now or later
+		data, _ = json.Marshal(announcement{Epoch: a.Epoch, Prev: a.Epoch, Token: a.Token, PID: a.PID})
+		if err := r.cfg.Signals.Signal(r.kind, data); err != nil {
+			r.cfg.Logger.Debug("view not announced", "roster", r.cfg.Name, "err", err)
+		}
+	}
+}

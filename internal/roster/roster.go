@@ -1,0 +1,243 @@
+package roster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/natsfabric/natsfabric/internal/kv"
+	"github.com/natsfabric/natsfabric/internal/latest"
+	"github.com/natsfabric/natsfabric/internal/lease"
+)
+
+// Signals carries announcements between the nodes of a fabric.
+type Signals interface {
+	Signal(kind string, data []byte) error
+	OnSignal(kind string, f func(from string, data []byte)) (stop func(), err error)
+}
+
+// A Census tells a coordinator who is here. It runs until ctx ends and calls
+// report with the whole set, in any order, once it is known and whenever it has
+// changed; failed tells of a member that is no longer in it whether it failed
+// rather than left. before is the view that the coordinator begins with.
+type Census func(ctx context.Context, before *View, report func(members []Member, failed func(Member) bool)) error
+
+// A Host is what rosters and elections need of the node they live on.
+type Host struct {
+	Session *lease.Session
+	Signals Signals
+	Members *Roster // of the fabric
+	Logger  *slog.Logger
+}
+
+// Config describes one roster.
+type Config struct {
+	Name    string // "members", "g.<group>"
+	Session *lease.Session
+	Signals Signals
+	Census  Census // nil: this node only follows
+	Quiet   time.Duration
+	Ceiling time.Duration
+	Logger  *slog.Logger
+}
+
+// Times of the protocol.
+const (
+	DefaultQuiet   = 50 * time.Millisecond
+	DefaultCeiling = time.Second
+	// beacon is how often the coordinator names the current epoch.
+	beacon = 5 * time.Second
+	// standbys is how many of the oldest members wait for the coordinator's claim;
+	// everyone does when there has been no beacon for two beacons' time.
+	standbys = 3
+)
+
+// A Roster follows one list of members, and coordinates it when its turn comes.
+type Roster struct {
+	cfg    Config
+	b      *kv.Bucket
+	key    string
+	kind   string
+	claim  *lease.Claim
+	view   latest.Value[*View]
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	unsub  func()
+
+	heard chan announcement // capacity 64: when full the follower is told to read
+	again chan struct{}     // capacity 1: asks the follower to read
+
+	mu    sync.Mutex // guards the field below
+	alive time.Time  // when a coordinator was last heard
+	err   error      // why the view cannot be read, if it is not the fabric's
+}
+
+// Start follows the roster, and lets this node coordinate it if cfg has a census.
+// Close ends it.
+func Start(ctx context.Context, cfg Config) (*Roster, error) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	r := &Roster{
+		cfg: cfg, b: cfg.Session.Bucket(), key: "v." + cfg.Name, kind: "view-" + dashed(cfg.Name),
+		cancel: cancel, heard: make(chan announcement, 64), again: make(chan struct{}, 1),
+	}
+	r.view.Store(&View{Key: r.key})
+	unsub, err := cfg.Signals.OnSignal(r.kind, r.hear)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	r.unsub = unsub
+	r.wg.Go(func() { r.follow(ctx) })
+	if cfg.Census != nil {
+		r.claim = cfg.Session.Claim(lease.KeyRoster(cfg.Name))
+		exit := cfg.Session.Enter()
+		r.wg.Go(func() { defer exit(); r.candidate(ctx) })
+	}
+	return r, nil
+}
+
+// dashed makes a roster's name one subject token.
+func dashed(name string) string {
+	b := []byte(name)
+	for i := range b {
+		if b[i] == '.' {
+			b[i] = '-'
+		}
+	}
+	return string(b)
+}
+
+// Close stops following and coordinating, and waits.
+func (r *Roster) Close() {
+	r.cancel()
+	r.unsub()
+	r.wg.Wait()
+}
+
+// View returns the newest view and a channel that is closed at the next.
+func (r *Roster) View() (*View, <-chan struct{}) { return r.view.Load() }
+
+// Reread asks for the view to be read: the connection was away.
+func (r *Roster) Reread() {
+	select {
+	case r.again <- struct{}{}:
+	default:
+	}
+}
+
+// Await returns the first view that ok accepts.
+func (r *Roster) Await(ctx context.Context, ok func(*View) bool) (*View, error) {
+	for {
+		v, changed := r.view.Load()
+		if ok(v) {
+			return v, nil
+		}
+		r.mu.Lock()
+		err := r.err
+		r.mu.Unlock()
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// hear takes an announcement off the reader's hands.
+func (r *Roster) hear(_ string, data []byte) {
+	var a announcement
+	if json.Unmarshal(data, &a) != nil || a.Epoch == 0 {
+		return
+	}
+	select {
+	case r.heard <- a:
+	default:
+		r.Reread()
+	}
+}
+
+// follow keeps the view up to date until ctx ends.
+func (r *Roster) follow(ctx context.Context) {
+	r.Reread()
+	for n := 0; ctx.Err() == nil; {
+		timer := time.NewTimer(2*beacon + rand.N(beacon))
+		want := uint64(0)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case a := <-r.heard:
+			timer.Stop()
+			if r.take(a) {
+				continue
+			}
+			want = a.Epoch
+		case <-r.again:
+		case <-timer.C:
+		}
+		timer.Stop()
+		err := r.read(ctx, want)
+		if err == nil {
+			n = 0
+			continue
+		}
+		r.cfg.Logger.Debug("view not read", "roster", r.cfg.Name, "err", err)
+		kv.Pause(ctx, n)
+		n++
+		r.Reread()
+	}
+}
+
+// take applies a, and reports false if the view must be read instead.
+func (r *Roster) take(a announcement) bool {
+	r.mu.Lock()
+	r.alive = time.Now()
+	r.mu.Unlock()
+	v := r.view.Get()
+	switch {
+	case a.Epoch <= v.Epoch:
+		return true
+	case a.Prev != v.Epoch || a.Prev == a.Epoch || a.Token < v.Token:
+		return false
+	}
+	r.advance(v.next(a))
+	return true
+}
+
+// advance makes v the view unless a newer one is known. A lower epoch is newer if
+// its token is higher: the bucket was lost and made anew.
+func (r *Roster) advance(v *View) {
+	r.view.Update(func(old *View) (*View, bool) {
+		return v, v.Epoch > old.Epoch || v.Token > old.Token && v.Epoch != old.Epoch
+	})
+}
+
+// errBehind: a read that shows less than was announced.
+var errBehind = errors.New("the view read is older than the one announced")
+
+func (r *Roster) read(ctx context.Context, want uint64) error {
+	e, err := r.b.Get(ctx, r.key)
+	if err != nil && !errors.Is(err, kv.ErrNoBucket) {
+		return err
+	}
+	v, err := parseView(e)
+	r.mu.Lock()
+	r.err = err
+	r.mu.Unlock()
+	if err != nil {
+		r.view.Update(func(v *View) (*View, bool) { return v, true }) // wake who waits
+		return err
+	}
+	r.advance(v)
+	if v.Epoch < want {
+		return errBehind
+	}
+	return nil
+}
