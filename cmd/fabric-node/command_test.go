@@ -34,16 +34,23 @@ var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){
 
 type processesKey struct{}
 
-// processes are the running processes of one script.
-type processes map[string]*exec.Cmd
+// A scriptProcess is a program that a script started.
+type scriptProcess struct {
+	*exec.Cmd
+	done chan struct{} // closed when it has ended
+	err  error         // of Wait; read after done
+}
+
+// processes are the programs that a script has started and not yet seen the end of.
+type processes map[string]*scriptProcess
 
 func scriptSetup(env *testscript.Env) error {
 	running := processes{}
 	env.Values[processesKey{}] = running
 	env.Defer(func() {
-		for _, cmd := range running {
-			cmd.Process.Kill()
-			cmd.Wait()
+		for _, p := range running {
+			p.Process.Kill()
+			<-p.done
 		}
 	})
 	return nil
@@ -55,11 +62,9 @@ func want(ts *testscript.TestScript, neg bool, args []string, low int, usage str
 	}
 }
 
-func scriptProcess(ts *testscript.TestScript, argv []string, out, errs string) *exec.Cmd {
+// launch starts argv with its output in two files of the script's directory.
+func launch(ts *testscript.TestScript, argv []string, out, errs string) *scriptProcess {
 	cmd := exec.Command(argv[0], argv[1:]...)
-	if path, err := exec.LookPath(argv[0]); err == nil {
-		cmd.Path = path
-	}
 	cmd.Dir = ts.MkAbs(".")
 	for _, name := range []string{"PATH", "HOME", "TMPDIR", "WORK", "XDG_CONFIG_HOME"} {
 		cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
@@ -75,36 +80,43 @@ func scriptProcess(ts *testscript.TestScript, argv []string, out, errs string) *
 		return file
 	}
 	cmd.Stdout, cmd.Stderr = create(out), create(errs)
-	return cmd
+	ts.Check(cmd.Start())
+	p := &scriptProcess{Cmd: cmd, done: make(chan struct{})}
+	go func() {
+		p.err = cmd.Wait()
+		close(p.done)
+	}()
+	return p
+}
+
+// show logs what the process printed, before the script fails.
+func (p *scriptProcess) show(ts *testscript.TestScript) {
+	for _, file := range []*os.File{p.Stdout.(*os.File), p.Stderr.(*os.File)} {
+		text, _ := os.ReadFile(file.Name())
+		ts.Logf("[%s]\n%s", file.Name(), text)
+	}
+}
+
+// wants waits for the end, and checks the exit code as a shell would show it.
+func (p *scriptProcess) wants(ts *testscript.TestScript, what, code string) {
+	select {
+	case <-p.done:
+	case <-time.After(scriptDeadline):
+		p.show(ts)
+		p.Process.Kill()
+		<-p.done
+		ts.Fatalf("%s did not end within %v", what, scriptDeadline)
+	}
+	got, _ := exitStatus(p.Cmd, p.err)
+	if strconv.Itoa(got) != code {
+		p.show(ts)
+		ts.Fatalf("%s: exit code %d, want %s", what, got, code)
+	}
 }
 
 func codeCommand(ts *testscript.TestScript, neg bool, args []string) {
 	want(ts, neg, args, 2, "code N PROGRAM [ARG]...")
-	cmd := scriptProcess(ts, args[1:], "out", "err")
-	ts.Check(cmd.Start())
-	checkExit(ts, cmd, strings.Join(args[1:], " "), args[0])
-}
-
-func checkExit(ts *testscript.TestScript, cmd *exec.Cmd, what, code string) {
-	timer := time.AfterFunc(scriptDeadline, func() { cmd.Process.Kill() })
-	err := cmd.Wait()
-	if !timer.Stop() {
-		ts.Fatalf("%s did not end within %v", what, scriptDeadline)
-	}
-	if _, ok := errors.AsType[*exec.ExitError](err); err != nil && !ok {
-		ts.Fatalf("%s: %v", what, err)
-	}
-	got := cmd.ProcessState.ExitCode()
-	if st := cmd.ProcessState.Sys().(syscall.WaitStatus); st.Signaled() {
-		got = 128 + int(st.Signal())
-	}
-	if strconv.Itoa(got) != code {
-		for _, file := range []*os.File{cmd.Stdout.(*os.File), cmd.Stderr.(*os.File)} {
-			text, _ := os.ReadFile(file.Name())
-			ts.Logf("[%s]\n%s", file.Name(), text)
-		}
-		ts.Fatalf("%s: exit code %d, want %s", what, got, code)
-	}
+	launch(ts, args[1:], "out", "err").wants(ts, strings.Join(args[1:], " "), args[0])
 }
 
 func startCommand(ts *testscript.TestScript, neg bool, args []string) {
@@ -113,17 +125,15 @@ func startCommand(ts *testscript.TestScript, neg bool, args []string) {
 	if running[args[0]] != nil {
 		ts.Fatalf("%s is running", args[0])
 	}
-	cmd := scriptProcess(ts, args[1:], args[0]+".out", args[0]+".err")
-	ts.Check(cmd.Start())
-	running[args[0]] = cmd
+	running[args[0]] = launch(ts, args[1:], args[0]+".out", args[0]+".err")
 }
 
-func find(ts *testscript.TestScript, name string) *exec.Cmd {
-	cmd := ts.Value(processesKey{}).(processes)[name]
-	if cmd == nil {
+func find(ts *testscript.TestScript, name string) *scriptProcess {
+	p := ts.Value(processesKey{}).(processes)[name]
+	if p == nil {
 		ts.Fatalf("%s is not running", name)
 	}
-	return cmd
+	return p
 }
 
 func signalCommand(ts *testscript.TestScript, neg bool, args []string) {
@@ -140,23 +150,35 @@ func signalCommand(ts *testscript.TestScript, neg bool, args []string) {
 
 func exitsCommand(ts *testscript.TestScript, neg bool, args []string) {
 	want(ts, neg, args, 2, "exits NAME N")
-	cmd := find(ts, args[0])
-	checkExit(ts, cmd, args[0], args[1])
+	find(ts, args[0]).wants(ts, args[0], args[1])
 	delete(ts.Value(processesKey{}).(processes), args[0])
 }
 
-// poll waits until done; files and processes of others tell nobody.
-func poll(ts *testscript.TestScript, what string, done func() bool) {
+// poll waits until done: files, and processes of others, tell nobody. It waits no
+// longer than writer lives, if there is one.
+func poll(ts *testscript.TestScript, what string, writer *scriptProcess, done func() bool) {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	limit := time.NewTimer(scriptDeadline)
 	defer limit.Stop()
+	var ended chan struct{}
+	if writer != nil {
+		ended = writer.done
+	}
 	for !done() {
 		select {
 		case <-tick.C:
+			continue
+		case <-ended:
+			if done() {
+				return
+			}
 		case <-limit.C:
-			ts.Fatalf("%s: not within %v", what, scriptDeadline)
 		}
+		if writer != nil {
+			writer.show(ts)
+		}
+		ts.Fatalf("%s: not within %v, or the life of its writer", what, scriptDeadline)
 	}
 }
 
@@ -170,16 +192,13 @@ func untilCommand(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	re, err := regexp.Compile("(?m)" + args[1])
 	ts.Check(err)
-	var text []byte
-	defer func() {
-		if len(re.FindAll(text, -1)) < count {
-			ts.Logf("[%s]\n%s", args[0], text)
-		}
-	}()
-	poll(ts, strings.Join(args, " "), func() bool {
-		text, _ = os.ReadFile(ts.MkAbs(args[0]))
+	matches := func() bool {
+		text, _ := os.ReadFile(ts.MkAbs(args[0])) // it may not exist yet
 		return len(re.FindAll(text, count)) == count
-	})
+	}
+	name, _, _ := strings.Cut(args[0], ".")
+	writer := ts.Value(processesKey{}).(processes)[name]
+	poll(ts, strings.Join(args, " "), writer, matches)
 }
 
 func freeportCommand(ts *testscript.TestScript, neg bool, args []string) {
@@ -196,7 +215,7 @@ func goneCommand(ts *testscript.TestScript, neg bool, args []string) {
 	want(ts, neg, args, 1, "gone FILE")
 	pid, err := strconv.Atoi(strings.TrimSpace(ts.ReadFile(args[0])))
 	ts.Check(err)
-	poll(ts, "gone "+args[0], func() bool { return !running(pid) })
+	poll(ts, "gone "+args[0], nil, func() bool { return !running(pid) })
 }
 
 // running reports whether pid is a process that does something: one that has ended

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"sync"
-	"time"
 
+	"github.com/nats-io/nuid"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -95,10 +95,16 @@ type member struct {
 	read sync.WaitGroup // ends when the node has left
 
 	stopReading context.CancelFunc
+	reading     bool
+	lastMessage string        // the data of a message to itself, after which wait leaves
+	lastRead    chan struct{} // closed when the reader has seen it
 }
 
 func newMember(ctx context.Context, a *app, node *fabric.Node, out *events) *member {
-	m := &member{app: a, node: node, out: out, stopReading: func() {}}
+	m := &member{
+		app: a, node: node, out: out,
+		stopReading: func() {}, lastMessage: nuid.Next(), lastRead: make(chan struct{}),
+	}
 	m.ctx, m.cancel = context.WithCancelCause(ctx)
 	return m
 }
@@ -142,14 +148,18 @@ func (m *member) watchNode() {
 	})
 }
 
-// messages reports the messages until the node has left and none is waiting.
+// messages reports the messages until the node has left.
 func (m *member) messages(print, echo bool) {
 	ctx, stop := context.WithCancel(context.WithoutCancel(m.ctx))
-	m.stopReading = stop
+	m.stopReading, m.reading = stop, true
 	m.read.Go(func() {
+		defer close(m.lastRead)
 		for msg, err := range m.node.Messages(ctx) {
 			if err != nil {
 				m.fail(err)
+				return
+			}
+			if msg.From == m.node.PID() && string(msg.Data) == m.lastMessage {
 				return
 			}
 			m.emit(newMessageEvent(msg, print))
@@ -209,6 +219,21 @@ func (m *member) balance(workers int) {
 	})
 }
 
+// drain waits until everything that waited in the inbox has been reported: it sends
+// itself a message, behind which nobody else's counts.
+func (m *member) drain(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.app.opts.timeout)
+	defer cancel()
+	if err := m.node.Send(ctx, m.node.PID(), []byte(m.lastMessage)); err != nil {
+		m.app.log.Debug("messages may be dropped", "err", err)
+		return
+	}
+	select {
+	case <-m.lastRead:
+	case <-ctx.Done():
+	}
+}
+
 // wait returns when the member has ended and left.
 func (m *member) wait(ctx context.Context) error {
 	select {
@@ -219,11 +244,12 @@ func (m *member) wait(ctx context.Context) error {
 	cause := context.Cause(m.ctx)
 	m.cancel(nil)
 	m.work.Wait()
-	err := m.app.leave(ctx, m.node)
-	limit := time.AfterFunc(m.app.opts.timeout, m.stopReading)
-	m.read.Wait()
-	limit.Stop()
+	if m.reading {
+		m.drain(ctx)
+	}
 	m.stopReading()
+	m.read.Wait()
+	err := m.app.leave(ctx, m.node)
 	if err == nil {
 		err = m.out.emit(nodeEvent{Type: "left", PID: m.node.PID()})
 	}
