@@ -14,7 +14,9 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/natsfabric/natsfabric/balance"
 	"github.com/natsfabric/natsfabric/election"
+	"github.com/natsfabric/natsfabric/embedded"
 	"github.com/natsfabric/natsfabric/fabric"
 )
 
@@ -93,7 +95,8 @@ func exitCode(err error) int {
 		return slices.ContainsFunc(targets, func(t error) bool { return errors.Is(err, t) })
 	}
 	switch {
-	case is(fabric.ErrConfig, fabric.ErrTooLarge):
+	case is(fabric.ErrConfig, balance.ErrConfig, embedded.ErrConfig, embedded.ErrUnprotected, embedded.ErrStore,
+		fabric.ErrTooLarge):
 		return exitUsage
 	case is(fabric.ErrConnect, fabric.ErrNoJetStream, fabric.ErrOldServer, fabric.ErrPermission,
 		fabric.ErrDisconnected, fabric.ErrConnClosed):
@@ -125,6 +128,10 @@ func (a *app) hint(err error) string {
 		return "allow that subject to this user in the server's configuration"
 	case errors.Is(err, fabric.ErrConnect):
 		return "start a server (fabric-node server), name one (-s URL or FABRIC_SERVER), or let a member bring its own (fabric-node run --embedded)"
+	case errors.Is(err, embedded.ErrAddrInUse):
+		return "join the server that is there, without --embedded; or choose another --addr"
+	case errors.Is(err, embedded.ErrStoreInUse):
+		return "choose another --store"
 	case errors.Is(err, fabric.ErrNoPeer), errors.Is(err, fabric.ErrUnreachable):
 		return "see who is here: fabric-node members " + where
 	case errors.Is(err, election.ErrNoLeader):

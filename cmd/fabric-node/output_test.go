@@ -9,7 +9,9 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/natsfabric/natsfabric/balance"
 	"github.com/natsfabric/natsfabric/election"
+	"github.com/natsfabric/natsfabric/embedded"
 	"github.com/natsfabric/natsfabric/fabric"
 )
 
@@ -24,6 +26,12 @@ func TestExitCode(t *testing.T) {
 		{&fabric.NameError{Field: "pid", Name: "a.b"}, 2},
 		{&fabric.ConfigError{Field: "Lease", Reason: "too short"}, 2},
 		{fabric.ErrTooLarge, 2},
+		{&balance.ConfigError{Field: "first", Reason: "too large"}, 2},
+		{fmt.Errorf("start: %w", embedded.ErrConfig), 2},
+		{embedded.ErrUnprotected, 2},
+		{embedded.ErrStore, 2},
+		{embedded.ErrAddrInUse, 1},
+		{embedded.ErrStoreInUse, 1},
 		{fabric.ErrConnect, 3},
 		{fabric.ErrNoJetStream, 3},
 		{fabric.ErrOldServer, 3},
@@ -119,6 +127,8 @@ func TestHints(t *testing.T) {
 		{election.ErrNoLeader, "fabric-node lead"},
 		{context.DeadlineExceeded, "--timeout"},
 		{fabric.ErrPermission, "allow"},
+		{embedded.ErrAddrInUse, "--addr"},
+		{embedded.ErrStoreInUse, "--store"},
 	} {
 		if got := a.hint(fmt.Errorf("x: %w", tt.err)); !strings.Contains(got, tt.want) {
 			t.Errorf("hint(%v) = %q, want %q in it", tt.err, got, tt.want)

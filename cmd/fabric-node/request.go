@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"math"
 	"time"
 
@@ -52,7 +51,7 @@ func (a *app) request(ctx context.Context, node *fabric.Node, to fabric.PID, dat
 	start := time.Now()
 	reply, err := node.Request(ctx, to, data)
 	if err != nil {
-		return fmt.Errorf("request to %s: %w", to, err)
+		return err
 	}
 	rtt := time.Since(start)
 	if !a.table() {

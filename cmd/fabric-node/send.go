@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"strconv"
 
@@ -74,13 +73,13 @@ func (a *app) send(ctx context.Context, data *input, args []string, to fabric.PI
 		for i := range data.len() {
 			text := data.at(i)
 			if err := node.SendMsg(ctx, &fabric.Message{To: to, Data: text}); err != nil {
-				return fmt.Errorf("send message %d of %d: %w", i+1, data.len(), err)
+				return err
 			}
 			sent.Sent++
 			sent.Bytes += len(text)
 		}
 		if err := node.Flush(ctx); err != nil {
-			return fmt.Errorf("send: %w", err)
+			return err
 		}
 		if !a.table() {
 			return a.object(sent)

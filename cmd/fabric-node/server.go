@@ -83,8 +83,8 @@ func newServer(a *app) *cobra.Command {
 		Long: `Run a NATS server with JetStream until INT or TERM. It keeps its streams in
 --store; without one they are gone when it stops.`,
 		Example: `  fabric-node server
-  fabric-node server --store /var/lib/fabric --addr 10.0.0.1:4222
-  fabric-node server --addr 127.0.0.1:-1 -o ndjson | head -1   # a free port`,
+  fabric-node server --store /var/lib/fabric --addr 127.0.0.1:4333
+  fabric-node server --addr 127.0.0.1:0 -o ndjson | head -1   # a free port`,
 		Args: exactly(0, 0, "[--store DIR] [--addr HOST:PORT]"),
 		RunE: a.untilSignal(func(ctx context.Context, _ []string) error {
 			srv, err := m.start(ctx, a)
