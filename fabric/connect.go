@@ -24,9 +24,9 @@ type link struct {
 	denied map[string]string
 }
 
-// connect dials, and tries again until ctx ends: a process may come up before its
+// dial connects, and tries again until ctx ends: a process may come up before its
 // server does.
-func connect(ctx context.Context, cfg Config) (*link, error) {
+func dial(ctx context.Context, cfg Config) (*link, error) {
 	l := &link{denied: map[string]string{}}
 	if cfg.Conn != nil {
 		l.nc = cfg.Conn

@@ -49,7 +49,8 @@ type courier struct {
 	nonce string
 	log   *slog.Logger
 
-	ids     atomic.Uint64
+	ids     atomic.Uint64 // of messages
+	ownIDs  atomic.Uint64 // of markers and signals, so that messages are numbered 1, 2, 3
 	sent    atomic.Uint64
 	invalid atomic.Uint64
 	dropped atomic.Uint64 // by nats.go, once close has read it
@@ -59,7 +60,8 @@ type courier struct {
 	inbox    *inbox
 	off      bool // no messages are received
 	refusals chan *Message
-	calls    calls
+	calls    calls // requests
+	flushes  calls
 	clerk    clerk
 
 	subsMu sync.Mutex           // guards subs
@@ -99,6 +101,7 @@ func newCourier(cfg courierConfig) (*courier, error) {
 			cmp.Or(cfg.inbox.Bytes, DefaultInboxBytes)),
 	}
 	c.calls.init()
+	c.flushes.init()
 	c.clerk.init(c)
 	c.everyone = c.newDest(Everyone)
 	if err := c.start(); err != nil {
@@ -189,7 +192,7 @@ func (c *courier) signal(kind string, data []byte) error {
 		return ErrClosed
 	}
 	subject := c.subj.signal(kind)
-	reply := tag{kind: kindSignal, nonce: c.nonce, id: c.ids.Add(1)}.append([]byte(c.subj.reply(c.cfg.pid, nobody)))
+	reply := tag{kind: kindSignal, nonce: c.nonce, id: c.ownIDs.Add(1)}.append([]byte(c.subj.reply(c.cfg.pid, nobody)))
 	if err := c.nc.PublishRequest(subject, string(reply), data); err != nil {
 		return fmt.Errorf("signal %s: %w", kind, natsError(err))
 	}
@@ -202,14 +205,13 @@ func (c *courier) signal(kind string, data []byte) error {
 func (c *courier) onSignal(kind string, f func(from PID, data []byte)) (stop func(), err error) {
 	sub, err := c.subscribe(c.subj.signalAll(kind), func(m *nats.Msg) {
 		from, ok := c.subj.parseSignal(kind, m.Subject)
-		if ok && from == c.cfg.pid {
-			return
-		}
 		if t, tagged := c.tagOf(m, from, nobody); !ok || from == External || !tagged || t.kind != kindSignal {
 			c.drop(m)
 			return
 		}
-		f(from, m.Data)
+		if from != c.cfg.pid {
+			f(from, m.Data)
+		}
 	})
 	if err != nil {
 		return nil, err

@@ -29,14 +29,14 @@ func (c *courier) flush(ctx context.Context) error {
 	if c.closed.Load() {
 		return fmt.Errorf("flush: %w", ErrClosed)
 	}
-	w := c.calls.open(c.ids.Add(1), c.cfg.pid)
+	w := c.flushes.open(c.ownIDs.Add(1), c.cfg.pid)
 	marker := tag{kind: kindFlush, nonce: c.nonce, id: w.id, secret: w.secret}
 	subject := marker.append([]byte(c.subj.reply(c.cfg.pid, c.cfg.pid)))
 	if err := c.nc.Publish(string(subject), nil); err != nil {
-		c.calls.take(w.id)
+		c.flushes.take(w.id)
 		return fmt.Errorf("flush: %w", natsError(err))
 	}
-	a, err := c.await(ctx, w)
+	a, err := c.await(ctx, &c.flushes, w)
 	if err != nil {
 		return fmt.Errorf("flush: the server has not processed everything: %w", err)
 	}
@@ -151,7 +151,7 @@ func (k *clerk) keep(u Undeliverable) {
 // report gives what was found to the Flush whose marker this is. If that does not
 // wait any more, it is kept for the next.
 func (k *clerk) report(marker tag) {
-	w := k.c.calls.match(marker, k.c.cfg.pid)
+	w := k.c.flushes.match(marker, k.c.cfg.pid)
 	if w == nil {
 		return
 	}

@@ -32,7 +32,7 @@ func Join(ctx context.Context, cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := connect(ctx, cfg)
+	l, err := dial(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -108,20 +108,17 @@ func (n *Node) subscribe(ctx context.Context) (err error) {
 	if err := n.courier.signal(signalOpen, nil); err != nil { // shows a missing permission to publish
 		return err
 	}
-	if err := n.link.nc.FlushWithContext(bounded(ctx, n.cfg.Lease)); err != nil {
-		return fmt.Errorf("subscribe: %w", err)
+	for try := 0; ; try++ {
+		flush, cancel := context.WithTimeout(ctx, time.Second)
+		err := n.link.nc.FlushWithContext(flush)
+		cancel()
+		if err == nil {
+			return n.link.anyRefused()
+		}
+		if waitErr := kv.Pause(ctx, try); waitErr != nil {
+			return fmt.Errorf("subscribe: %w: %w", waitErr, err)
+		}
 	}
-	return n.link.anyRefused()
-}
-
-// bounded: nats.go refuses to flush under a context without a deadline.
-func bounded(ctx context.Context, d time.Duration) context.Context {
-	if _, ok := ctx.Deadline(); ok {
-		return ctx
-	}
-	ctx, cancel := context.WithTimeout(ctx, d)
-	context.AfterFunc(ctx, cancel)
-	return ctx
 }
 
 // awaitSelf waits until the view has this node's incarnation. A passive node has

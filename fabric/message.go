@@ -40,17 +40,21 @@ type Message struct {
 	// sender until Send returned.
 	Data []byte
 
-	courier *courier // of a received request
+	asked *asked // nil if the message is not a request
+}
+
+// asked is what a request adds to a message, apart so that the others are small.
+type asked struct {
+	courier *courier
 	// answer is what the address of the answer is rebuilt from: the end of the
 	// tag, from its nonce on, or the _INBOX address of a request From External.
-	// Empty if the message is not a request.
 	answer  string
-	replied uint32 // 1 when answered; atomic
+	replied atomic.Bool
 }
 
 // IsRequest reports whether the sender awaits an answer. A message not to be
 // answered, a broadcast, and the answer to a request, are none.
-func (m *Message) IsRequest() bool { return m.answer != "" }
+func (m *Message) IsRequest() bool { return m.asked != nil }
 
 // Reply answers a request, once: afterwards it returns [ErrReplied]. It returns
 // [ErrNotRequest] if m is none, [ErrTooLarge] if data and the subject do not fit the
@@ -68,11 +72,11 @@ func (m *Message) reply(ctx context.Context, k kind, data []byte) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("reply to %s: %w", m.From, context.Cause(ctx))
 	}
-	if !atomic.CompareAndSwapUint32(&m.replied, 0, 1) {
+	if !m.asked.replied.CompareAndSwap(false, true) {
 		return ErrReplied
 	}
-	if err := m.courier.answer(m, k, data); err != nil {
-		atomic.StoreUint32(&m.replied, 0)
+	if err := m.asked.courier.answer(m, k, data); err != nil {
+		m.asked.replied.Store(false)
 		return fmt.Errorf("reply to %s: %w", m.From, err)
 	}
 	return nil

@@ -112,6 +112,7 @@ type decoder struct {
 type sender struct {
 	subject  string
 	from, to PID
+	own      bool // broadcasts of this node
 	// plain begins the reply subjects of messages that are no requests, up to the
 	// id. Empty until the first was parsed.
 	plain string
@@ -130,32 +131,32 @@ func (d *decoder) decode(batch []*Message, m *nats.Msg) []*Message {
 		}
 		d.last = s
 	}
-	if s.from == d.c.cfg.pid && s.to == Everyone {
-		return batch // our own broadcast
-	}
 	if isForeign(m.Header) {
 		d.c.drop(m)
 		return batch
 	}
 	msg := &Message{From: s.from, To: s.to, Header: m.Header, Data: m.Data}
+	ok := false
 	if n := len(s.plain); n > 0 && len(m.Reply) > n && m.Reply[:n] == s.plain {
-		var ok bool
-		if msg.ID, ok = parseID(m.Reply[n:]); ok {
-			return append(batch, msg)
-		}
+		msg.ID, ok = parseID(m.Reply[n:])
+	} else {
+		ok = d.address(msg, s, m.Reply)
 	}
-	if !d.address(msg, s, m.Reply) {
+	switch {
+	case !ok:
 		d.c.drop(m)
-		return batch
+	case s.own: // our own broadcast
+	default:
+		batch = append(batch, msg)
 	}
-	return append(batch, msg)
+	return batch
 }
 
 // address fills in what the reply subject says.
 func (d *decoder) address(msg *Message, s *sender, reply string) bool {
 	if s.from == External {
 		if isInboxAddress(reply) {
-			msg.courier, msg.answer = d.c, reply
+			msg.asked = &asked{courier: d.c, answer: reply}
 		}
 		return true
 	}
@@ -174,7 +175,7 @@ func (d *decoder) address(msg *Message, s *sender, reply string) bool {
 	msg.ID = t.id
 	switch {
 	case t.kind == kindRequest && s.to != Everyone:
-		msg.courier, msg.answer = d.c, rest[2:]
+		msg.asked = &asked{courier: d.c, answer: rest[2:]}
 	case t.kind == kindSend && s.to != Everyone, t.kind == kindBroadcast && s.to == Everyone:
 		s.plain = reply[:len(reply)-len(rest)+tagLen+1]
 	default:
@@ -196,6 +197,7 @@ func (d *decoder) senderOf(m *nats.Msg) *sender {
 		if s.from, ok = d.c.subj.parseCast(m.Subject); !ok || s.from == External {
 			return nil
 		}
+		s.own = s.from == d.c.cfg.pid
 	}
 	if d.senders == nil || len(d.senders) >= maxSenders {
 		d.senders = make(map[string]*sender)

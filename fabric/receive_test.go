@@ -26,7 +26,7 @@ func TestExternal(t *testing.T) {
 	if m.From != External || m.To != "b" || m.ID != 0 || m.IsRequest() || string(m.Data) != "hi" {
 		t.Errorf("received %+v", m)
 	}
-	for _, reply := range []string{"$JS.API.STREAM.DELETE.S", "fab.c1.test.r.a.b.1a0123456789.1", "foo", "_INBOX", "_INBOXES.x"} {
+	for _, reply := range []string{"$JS.API.STREAM.DELETE.S", "fab.c1.test.r.a.b.1a01234567.1", "foo", "_INBOX", "_INBOXES.x"} {
 		if err := raw.PublishRequest(subject, reply, nil); err != nil {
 			t.Fatal(err)
 		}
@@ -66,7 +66,7 @@ func TestInvalid(t *testing.T) {
 		t.Fatal(err)
 	}
 	const u, r = "fab.c1.test.u.b.", "fab.c1.test.r."
-	const end = ".1q0123456789.1-0123456789"
+	const end = ".1q01234567.1-0123456789"
 	tests := []nats.Msg{
 		{Subject: u + "a"},
 		{Subject: u + "a", Reply: "spied.x"},
@@ -76,19 +76,19 @@ func TestInvalid(t *testing.T) {
 		{Subject: u + "a", Reply: r + "victim.a" + end},
 		{Subject: u + "a", Reply: r + "a.victim" + end},
 		{Subject: u + "a", Reply: r + "a._" + end},
-		{Subject: u + "a", Reply: r + "a.b" + ".2q0123456789.1-0123456789"},
-		{Subject: u + "a", Reply: r + "a.b" + ".1b0123456789.1"},
-		{Subject: u + "a", Reply: r + "a.b" + ".1s0123456789.0"},
-		{Subject: u + "a", Reply: r + "a.b" + ".1s0123456789.18446744073709551616"},
-		{Subject: u + "a", Reply: r + "a.b" + ".1s0123456789.1.x"},
-		{Subject: u + "é", Reply: r + "é.b" + ".1s0123456789.1"},
+		{Subject: u + "a", Reply: r + "a.b" + ".2q01234567.1-0123456789"},
+		{Subject: u + "a", Reply: r + "a.b" + ".1b01234567.1"},
+		{Subject: u + "a", Reply: r + "a.b" + ".1s01234567.0"},
+		{Subject: u + "a", Reply: r + "a.b" + ".1s01234567.18446744073709551616"},
+		{Subject: u + "a", Reply: r + "a.b" + ".1s01234567.1.x"},
+		{Subject: u + "é", Reply: r + "é.b" + ".1s01234567.1"},
 		{Subject: "fab.c1.test.b.a"},
 		{Subject: "fab.c1.test.b.ext"},
-		{Subject: "fab.c1.test.b.a", Reply: r + "a._" + ".1s0123456789.1"},
+		{Subject: "fab.c1.test.b.a", Reply: r + "a._" + ".1s01234567.1"},
 		{Subject: "fab.c1.test.b.a", Reply: r + "a._" + end}, // nobody requests of everyone
-		{Subject: u + "a", Reply: r + "a.b" + ".1s0123456789.1", Header: nats.Header{"Nats-Stream": {"S"}}},
-		{Subject: u + "a", Reply: r + "a.b" + ".1s0123456789.1", Header: nats.Header{"Nats-Sequence": {"1"}}},
-		{Subject: u + "a", Reply: r + "a.b" + ".1s0123456789.1", Header: nats.Header{"Status": {"503"}}},
+		{Subject: u + "a", Reply: r + "a.b" + ".1s01234567.1", Header: nats.Header{"Nats-Stream": {"S"}}},
+		{Subject: u + "a", Reply: r + "a.b" + ".1s01234567.1", Header: nats.Header{"Nats-Sequence": {"1"}}},
+		{Subject: u + "a", Reply: r + "a.b" + ".1s01234567.1", Header: nats.Header{"Status": {"503"}}},
 		{Subject: u + "ext", Header: nats.Header{"Nats-Subject": {"x"}}},
 	}
 	for _, m := range tests {

@@ -109,7 +109,7 @@ func (c *courier) request(ctx context.Context, to PID, data []byte) (*Message, e
 		c.calls.take(w.id)
 		return nil, fmt.Errorf("request to %s: %w", to, err)
 	}
-	a, err := c.await(ctx, w)
+	a, err := c.await(ctx, &c.calls, w)
 	if err == nil {
 		switch a.kind {
 		case kindAnswer:
@@ -163,7 +163,7 @@ func (c *courier) askSelf(w *call, data []byte) error {
 	end := tag{kind: kindRequest, nonce: c.nonce, id: w.id, secret: w.secret}.append(nil)
 	m := &Message{
 		From: c.cfg.pid, To: c.cfg.pid, ID: w.id, Data: bytes.Clone(data),
-		courier: c, answer: string(end[2:]),
+		asked: &asked{courier: c, answer: string(end[2:])},
 	}
 	if len(c.inbox.put([]*Message{m})) > 0 {
 		return ErrInboxFull
@@ -171,9 +171,9 @@ func (c *courier) askSelf(w *call, data []byte) error {
 	return nil
 }
 
-// await waits for the answer to w, at most DefaultRequestTimeout if ctx has no
+// await waits for the answer to w, a call of s, at most DefaultRequestTimeout if ctx has no
 // deadline.
-func (c *courier) await(ctx context.Context, w *call) (answer, error) {
+func (c *courier) await(ctx context.Context, s *calls, w *call) (answer, error) {
 	var timeout <-chan time.Time
 	if _, ok := ctx.Deadline(); !ok {
 		t := time.NewTimer(DefaultRequestTimeout)
@@ -191,7 +191,7 @@ func (c *courier) await(ctx context.Context, w *call) (answer, error) {
 	case <-c.done:
 		err = ErrClosed
 	}
-	if c.calls.take(w.id) == nil {
+	if s.take(w.id) == nil {
 		return <-w.answer, nil // it was answered at the same moment
 	}
 	return answer{}, err
@@ -255,9 +255,9 @@ func (c *courier) answer(m *Message, k kind, data []byte) error {
 	if m.From == External {
 		return c.answerExternal(m, k, data)
 	}
-	// m.answer was parsed as the nonce and id of a tag; the PIDs are as checked.
-	subject := c.subj.reply(m.From, c.cfg.pid) + string(wireVersion) + string(rune(k)) + m.answer
-	if m.From == c.cfg.pid && m.answer[:nonceLen] == c.nonce {
+	// m.asked.answer was parsed as the nonce and id of a tag; the PIDs are as checked.
+	subject := c.subj.reply(m.From, c.cfg.pid) + string(wireVersion) + string(rune(k)) + m.asked.answer
+	if m.From == c.cfg.pid && m.asked.answer[:nonceLen] == c.nonce {
 		if int64(len(data)) > c.nc.MaxPayload() {
 			return fmt.Errorf("%w: %d bytes, the server takes %d", ErrTooLarge, len(data), c.nc.MaxPayload())
 		}
@@ -275,7 +275,7 @@ func (c *courier) answer(m *Message, k kind, data []byte) error {
 // answerExternal answers a plain NATS client; an error goes as NATS's services
 // send it.
 func (c *courier) answerExternal(m *Message, k kind, data []byte) error {
-	out := &nats.Msg{Subject: m.answer, Data: data}
+	out := &nats.Msg{Subject: m.asked.answer, Data: data}
 	if k != kindAnswer {
 		text := string(data)
 		if k == kindFull {

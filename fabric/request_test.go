@@ -153,11 +153,11 @@ func TestForgedAnswers(t *testing.T) {
 	done := make(chan result, 1)
 	go func() { m, err := a.Request(ctx, "b", nil); done <- result{m, err} }()
 	m := receive(t, b)
-	nonce, id := m.answer[:nonceLen], m.answer[nonceLen:] // ".<n>-<secret>"
+	nonce, id := m.asked.answer[:nonceLen], m.asked.answer[nonceLen:] // ".<n>-<secret>"
 	number, _, _ := strings.Cut(id, "-")
 	at := "fab.c1.test.r.a."
 	forged := []string{
-		"b", "b.x", "b.1a" + nonce, "b.1a0123456789" + id, "b.2a" + nonce + id, "b.1z" + nonce + id,
+		"b", "b.x", "b.1a" + nonce, "b.1a01234567" + id, "b.2a" + nonce + id, "b.1z" + nonce + id,
 		"b.1a" + nonce + number, "b.1a" + nonce + id + "x", "b.1q" + nonce + id, "b.1s" + nonce + number,
 		"b.1f" + nonce + id, "..1a" + nonce + id,
 		// As an answer, but of another process or with another secret: no request
@@ -222,6 +222,7 @@ func TestHandle(t *testing.T) {
 	const workers = 4
 	var running, most, handled atomic.Int32
 	gate := make(chan struct{})
+	open := sync.OnceFunc(func() { close(gate) })
 	ended := make(chan error, 1)
 	go func() {
 		ended <- b.Handle(ctx, workers, func(ctx context.Context, m *Message) ([]byte, error) {
@@ -229,7 +230,7 @@ func TestHandle(t *testing.T) {
 			for old := most.Load(); n > old && !most.CompareAndSwap(old, n); old = most.Load() {
 			}
 			if n == workers {
-				close(gate) // all are at work at once
+				open() // all are at work at once
 			}
 			<-gate
 			running.Add(-1)

@@ -32,7 +32,7 @@ import (
 //	tag     = version kind nonce
 //	version = "1"
 //	kind    = one letter of the table above
-//	nonce   = 10 of 0-9 A-Z a-z, drawn at random by each courier
+//	nonce   = 8 of 0-9 A-Z a-z, drawn at random by each courier
 //	n       = 1 .. 2^64-1 in decimal, no leading zero: Message.ID
 //	secret  = 10 of 0-9 A-Z a-z, drawn at random for each request and marker
 //
@@ -68,7 +68,7 @@ const (
 )
 
 const (
-	nonceLen  = 10 // 62^10 is 2^59
+	nonceLen  = 8 // 62^8 is 2^47; every byte is parsed twice for every message
 	secretLen = 10
 	tagLen    = 2 + nonceLen
 )

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -198,47 +197,4 @@ func FastOptions() []nats.Option {
 		nats.ReconnectJitter(0, 0),
 		nats.MaxReconnects(-1),
 	}
-}
-
-// log is the server's log, kept in memory.
-type log struct {
-	mu    sync.Mutex // guards lines
-	lines []string
-}
-
-var _ server.Logger = (*log)(nil)
-
-func (l *log) add(level, format string, v []any) {
-	line := level + " " + fmt.Sprintf(format, v...)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.lines = append(l.lines, line)
-}
-
-func (l *log) Noticef(format string, v ...any) { l.add("INF", format, v) }
-func (l *log) Warnf(format string, v ...any)   { l.add("WRN", format, v) }
-func (l *log) Fatalf(format string, v ...any)  { l.add("FTL", format, v) }
-func (l *log) Errorf(format string, v ...any)  { l.add("ERR", format, v) }
-func (l *log) Debugf(format string, v ...any)  { l.add("DBG", format, v) }
-func (l *log) Tracef(format string, v ...any)  { l.add("TRC", format, v) }
-
-func (l *log) asyncError(nc *nats.Conn, sub *nats.Subscription, err error) {
-	if sub != nil {
-		l.add("CLI", "%q on the subscription to %s", []any{err, sub.Subject})
-		return
-	}
-	l.add("CLI", "%q on a connection", []any{err})
-}
-
-func (l *log) String() string { return l.tail(-1) }
-
-// tail returns the last n lines, all of them if n is negative.
-func (l *log) tail(n int) string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	lines := l.lines
-	if n >= 0 && len(lines) > n {
-		lines = lines[len(lines)-n:]
-	}
-	return strings.Join(lines, "\n")
 }

@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -148,6 +150,55 @@ func (r *Roster) Await(ctx context.Context, ok func(*View) bool) (*View, error) 
 			return nil, context.Cause(ctx)
 		}
 	}
+}
+
+// Sync reads the view, for a node that only follows, and leaves out whoever is no
+// longer here according to the records: there may be no coordinator that would.
+func (r *Roster) Sync(ctx context.Context) error {
+	for n := 0; ; n++ {
+		err := r.sync(ctx)
+		if _, foreign := errors.AsType[*lease.ForeignError](err); err == nil || foreign {
+			return err
+		}
+		if waitErr := kv.Pause(ctx, n); waitErr != nil {
+			return fmt.Errorf("%w: %w", waitErr, err)
+		}
+	}
+}
+
+func (r *Roster) sync(ctx context.Context) error {
+	if err := r.read(ctx, 0); err != nil {
+		return err
+	}
+	v := r.view.Get()
+	if len(v.Members) == 0 {
+		return nil
+	}
+	pids, err := r.b.List(ctx, lease.PIDs)
+	if err != nil {
+		return err
+	}
+	sessions, err := r.b.List(ctx, lease.Sessions)
+	if err != nil {
+		return err
+	}
+	here := map[string]int{}
+	for _, e := range pids {
+		if c, err := lease.ParsePID(e); err == nil && c.Held() {
+			here[fmt.Sprint(c.PID, " ", e.Rev)]++
+		}
+	}
+	for _, e := range sessions {
+		if s, err := lease.ParseSession(e); err == nil {
+			here[fmt.Sprint(s.PID, " ", s.Inc)]++
+		}
+	}
+	living := *v
+	living.Members = slices.DeleteFunc(slices.Clone(v.Members), func(m Member) bool {
+		return here[fmt.Sprint(m.PID, " ", m.Inc)] < 2 // its claim and its session
+	})
+	r.view.Update(func(now *View) (*View, bool) { return &living, now == v })
+	return nil
 }
 
 // hear takes an announcement off the reader's hands.

@@ -1,0 +1,64 @@
+// Package balance divides work between the members of a group. Each member has some
+// workers (threads, goroutines, processes), each worker of the group gets an index
+// out of 0 to total-1, and every member is told when its indices or the total change:
+//
+//	g, err := balance.Join(ctx, node, balance.Config{Group: "crawl", Workers: 4})
+//	...
+//	share := g.Share() // say {First: 2, Workers: 4, Total: 9, Epoch: 7}
+//	for i := range share.Indices() {
+//		go crawl(i, share.Total) // rows with hash % 9 == i, for i in 2..5
+//	}
+//
+// Nobody lists the members. Sorted by PID, as numbers when all PIDs are numbers and
+// bytewise otherwise, they get contiguous ranges in that order. A passive member sees
+// the total and has no index. [Static] gives the same [Group] where the shape is
+// fixed by configuration and there is no server.
+//
+// There are three ways to read a share: [Group.Share] before a unit of work,
+// [Group.Shares] in a loop, and [Config.OnChange] as a callback. A unit of work
+// should read it once and keep that value: First and Total of two different views do
+// not belong together.
+//
+//	Join, Static
+//	   |
+//	   v      view       +-----------+   lease lost, or a view without us
+//	waiting -----------> | has index | ---------------------------------+
+//	   |                 +-----------+ <------------------------------+ |
+//	   |                   |  ^    |     view with us, after a rejoin | v
+//	   |                   +--+    |                           +----------+
+//	   |                new views  | Leave, node ended         | First -1 |
+//	   |  ctx, node ended          v                           +----------+
+//	   +-----------------------> ended <----------------------------+
+//	                       First -1, Context ends
+//
+// # Guarantees
+//
+// In every view the ranges of the members tile 0 to total-1: no index is missing, none
+// is given twice. A [Share] is of one view. It carries the workers that were granted,
+// not those that were asked for. Epochs grow, as long as the fabric's bucket lives.
+// The final state is never missed; of states in between, only the newest is shown.
+// The loss of an index is shown always, and once: between the shares before and after
+// it, a share with First -1.
+//
+// An index is should-be unique. Members learn of a new view within moments of each
+// other, not at the same one, so that for a short time two may act on different
+// views, and then hold the same index, or different totals. What must not happen
+// twice has to be guarded where it takes effect: write in a transaction that checks
+// the row, or make the work idempotent.
+//
+// # Failure handling
+//
+// A member that crashes keeps its indices until its lease has run out; then the others
+// get a view without it. A member that cannot renew its lease has First -1 before
+// that, and gets an index again by itself when it can. While the coordinator is gone
+// or NATS is unreachable, members go on with the last view as long as their own lease
+// holds. A member that left has First -1 and its work stopped before the others hear
+// of it.
+//
+// # Concurrency
+//
+// A Group is safe for concurrent use. Share is one atomic load. OnChange is called by
+// one goroutine at a time, in order, with no lock held; it may call any method of the
+// Group but Leave. A Group with an OnChange runs one goroutine to call it, which ends
+// with the Group.
+package balance

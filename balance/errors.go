@@ -1,0 +1,32 @@
+package balance
+
+import (
+	"errors"
+
+	"github.com/natsfabric/natsfabric/internal/token"
+)
+
+// Errors that callers branch on with errors.Is.
+var (
+	// ErrClosed: the member has left the group, or is leaving.
+	ErrClosed = errors.New("balance: group closed")
+	// ErrConfig: a field of a Config, or an argument, is not usable. See
+	// [ConfigError].
+	ErrConfig = errors.New("balance: bad configuration")
+	// ErrInCallback: Leave was called from inside OnChange, which it would wait
+	// for. Nothing was done; call it in a goroutine of its own.
+	ErrInCallback = errors.New("balance: Leave called from inside OnChange")
+)
+
+// A NameError says which group name was refused and why.
+type NameError = token.Error
+
+// A ConfigError says which field of a Config, or which argument, cannot be used,
+// and why. It wraps [ErrConfig].
+type ConfigError struct {
+	Field  string // "Workers", "Settle", or an argument of Static: "first", "total"
+	Reason string
+}
+
+func (e *ConfigError) Error() string { return "balance: " + e.Field + ": " + e.Reason }
+func (e *ConfigError) Unwrap() error { return ErrConfig }

@@ -1,0 +1,197 @@
+package fabric
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// benchLink is two connections over TCP to a server in this process, with a raw
+// subscription and a node at the far end of them: what is compared shares
+// everything but the layer under test.
+type benchLink struct {
+	tx, rx *nats.Conn
+	a, b   *Node
+	got    atomic.Int64  // by the raw subscription
+	want   atomic.Int64  // at which done is sent to
+	done   chan struct{} // capacity 1
+}
+
+func newBenchLink(b *testing.B) *benchLink {
+	s := startServer(b)
+	l := &benchLink{tx: connect(b, s), rx: connect(b, s), done: make(chan struct{}, 1)}
+	l.a, l.b = startNode(b, l.tx, "a", nil, nil), startNode(b, l.rx, "b", nil, nil)
+	sub, err := l.rx.Subscribe("raw.c1.test.u.b.a", func(*nats.Msg) {
+		if l.got.Add(1) == l.want.Load() {
+			l.done <- struct{}{}
+		}
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := sub.SetPendingLimits(-1, -1); err != nil {
+		b.Fatal(err)
+	}
+	if err := l.rx.Flush(); err != nil {
+		b.Fatal(err)
+	}
+	return l
+}
+
+func (l *benchLink) raw(b *testing.B, n int, data []byte) {
+	l.want.Add(int64(n))
+	for range n {
+		if err := l.tx.Publish("raw.c1.test.u.b.a", data); err != nil {
+			b.Fatal(err)
+		}
+	}
+	<-l.done
+}
+
+func (l *benchLink) node(b *testing.B, n int, data []byte) {
+	ctx := b.Context()
+	errs := make(chan error, 1)
+	go func() {
+		for range n {
+			if err := l.a.Send(ctx, "b", data); err != nil {
+				errs <- err
+				return
+			}
+		}
+		errs <- nil
+	}()
+	for range n {
+		if _, err := l.b.Receive(ctx); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := <-errs; err != nil {
+		b.Fatal(err)
+	}
+}
+
+// spent is the wall and the CPU time of this process so far.
+func spent() (wall time.Time, cpu time.Duration) {
+	var r syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &r)
+	return time.Now(), time.Duration(r.Utime.Nano() + r.Stime.Nano())
+}
+
+type cost struct{ wall, cpu time.Duration }
+
+func measure(f func()) cost {
+	w, c := spent()
+	f()
+	w1, c1 := spent()
+	return cost{w1.Sub(w), c1 - c}
+}
+
+func median(xs []float64) float64 {
+	slices.SortFunc(xs, cmp.Compare[float64])
+	return xs[len(xs)/2]
+}
+
+// BenchmarkSend compares one-way messages with raw publishes: x-raw is the share
+// of the raw throughput, x-raw-cpu of the raw messages for the same CPU time of
+// sender, server and receiver. Medians of rounds that alternate.
+func BenchmarkSend(b *testing.B) {
+	const round = 50_000 // fits an inbox
+	for _, size := range []int{16, 128, 1024} {
+		b.Run(fmt.Sprint(size), func(b *testing.B) {
+			l := newBenchLink(b)
+			data := make([]byte, size)
+			l.raw(b, round, data)
+			l.node(b, round, data)
+			var wall, cpu []float64
+			var total time.Duration
+			for b.Loop() {
+				raw := measure(func() { l.raw(b, round, data) })
+				node := measure(func() { l.node(b, round, data) })
+				wall = append(wall, float64(raw.wall)/float64(node.wall))
+				cpu = append(cpu, float64(raw.cpu)/float64(node.cpu))
+				total += node.wall
+			}
+			b.ReportMetric(median(wall), "x-raw")
+			b.ReportMetric(median(cpu), "x-raw-cpu")
+			b.ReportMetric(float64(round*b.N)/total.Seconds(), "msg/s")
+			if s := l.b.Stats(); s.Rejected != 0 || s.Invalid != 0 {
+				b.Errorf("%+v", s)
+			}
+		})
+	}
+}
+
+// BenchmarkRequest compares requests, one at a time and 64 at once, with
+// nc.Request: x-raw-p50 is the median latency over the raw one, x-raw the
+// throughput over the raw one.
+func BenchmarkRequest(b *testing.B) {
+	for _, callers := range []int{1, 64} {
+		b.Run(fmt.Sprint(callers), func(b *testing.B) {
+			l := newBenchLink(b)
+			ctx := b.Context()
+			if _, err := l.rx.Subscribe("raw.q", func(m *nats.Msg) { _ = m.Respond(m.Data) }); err != nil {
+				b.Fatal(err)
+			}
+			go func() { _ = l.b.Handle(ctx, 1, echo) }()
+			if err := l.rx.Flush(); err != nil {
+				b.Fatal(err)
+			}
+			data := make([]byte, 16)
+			raw := func() error { _, err := l.tx.Request("raw.q", data, 5*time.Second); return err }
+			node := func() error { _, err := l.a.Request(ctx, "b", data); return err }
+			const round = 2000
+			latencies(b, callers, round, raw)
+			latencies(b, callers, round, node)
+			var p50, rate, us []float64
+			for b.Loop() {
+				r, rawWall := latencies(b, callers, round, raw)
+				n, nodeWall := latencies(b, callers, round, node)
+				p50 = append(p50, n/r)
+				us = append(us, n/1000)
+				rate = append(rate, rawWall/nodeWall)
+			}
+			b.ReportMetric(median(p50), "x-raw-p50")
+			b.ReportMetric(median(rate), "x-raw")
+			b.ReportMetric(median(us), "p50-us")
+		})
+	}
+}
+
+// latencies makes n calls of f by so many callers and returns the median latency
+// and the time all of them took, in nanoseconds.
+func latencies(b *testing.B, callers, n int, f func() error) (p50, wall float64) {
+	all := make([]float64, n)
+	errs := make(chan error, callers)
+	var next atomic.Int64
+	began := time.Now()
+	for range callers {
+		go func() {
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= n {
+					errs <- nil
+					return
+				}
+				t := time.Now()
+				if err := f(); err != nil {
+					errs <- err
+					return
+				}
+				all[i] = float64(time.Since(t))
+			}
+		}()
+	}
+	for range callers {
+		if err := <-errs; err != nil {
+			b.Fatal(err)
+		}
+	}
+	wall = float64(time.Since(began))
+	return median(all), wall
+}

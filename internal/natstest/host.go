@@ -1,0 +1,184 @@
+package natstest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+// inProcess is a host in this process.
+type inProcess struct {
+	conf string
+	log  *log
+	srv  *server.Server
+}
+
+func (h *inProcess) start() error {
+	opts, err := server.ProcessConfigFile(h.conf)
+	if err != nil {
+		return err
+	}
+	opts.NoSigs = true
+	srv, err := server.NewServer(opts)
+	if err != nil {
+		return err
+	}
+	srv.SetLoggerV2(h.log, false, false, false)
+	srv.Start()
+	if !srv.ReadyForConnections(readyTimeout) {
+		srv.Shutdown()
+		srv.WaitForShutdown()
+		return fmt.Errorf("server not ready after %v:\n%s", readyTimeout, h.log.tail(10))
+	}
+	h.srv = srv
+	return nil
+}
+
+func (h *inProcess) stop() {
+	h.srv.Shutdown()
+	h.srv.WaitForShutdown()
+}
+
+func (h *inProcess) kill()        { h.stop() }
+func (h *inProcess) logs() string { return h.log.String() }
+
+// process is a host in a process of its own.
+type process struct {
+	bin, conf, addr, log string
+
+	cmd  *exec.Cmd
+	done chan struct{} // closed when the process is gone
+}
+
+func (h *process) start() error {
+	out, err := os.OpenFile(h.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	h.cmd = exec.Command(h.bin, "-c", h.conf)
+	h.cmd.Stdout, h.cmd.Stderr = out, out
+	h.done = make(chan struct{})
+	dieWithParent(h.cmd)
+	started := make(chan error, 1)
+	go func() { // waited for by stop and kill, through done
+		defer close(h.done)
+		defer out.Close()
+		// The kernel takes the end of this thread for the end of the parent.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := h.cmd.Start()
+		started <- err
+		if err == nil {
+			h.cmd.Wait()
+		}
+	}()
+	if err := <-started; err != nil {
+		return err
+	}
+	if err := h.ready(); err != nil {
+		h.kill()
+		return err
+	}
+	return nil
+}
+
+// ready waits until the process accepts connections.
+func (h *process) ready() error {
+	deadline := time.NewTimer(readyTimeout)
+	defer deadline.Stop()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if c, err := net.Dial("tcp", h.addr); err == nil {
+			return c.Close()
+		}
+		select {
+		case <-tick.C:
+		case <-h.done:
+			return fmt.Errorf("nats-server ended: %v\n%s", h.cmd.ProcessState, tail(h.logs(), 10))
+		case <-deadline.C:
+			return fmt.Errorf("nats-server not ready after %v", readyTimeout)
+		}
+	}
+}
+
+func (h *process) stop() {
+	if h.cmd.Process.Signal(os.Interrupt) != nil { // Windows has none
+		h.cmd.Process.Kill()
+	}
+	timer := time.NewTimer(readyTimeout)
+	defer timer.Stop()
+	select {
+	case <-h.done:
+	case <-timer.C:
+		h.kill()
+	}
+}
+
+func (h *process) kill() {
+	h.cmd.Process.Kill()
+	<-h.done
+}
+
+func (h *process) logs() string {
+	b, err := os.ReadFile(h.log)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
+}
+
+// binary is the nats-server built for the tests that run now.
+var binary struct {
+	mu    sync.Mutex // guards the fields below
+	users int
+	dir   string
+}
+
+// serverBinary returns the path of a nats-server, built on first use and removed
+// when the last test that uses it ends. The compiler's cache makes the next build
+// one of linking only.
+func serverBinary(t testing.TB) (string, error) {
+	b := &binary
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.users == 0 {
+		dir, err := os.MkdirTemp("", "natstest-")
+		if err != nil {
+			return "", err
+		}
+		cmd := exec.Command("go", "build", "-ldflags=-s -w", "-o", serverPath(dir), "github.com/nats-io/nats-server/v2")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return "", errors.Join(fmt.Errorf("%w\n%s", err, bytes.TrimSpace(out)), os.RemoveAll(dir))
+		}
+		b.dir = dir
+	}
+	b.users++
+	t.Cleanup(func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if b.users--; b.users == 0 {
+			if err := os.RemoveAll(b.dir); err != nil {
+				t.Errorf("natstest: %v", err)
+			}
+		}
+	})
+	return serverPath(b.dir), nil
+}
+
+func serverPath(dir string) string {
+	if runtime.GOOS == "windows" {
+		return filepath.Join(dir, "nats-server.exe")
+	}
+	return filepath.Join(dir, "nats-server")
+}
