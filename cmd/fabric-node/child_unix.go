@@ -1,0 +1,31 @@
+//go:build unix
+
+package main
+
+import (
+	"errors"
+	"os/exec"
+	"syscall"
+)
+
+const sigContinue = syscall.SIGCONT
+
+func ownGroup(cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	dieWithParent(cmd.SysProcAttr)
+}
+
+func signalGroup(pgid int, sig syscall.Signal) { syscall.Kill(-pgid, sig) }
+
+// groupGone reports whether the process group has no process left. Orphans of the
+// group may have become our children, which count until somebody has waited for
+// them. It must not be called before the group's first process has been waited for.
+func groupGone(pgid int) bool {
+	for {
+		pid, err := syscall.Wait4(-pgid, nil, syscall.WNOHANG, nil)
+		if err != nil && !errors.Is(err, syscall.EINTR) || pid == 0 {
+			break
+		}
+	}
+	return errors.Is(syscall.Kill(-pgid, 0), syscall.ESRCH)
+}

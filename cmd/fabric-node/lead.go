@@ -1,0 +1,239 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/natsfabric/natsfabric/election"
+	"github.com/natsfabric/natsfabric/fabric"
+)
+
+// killTime is kept free at the end of the grace, for KILL to take effect.
+const killTime = 100 * time.Millisecond
+
+const leadUsage = "NAME -- COMMAND [ARGUMENT]..."
+
+type leadFlags struct {
+	grace  time.Duration
+	stdin  bool
+	events string
+	master master
+}
+
+func newLead(a *app) *cobra.Command {
+	var f leadFlags
+	cmd := &cobra.Command{
+		Use:   "lead " + leadUsage,
+		Short: "Run a command only while leading an election",
+		Long: `Wait to lead election NAME, then run COMMAND, without a shell, in a process group
+of its own. The leadership is given back when nothing of the group is left.
+
+If the leadership is lost, the group gets TERM, after --grace KILL, and is gone
+before another process can lead; the exit code is 75. On INT or TERM the group
+gets TERM and is waited for; a second signal kills it. COMMAND's own exit code
+passes through; where fabric-node itself failed it is 125, or 2 to 5 before
+COMMAND was started.
+
+COMMAND finds FABRIC_PID, FABRIC_LEADER_NAME, FABRIC_LEADER_TERM and
+FABRIC_LEADER_TOKEN in its environment. The token grows with every term: have it
+checked where the work is written down. Its stdin is /dev/null without --stdin.`,
+		Example: `  fabric-node lead -k shop nightly -- ./backup.sh --full
+  fabric-node lead -k shop nightly --ttl 10s --grace 4s -- make report
+  fabric-node lead -k shop feed --events /run/feed.ndjson -- sh -c 'consume "$FABRIC_LEADER_TOKEN"'`,
+		Args: leadArgs,
+	}
+	cmd.RunE = a.untilSignal(func(ctx context.Context, args []string) error {
+		a.hideJSON = true
+		return wrapperError(a.lead(ctx, &f, cmd.Flags(), args[0], args[1:]))
+	})
+	fs := cmd.Flags()
+	fs.DurationVar(&f.grace, "grace", time.Second, "how long COMMAND may take to end before KILL; less than half of --ttl")
+	fs.BoolVar(&f.stdin, "stdin", false, "pass stdin on to COMMAND")
+	fs.StringVar(&f.events, "events", "", "append the events of run, as ndjson, to `FILE`")
+	f.master.bindEmbedded(fs)
+	return cmd
+}
+
+func leadArgs(cmd *cobra.Command, args []string) error {
+	usage := cmd.CommandPath() + " " + leadUsage
+	switch dash := cmd.ArgsLenAtDash(); {
+	case dash < 0:
+		return fmt.Errorf("-- is missing before the command: %s", usage)
+	case dash == 0:
+		return fmt.Errorf("NAME is missing before --: %s", usage)
+	case dash > 1:
+		return fmt.Errorf("%q is one argument too many before --: %s", args[1], usage)
+	case len(args) == 1:
+		return fmt.Errorf("the command is missing after --: %s", usage)
+	}
+	return nil
+}
+
+// wrapperError keeps exit code 1 for the command.
+func wrapperError(err error) error {
+	if _, ok := errors.AsType[*exitError](err); !ok && exitCode(err) == exitFailed {
+		return &exitError{code: exitWrapper, err: err}
+	}
+	return err
+}
+
+// errDone ends a member whose command has ended.
+var errDone = errors.New("command ended")
+
+// A sideWriter writes what the command does not depend on: a failure is logged once.
+type sideWriter struct {
+	w      io.Writer
+	log    *slog.Logger
+	failed bool
+}
+
+func (s *sideWriter) Write(p []byte) (int, error) {
+	if !s.failed {
+		if _, err := s.w.Write(p); err != nil {
+			s.failed = true
+			s.log.Error("events are lost from here on", "err", err)
+		}
+	}
+	return len(p), nil
+}
+
+func (a *app) lead(ctx context.Context, f *leadFlags, fs *pflag.FlagSet, name string, argv []string) error {
+	if f.grace < 0 || f.grace >= a.opts.ttl/2 {
+		return usagef("--grace %v: it must be less than half of --ttl %v", f.grace, a.opts.ttl)
+	}
+	if f.stdin && isTerminal(a.stdin) {
+		return usagef("--stdin: a terminal cannot be passed on to another process group; use a file or a pipe")
+	}
+	if err := lookCommand(argv[0]); err != nil {
+		return err
+	}
+	out := io.Discard
+	if f.events != "" {
+		file, err := os.OpenFile(f.events, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o666)
+		if err != nil {
+			return usagef("--events: %w", err)
+		}
+		defer file.Close()
+		out = &sideWriter{w: file, log: a.log}
+	}
+	ep, stopServer, err := a.server(ctx, &f.master, fs)
+	if err != nil {
+		return err
+	}
+	err = a.leadJoined(ctx, ep, f, name, argv, newEvents(out, false))
+	if stopErr := stopServer(); stopErr != nil {
+		a.log.Error("stop the server", "err", stopErr)
+	}
+	return err
+}
+
+func (a *app) leadJoined(ctx context.Context, ep endpoint, f *leadFlags, name string, argv []string, out *events) error {
+	node, err := a.join(ctx, a.config(ep, false))
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	m := newMember(ctx, a, node, out)
+	m.out.emit(m.joined(node.Incarnation()))
+	m.watchNode()
+	result := a.campaign(m, f, name, argv)
+	if err := m.wait(ctx); err != nil && result == nil {
+		// The work is done and its outcome known; the lease runs out by itself.
+		a.log.Warn("left in disorder", "err", err)
+	}
+	return result
+}
+
+// campaign leads once. It returns when the command's whole group is gone and the
+// leadership is given back.
+func (a *app) campaign(m *member, f *leadFlags, name string, argv []string) error {
+	defer m.cancel(errDone)
+	// The term's context ends this long before another process may lead.
+	ahead := min(f.grace+killTime, (a.opts.ttl-1)/2)
+	e, err := election.New(m.node, election.Config{Name: name, Grace: ahead, Logger: a.log})
+	if err != nil {
+		return err
+	}
+	m.leaders(name, e)
+	a.note("waiting to lead %s", name)
+	term, err := e.Campaign(m.ctx)
+	if err != nil {
+		if _, ok := errors.AsType[signalError](context.Cause(m.ctx)); ok {
+			return nil
+		}
+		return fmt.Errorf("campaign for %s: %w", name, err)
+	}
+	a.note("leading %s, term %d: starting %s", name, term.Number(), argv[0])
+	var stdin io.Reader
+	if f.stdin {
+		stdin = a.stdin
+	}
+	c, err := startChild(argv, leaderEnv(os.Environ(), m.node.PID(), name, term), stdin, a.stdout, a.stderr)
+	if err == nil {
+		err = a.supervise(m.ctx, c, term.Context(), f.grace, max(ahead-killTime, 0))
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(m.ctx), a.opts.timeout)
+	defer cancel()
+	if resignErr := term.Resign(ctx); resignErr != nil && term.Context().Err() == nil {
+		a.log.Warn("resign", "err", resignErr)
+	}
+	return err
+}
+
+// leaderEnv appends what the command should know; what is last wins.
+func leaderEnv(env []string, pid fabric.PID, name string, term *election.Term) []string {
+	return append(env,
+		"FABRIC_PID="+string(pid),
+		"FABRIC_LEADER_NAME="+name,
+		fmt.Sprintf("FABRIC_LEADER_TERM=%d", term.Number()),
+		fmt.Sprintf("FABRIC_LEADER_TOKEN=%d", term.Token()))
+}
+
+// supervise waits for the command under the leadership that term stands for, stops
+// it when either ctx or term ends, and returns its exit code, or 75. Once term has
+// ended the group has limit until KILL. When supervise returns the group is gone.
+func (a *app) supervise(ctx context.Context, c *child, term context.Context, grace, limit time.Duration) error {
+	kill := func() { c.kill() }
+	a.abort.Store(&kill)
+	defer a.abort.Store(nil)
+	var patience <-chan time.Time // none: after a signal the command may take its time
+	asked := false
+	select {
+	case <-c.exited:
+		// What it left running in the background is not its exit code's business.
+		timer := time.NewTimer(grace)
+		defer timer.Stop()
+		patience = timer.C
+	case <-ctx.Done():
+		a.note("stopping the command")
+		asked = true
+	case <-term.Done():
+	}
+	if term.Err() == nil {
+		if asked || !groupGone(c.pid) {
+			c.terminate()
+		}
+		if !c.waitGone(patience, term.Done()) && term.Err() == nil {
+			c.kill()
+			c.waitGone(nil, nil)
+		}
+	}
+	if cause := context.Cause(term); cause != nil {
+		c.stop(limit)
+		return &exitError{code: exitLost, err: fmt.Errorf("leadership lost: %w", cause)}
+	}
+	if c.code == exitOK || asked && c.signal == sigTerminate {
+		return nil
+	}
+	return &exitError{code: c.code}
+}

@@ -1,0 +1,255 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/natsfabric/natsfabric/balance"
+	"github.com/natsfabric/natsfabric/election"
+	"github.com/natsfabric/natsfabric/embedded"
+	"github.com/natsfabric/natsfabric/fabric"
+)
+
+// Output formats. A stream of objects is the same in json and ndjson: one object
+// a line. A single object is indented in json.
+const (
+	formatTable  = "table"
+	formatJSON   = "json"
+	formatNDJSON = "ndjson"
+)
+
+// Exit codes. A wrapped command's own code passes through.
+const (
+	exitOK            = 0
+	exitFailed        = 1
+	exitUsage         = 2   // usage or bad input
+	exitConnect       = 3   // cannot connect, or no JetStream
+	exitNotFound      = 4   // no such member, no leader
+	exitTimeout       = 5   // --timeout
+	exitLost          = 75  // leadership lost; EX_TEMPFAIL: start me again
+	exitWrapper       = 125 // fabric-node failed while wrapping a command
+	exitNotExecutable = 126
+	exitNoCommand     = 127
+	exitSignal        = 128 // plus the signal's number
+)
+
+// An exitError is an error that knows its exit code. With err nil it is silent.
+type exitError struct {
+	code int
+	err  error
+	hint string // the next command to run
+}
+
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit code %d", e.code)
+	}
+	return e.err.Error()
+}
+
+func (e *exitError) Unwrap() error { return e.err }
+
+// see sets the hint to running cmd.
+func (e *exitError) see(cmd string) *exitError {
+	e.hint = "see: " + cmd
+	return e
+}
+
+func usagef(format string, args ...any) *exitError {
+	return &exitError{code: exitUsage, err: fmt.Errorf(format, args...)}
+}
+
+// asUsage makes err, which came before a command's own code ran, a usage error.
+func asUsage(err error, path string) error {
+	if _, ok := errors.AsType[*exitError](err); ok {
+		return err
+	}
+	return usagef("%w", err).see(path + " --help")
+}
+
+// exitCode is the one mapping of errors to exit codes.
+func exitCode(err error) int {
+	if err == nil {
+		return exitOK
+	}
+	if e, ok := errors.AsType[*exitError](err); ok {
+		return e.code
+	}
+	if e, ok := errors.AsType[signalError](err); ok {
+		return exitSignal + int(e.sig)
+	}
+	if _, ok := errors.AsType[*fabric.NameError](err); ok {
+		return exitUsage
+	}
+	is := func(targets ...error) bool {
+		return slices.ContainsFunc(targets, func(t error) bool { return errors.Is(err, t) })
+	}
+	switch {
+	case is(fabric.ErrConfig, balance.ErrConfig, embedded.ErrConfig, embedded.ErrUnprotected, embedded.ErrStore,
+		fabric.ErrTooLarge):
+		return exitUsage
+	case is(fabric.ErrConnect, fabric.ErrNoJetStream, fabric.ErrOldServer, fabric.ErrPermission,
+		fabric.ErrDisconnected, fabric.ErrConnClosed):
+		return exitConnect
+	case is(fabric.ErrNoPeer, fabric.ErrUnreachable, election.ErrNoLeader):
+		return exitNotFound
+	case is(context.DeadlineExceeded, nats.ErrTimeout):
+		return exitTimeout
+	case is(syscall.EPIPE):
+		return exitSignal + int(syscall.SIGPIPE)
+	}
+	return exitFailed
+}
+
+// hint says what to run next, if the error does not say it itself.
+func (a *app) hint(err error) string {
+	if e, ok := errors.AsType[*exitError](err); ok && e.hint != "" {
+		return e.hint
+	}
+	where := fmt.Sprintf("-k %s -e %s", a.opts.cluster, a.opts.env)
+	switch {
+	case errors.Is(err, fabric.ErrPIDInUse):
+		return "take another --pid, or stop that process; see: fabric-node members " + where
+	case errors.Is(err, fabric.ErrNoJetStream):
+		return "start the server with JetStream (nats-server -js), or: fabric-node server"
+	case errors.Is(err, fabric.ErrOldServer):
+		return "NATS 2.11 or newer is needed; this program brings one: fabric-node server"
+	case errors.Is(err, fabric.ErrPermission):
+		return "allow that subject to this user in the server's configuration"
+	case errors.Is(err, fabric.ErrConnect):
+		return "start a server (fabric-node server), name one (-s URL or FABRIC_SERVER), or let a member bring its own (fabric-node run --embedded)"
+	case errors.Is(err, embedded.ErrAddrInUse):
+		return "join the server that is there, without --embedded; or choose another --addr"
+	case errors.Is(err, embedded.ErrStoreInUse):
+		return "choose another --store"
+	case errors.Is(err, fabric.ErrNoPeer), errors.Is(err, fabric.ErrUnreachable):
+		return "see who is here: fabric-node members " + where
+	case errors.Is(err, election.ErrNoLeader):
+		return fmt.Sprintf("to lead it: fabric-node lead %s NAME -- COMMAND", where)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Sprintf("allow more with --timeout (now %v)", a.opts.timeout)
+	}
+	return ""
+}
+
+// report prints the error, if there is one to print, and returns the exit code.
+func (a *app) report(err error, args []string) int {
+	code := exitCode(err)
+	e, silent := errors.AsType[*exitError](err)
+	silent = silent && e.err == nil
+	if _, ok := errors.AsType[signalError](err); ok || silent || err == nil || errors.Is(err, syscall.EPIPE) {
+		return code
+	}
+	message, hint := a.redact(err.Error()), a.redact(a.hint(err))
+	fmt.Fprintln(a.stderr, "error:", message)
+	if hint != "" {
+		fmt.Fprintln(a.stderr, "hint: ", hint)
+	}
+	if a.wantsJSON(args) && !a.hideJSON {
+		newEncoder(a.stdout).Encode(errorObject{errorBody{code, message, hint}})
+	}
+	return code
+}
+
+type errorObject struct {
+	Error errorBody `json:"error"`
+}
+
+type errorBody struct {
+	Code    int    `json:"code"`
+	Message string `json:"message"`
+	Hint    string `json:"hint,omitempty"`
+}
+
+func (a *app) table() bool { return a.opts.output == formatTable }
+
+// wantsJSON is table's opposite, also when the flags could not be parsed to their end.
+func (a *app) wantsJSON(args []string) bool {
+	format := a.opts.output
+	if !a.started {
+		format = os.Getenv("FABRIC_OUTPUT")
+		for i, arg := range args {
+			v, long := strings.CutPrefix(arg, "--output")
+			v, short := strings.CutPrefix(v, "-o")
+			switch {
+			case arg == "--":
+				return format == formatJSON || format == formatNDJSON
+			case !long && !short:
+			case v == "" && i+1 < len(args):
+				format = args[i+1]
+			default:
+				format = strings.TrimPrefix(v, "=")
+			}
+		}
+	}
+	return format == formatJSON || format == formatNDJSON
+}
+
+func newEncoder(w io.Writer) *json.Encoder {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	return enc
+}
+
+// object prints the one object of a command.
+func (a *app) object(v any) error {
+	enc := newEncoder(a.stdout)
+	if a.opts.output == formatJSON {
+		enc.SetIndent("", "  ")
+	}
+	return enc.Encode(v)
+}
+
+// note tells the person at the terminal something that is no data.
+func (a *app) note(format string, args ...any) {
+	if !a.opts.quiet {
+		fmt.Fprintf(a.stderr, "fabric-node: %s\n", a.redact(fmt.Sprintf(format, args...)))
+	}
+}
+
+// newLogger logs to stderr what the libraries have to say, without secrets.
+func (a *app) newLogger(o options) *slog.Logger {
+	level := slog.LevelWarn
+	switch {
+	case o.verbose:
+		level = slog.LevelDebug
+	case o.quiet:
+		level = slog.LevelError
+	}
+	return slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{
+		Level: level,
+		ReplaceAttr: func(_ []string, at slog.Attr) slog.Attr {
+			switch v := at.Value.Any().(type) {
+			case string:
+				at.Value = slog.StringValue(a.redact(v))
+			case error:
+				at.Value = slog.StringValue(a.redact(v.Error()))
+			}
+			return at
+		},
+	}))
+}
+
+// isTerminal reports whether f is a terminal: a character device, but not the null one.
+func isTerminal(f any) bool {
+	file, ok := f.(*os.File)
+	if !ok {
+		return false
+	}
+	st, err := file.Stat()
+	if err != nil || st.Mode()&os.ModeCharDevice == 0 {
+		return false
+	}
+	null, err := os.Stat(os.DevNull)
+	return err != nil || !os.SameFile(st, null)
+}

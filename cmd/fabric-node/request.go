@@ -1,0 +1,71 @@
+package main
+
+import (
+	"context"
+	"math"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/natsfabric/natsfabric/fabric"
+)
+
+func newRequest(a *app) *cobra.Command {
+	var data input
+	cmd := &cobra.Command{
+		Use:   "request PID [DATA or -]",
+		Short: "Send a request to one member and print its reply",
+		Long: `Send a request to the member PID and write the reply's bytes to stdout, as they
+are: a newline follows only on a terminal, and between replies with --count.`,
+		Example: `  fabric-node request -k shop web-1 ping
+  fabric-node request -k shop web-1 ping -o json | jq .rtt_ms
+  fabric-node request -k shop web-1 --timeout 30s - <query.json >answer.json`,
+		Args: exactly(1, 2, "PID [DATA or -]"),
+		RunE: a.oneShot(func(ctx context.Context, args []string) error {
+			if err := data.read(a.stdin, args[1:]); err != nil {
+				return err
+			}
+			return a.observe(ctx, func(node *fabric.Node) error {
+				for i := range data.len() {
+					if err := a.request(ctx, node, fabric.PID(args[0]), data.at(i), data.numbered()); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		}),
+	}
+	data.bind(cmd.Flags())
+	return cmd
+}
+
+type replyObject struct {
+	From fabric.PID `json:"from"`
+	payload
+	RTT float64 `json:"rtt_ms"`
+}
+
+func (a *app) request(ctx context.Context, node *fabric.Node, to fabric.PID, data []byte, newline bool) error {
+	ctx, cancel := context.WithTimeout(ctx, a.opts.timeout)
+	defer cancel()
+	start := time.Now()
+	reply, err := node.Request(ctx, to, data)
+	if err != nil {
+		return err
+	}
+	rtt := time.Since(start)
+	if !a.table() {
+		return a.object(replyObject{reply.From, newPayload(reply.Data), milliseconds(rtt)})
+	}
+	out := reply.Data
+	if newline || isTerminal(a.stdout) {
+		out = append(out, '\n')
+	}
+	_, err = a.stdout.Write(out)
+	return err
+}
+
+// milliseconds is d to the microsecond.
+func milliseconds(d time.Duration) float64 {
+	return math.Round(float64(d)/float64(time.Microsecond)) / 1000
+}

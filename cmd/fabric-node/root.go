@@ -1,0 +1,166 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// An app is one invocation of the program.
+type app struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	opts           options
+	log            *slog.Logger
+
+	started  bool                   // a command's own code runs; errors before it are usage errors
+	graceful atomic.Bool            // the first signal asks the command to stop, instead of stopping it
+	abort    atomic.Pointer[func()] // what a second signal must do before the process ends
+	hideJSON bool                   // stdout belongs to a wrapped command: no error object there
+}
+
+// A signalError is the cause of a context that a signal ended.
+type signalError struct{ sig syscall.Signal }
+
+func (e signalError) Error() string { return "interrupted by " + e.sig.String() }
+
+// run executes one command line and returns the exit code. The first INT or TERM
+// ends the context of a long-running command, which then leaves in order; it ends
+// a one-shot command at once, as the second signal ends any.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, log: slog.New(slog.DiscardHandler)}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+
+	signals := make(chan os.Signal, 2) // both signals of an impatient user are kept
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	// With a handler installed, writing to a closed pipe is an error that a command
+	// can leave on, not the end of the process. Nobody reads the channel.
+	pipe := make(chan os.Signal, 1)
+	signal.Notify(pipe, syscall.SIGPIPE)
+	defer signal.Stop(pipe)
+
+	done := make(chan error, 1) // run may return first, on a signal
+	go func() { done <- a.execute(ctx, args) }()
+	for seen := 0; ; {
+		select {
+		case err := <-done:
+			return a.report(err, args)
+		case s := <-signals:
+			sig, _ := s.(syscall.Signal)
+			if seen++; seen > 1 || !a.graceful.Load() {
+				if f := a.abort.Load(); f != nil {
+					(*f)()
+				}
+				return exitSignal + int(sig)
+			}
+			cancel(signalError{sig})
+		}
+	}
+}
+
+func (a *app) execute(ctx context.Context, args []string) error {
+	root := newRoot(a)
+	root.SetArgs(args)
+	root.SetIn(a.stdin)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err != nil && !a.started {
+		return asUsage(err, cmd.CommandPath())
+	}
+	return err
+}
+
+func newRoot(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "fabric-node",
+		Short: "Join, message, elect and balance over NATS",
+		Long: `fabric-node makes this process a member of a fabric: a set of processes that
+share a NATS server under one name, know each other, send each other messages,
+elect leaders and divide work.
+
+Exit codes: 0 ok, 1 failed, 2 usage or bad input, 3 cannot connect or no
+JetStream, 4 not found, 5 timeout, 75 leadership lost, 125 failed while wrapping a
+command, 126/127 the command cannot be executed/was not found, 128+n ended by
+signal n. A wrapped command's own code passes through.`,
+		Example: `  fabric-node demo                           # all of it, in one process
+  fabric-node server &                       # a server for this machine
+  fabric-node run -k shop -i web-1 --print   # a member
+  fabric-node send -k shop web-1 hello       # a message to it
+  fabric-node lead -k shop nightly -- ./backup.sh`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if err := a.opts.resolve(cmd.Flags(), os.LookupEnv); err != nil {
+				return err
+			}
+			a.log = a.newLogger(a.opts)
+			return nil
+		},
+	}
+	a.opts.bind(root.PersistentFlags())
+	root.SetGlobalNormalizationFunc(normalize)
+	root.SetFlagErrorFunc(flagError)
+	root.AddGroup(
+		&cobra.Group{ID: "cluster", Title: "Members:"},
+		&cobra.Group{ID: "message", Title: "Messages:"},
+		&cobra.Group{ID: "coord", Title: "Coordination:"},
+		&cobra.Group{ID: "other", Title: "Server and others:"},
+	)
+	group := func(id string, cmds ...*cobra.Command) {
+		for _, c := range cmds {
+			c.GroupID = id
+			root.AddCommand(c)
+		}
+	}
+	group("cluster", newRun(a), newMembers(a), newWatch(a))
+	group("message", newSend(a), newBroadcast(a), newRequest(a))
+	group("coord", newLeader(a), newLead(a), newBalance(a))
+	group("other", newDemo(a), newServer(a), newVersion(a))
+	root.SetHelpCommandGroupID("other")
+	root.SetCompletionCommandGroupID("other")
+	return root
+}
+
+// A command is the code of a subcommand.
+type command func(ctx context.Context, args []string) error
+
+// oneShot runs f as a command that a signal simply ends.
+func (a *app) oneShot(f command) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		a.started = true
+		return f(cmd.Context(), args)
+	}
+}
+
+// untilSignal runs f as a command whose context the first signal ends, and which
+// then has something to put in order.
+func (a *app) untilSignal(f command) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		a.started = true
+		a.graceful.Store(true)
+		return f(cmd.Context(), args)
+	}
+}
+
+// exactly accepts the arguments that usage names, at least low and at most high.
+func exactly(low, high int, usage string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) < low:
+			return fmt.Errorf("an argument is missing: %s %s", cmd.CommandPath(), usage)
+		case len(args) > high:
+			return fmt.Errorf("%q is one argument too many: %s %s", args[high], cmd.CommandPath(), usage)
+		}
+		return nil
+	}
+}

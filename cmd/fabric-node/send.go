@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"io"
+	"strconv"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/natsfabric/natsfabric/fabric"
+)
+
+// maxInput is the most that is read from stdin: the largest max_payload that a
+// NATS server can be configured with.
+const maxInput = 64 << 20
+
+func newSend(a *app) *cobra.Command {
+	var data input
+	cmd := &cobra.Command{
+		Use:   "send PID [DATA or -]",
+		Short: "Send a message to one member",
+		Long: `Send a message to the member PID, and see it off: exit code 4 says that nobody
+received it. Without DATA the message is empty; - reads it from stdin.`,
+		Example: `  fabric-node send -k shop web-1 "deploy"
+  fabric-node send -k shop web-1 --count 3 job-   # job-1, job-2, job-3
+  tar c . | fabric-node send -k shop web-1 -`,
+		Args: exactly(1, 2, "PID [DATA or -]"),
+		RunE: a.oneShot(func(ctx context.Context, args []string) error {
+			to := fabric.PID(args[0])
+			if to == fabric.Everyone {
+				return usagef("%q is no PID", to).see("fabric-node broadcast --help")
+			}
+			return a.send(ctx, &data, args[1:], to)
+		}),
+	}
+	data.bind(cmd.Flags())
+	return cmd
+}
+
+func newBroadcast(a *app) *cobra.Command {
+	var data input
+	cmd := &cobra.Command{
+		Use:   "broadcast [DATA or -]",
+		Short: "Send a message to every member",
+		Long: `Send a message to all members there are. Without DATA the message is empty; -
+reads it from stdin.`,
+		Example: `  fabric-node broadcast -k shop "reload"
+  fabric-node broadcast -k shop - <config.json`,
+		Args: exactly(0, 1, "[DATA or -]"),
+		RunE: a.oneShot(func(ctx context.Context, args []string) error {
+			return a.send(ctx, &data, args, fabric.Everyone)
+		}),
+	}
+	data.bind(cmd.Flags())
+	return cmd
+}
+
+type sentObject struct {
+	To    fabric.PID `json:"to"`
+	Sent  int        `json:"sent"`
+	Bytes int        `json:"bytes"`
+}
+
+func (a *app) send(ctx context.Context, data *input, args []string, to fabric.PID) error {
+	if err := data.read(a.stdin, args); err != nil {
+		return err
+	}
+	return a.observe(ctx, func(node *fabric.Node) error {
+		ctx, cancel := context.WithTimeout(ctx, a.opts.timeout)
+		defer cancel()
+		sent := sentObject{To: to}
+		for i := range data.len() {
+			text := data.at(i)
+			if err := node.SendMsg(ctx, &fabric.Message{To: to, Data: text}); err != nil {
+				return err
+			}
+			sent.Sent++
+			sent.Bytes += len(text)
+		}
+		if err := node.Flush(ctx); err != nil {
+			return err
+		}
+		if !a.table() {
+			return a.object(sent)
+		}
+		return nil
+	})
+}
+
+// An input is the DATA argument, and how often it is sent.
+type input struct {
+	count int
+	text  []byte
+	flags *pflag.FlagSet
+}
+
+func (in *input) bind(fs *pflag.FlagSet) {
+	in.flags = fs
+	fs.IntVar(&in.count, "count", 1, "send `N` messages: DATA with 1 to N appended")
+}
+
+// read takes the data from the arguments, or from stdin for "-".
+func (in *input) read(stdin io.Reader, args []string) error {
+	if in.count < 1 {
+		return usagef("--count %d: send at least one", in.count)
+	}
+	switch {
+	case len(args) == 0:
+	case args[0] != "-":
+		in.text = []byte(args[0])
+	default:
+		text, err := io.ReadAll(io.LimitReader(stdin, maxInput+1))
+		if err != nil {
+			return usagef("read stdin: %w", err)
+		}
+		if len(text) > maxInput {
+			return usagef("stdin has more than %d bytes, which no NATS server takes", maxInput)
+		}
+		in.text = text
+	}
+	return nil
+}
+
+func (in *input) len() int { return in.count }
+
+// numbered reports whether --count was given; then also a single message has its
+// number, so that a script may compute N.
+func (in *input) numbered() bool { return in.flags.Changed("count") }
+
+func (in *input) at(i int) []byte {
+	if !in.numbered() {
+		return in.text
+	}
+	return strconv.AppendInt(in.text[:len(in.text):len(in.text)], int64(i+1), 10)
+}

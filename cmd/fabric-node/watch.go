@@ -1,0 +1,47 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/natsfabric/natsfabric/fabric"
+)
+
+func newWatch(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "watch",
+		Short: "Follow who joins, leaves, fails and changes",
+		Long: `Print the present members as joins, then every change, until INT or TERM. A
+member whose lease ran out has failed; one that said goodbye has left.`,
+		Example: `  fabric-node watch -k shop
+  fabric-node watch -k shop -o ndjson | jq -r 'select(.type == "fail").pid'`,
+		Args: exactly(0, 0, ""),
+		RunE: a.untilSignal(func(ctx context.Context, _ []string) error {
+			return a.observe(ctx, func(node *fabric.Node) error {
+				err := a.watch(ctx, node)
+				if ctx.Err() != nil {
+					return nil
+				}
+				return err
+			})
+		}),
+	}
+}
+
+func (a *app) watch(ctx context.Context, node *fabric.Node) error {
+	out := a.events()
+	for c, err := range node.Changes(ctx) {
+		if err != nil {
+			return err
+		}
+		if c.Kind == fabric.Synced {
+			continue
+		}
+		if err := out.emit(newChangeEvent(c, time.Now())); err != nil {
+			return err
+		}
+	}
+	return context.Cause(node.Context())
+}
