@@ -14,101 +14,6 @@ import (
 	"github.com/natsfabric/natsfabric/internal/lease"
 )
 
-// candidate waits for its turn to coordinate, and coordinates, until ctx or the
-// session ends.
-func (r *Roster) candidate(ctx context.Context) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(r.cfg.Session.Leaving(), cancel)()
-	for n := 0; r.standBy(ctx); {
-		err := r.turn(ctx)
-		if err == nil {
-			n = 0
-			continue
-		}
-		if ctx.Err() == nil {
-			r.cfg.Logger.Warn("not coordinating", "roster", r.cfg.Name, "err", err)
-		}
-		kv.Pause(ctx, n)
-		n++
-	}
-}
-
-// standBy returns when this node should wait for the claim; false when ctx ends.
-func (r *Roster) standBy(ctx context.Context) bool {
-	for {
-		_, changed := r.view.Load()
-		if ctx.Err() != nil {
-			return false
-		}
-		if r.near() {
-			return true
-		}
-		timer := time.NewTimer(beacon)
-		select {
-		case <-ctx.Done():
-		case <-changed:
-		case <-timer.C:
-		}
-		timer.Stop()
-	}
-}
-
-// near reports whether this node is one of those that stand by: one of the oldest
-// members, or anyone when no coordinator is heard.
-func (r *Roster) near() bool {
-	v := r.view.Get()
-	r.mu.Lock()
-	silent := time.Since(r.alive) > 2*beacon
-	r.mu.Unlock()
-	if silent || len(v.Members) <= standbys {
-		return true
-	}
-	older := 0
-	me, ok := v.Find(r.cfg.Session.PID())
-	for _, m := range v.Members {
-		if m.PID != v.PID && m.PID != me.PID && m.Inc < me.Inc {
-			older++
-		}
-	}
-	return ok && older < standbys
-}
-
-// turn waits for the claim and coordinates under it.
-func (r *Roster) turn(ctx context.Context) error {
-	wait, cancel := context.WithCancel(ctx)
-	defer cancel()
-	watched := make(chan struct{})
-	go func() { // ends the wait when others are nearer
-		defer close(watched)
-		for {
-			_, changed := r.view.Load()
-			select {
-			case <-wait.Done():
-				return
-			case <-changed:
-			}
-			if !r.near() {
-				cancel()
-			}
-		}
-	}()
-	g, err := r.claim.Acquire(wait, 0)
-	cancel()
-	<-watched
-	if err != nil {
-		if ctx.Err() == nil && wait.Err() != nil && errors.Is(err, context.Canceled) {
-			return nil // others are nearer now
-		}
-		return err
-	}
-	r.cfg.Logger.Info("coordinating", "roster", r.cfg.Name, "rev", g.Token)
-	err = r.coordinate(g)
-	release, done := context.WithTimeout(context.WithoutCancel(ctx), r.cfg.Session.Lease())
-	defer done()
-	return errors.Join(err, g.Release(release))
-}
-
 // A census result.
 type counted struct {
 	members []Member
@@ -258,9 +163,7 @@ func (r *Roster) publish(ctx context.Context, g *lease.Grant, base *View, rev ui
 
 // announce tells the followers. One that does not get it reads at the next beacon.
 func (r *Roster) announce(a announcement) {
-	r.mu.Lock()
-	r.alive = time.Now()
-	r.mu.Unlock()
+	r.heardOne()
 	data, err := json.Marshal(a)
 	if err == nil {
 		err = r.cfg.Signals.Signal(r.kind, data)

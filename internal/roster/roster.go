@@ -73,9 +73,9 @@ type Roster struct {
 	heard chan announcement // capacity 64: when full the follower is told to read
 	again chan struct{}     // capacity 1: asks the follower to read
 
-	mu    sync.Mutex // guards the field below
-	alive time.Time  // when a coordinator was last heard
-	err   error      // why the view cannot be read, if it is not the fabric's
+	mu      sync.Mutex // guards the fields below
+	turnout turnout
+	err     error // why the view cannot be read, if it is not the fabric's
 }
 
 // Start follows the roster, and lets this node coordinate it if cfg has a census.
@@ -167,7 +167,7 @@ func (r *Roster) Sync(ctx context.Context) error {
 }
 
 func (r *Roster) sync(ctx context.Context) error {
-	if err := r.read(ctx, 0); err != nil {
+	if err := r.fetch(ctx, 0); err != nil {
 		return err
 	}
 	v := r.view.Get()
@@ -234,7 +234,7 @@ func (r *Roster) follow(ctx context.Context) {
 		case <-timer.C:
 		}
 		timer.Stop()
-		err := r.read(ctx, want)
+		err := r.fetch(ctx, want)
 		if err == nil {
 			n = 0
 			continue
@@ -248,9 +248,7 @@ func (r *Roster) follow(ctx context.Context) {
 
 // take applies a, and reports false if the view must be read instead.
 func (r *Roster) take(a announcement) bool {
-	r.mu.Lock()
-	r.alive = time.Now()
-	r.mu.Unlock()
+	r.heardOne()
 	v := r.view.Get()
 	switch {
 	case a.Epoch <= v.Epoch:
@@ -273,7 +271,7 @@ func (r *Roster) advance(v *View) {
 // errBehind: a read that shows less than was announced.
 var errBehind = errors.New("the view read is older than the one announced")
 
-func (r *Roster) read(ctx context.Context, want uint64) error {
+func (r *Roster) fetch(ctx context.Context, want uint64) error {
 	e, err := r.b.Get(ctx, r.key)
 	if err != nil && !errors.Is(err, kv.ErrNoBucket) {
 		return err
