@@ -13,6 +13,8 @@ var (
 	// ErrConfig: a field of a Config, or an argument, is not usable. See
 	// [ConfigError].
 	ErrConfig = errors.New("balance: bad configuration")
+	// ErrJoined: the node is in the group already.
+	ErrJoined = errors.New("balance: the node is in the group already")
 	// ErrInCallback: Leave was called from inside OnChange, which it would wait
 	// for. Nothing was done; call it in a goroutine of its own.
 	ErrInCallback = errors.New("balance: Leave called from inside OnChange")

@@ -216,7 +216,12 @@ func (g *Group) Leave(ctx context.Context) error {
 	if id := goroutineID(); id != 0 && id == g.notifier.Load() {
 		return ErrInCallback
 	}
-	g.end(ErrClosed)
+	return g.wind(ctx, ErrClosed)
+}
+
+// wind ends the group because of cause, waits for OnChange, and withdraws.
+func (g *Group) wind(ctx context.Context, cause error) error {
+	g.end(cause)
 	if err := wait(ctx, g.done); err != nil {
 		return fmt.Errorf("balance: leave: OnChange has not returned: %w", err)
 	}

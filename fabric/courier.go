@@ -78,8 +78,12 @@ type courier struct {
 // lets a goroutine run for 10 ms before another must be let in, and the reader
 // parses up to 5 million messages of a few bytes a second: 50 000. The dispatcher
 // itself waits for nobody. A drop would still be counted, in Stats.Rejected. It costs
-// 512 KiB of address space, of which only what was used is ever touched.
-const channelCap = 65_536
+// 512 KiB of address space, of which only what was used is ever touched; a node
+// with a smaller inbox, which would reject such a burst anyway, gets a smaller one.
+const (
+	channelCap    = 65_536
+	minChannelCap = 8192
+)
 
 // refusalCap bounds the refused requests whose senders are still to be told. When
 // it is full, the sender is not told, and times out.
@@ -113,7 +117,7 @@ func newCourier(cfg courierConfig) (*courier, error) {
 
 func (c *courier) start() error {
 	if !c.off {
-		ch := make(chan *nats.Msg, channelCap)
+		ch := make(chan *nats.Msg, min(channelCap, max(minChannelCap, c.inbox.maxMsgs)))
 		for _, subject := range []string{c.subj.peerAll(), c.subj.castAll()} {
 			sub, err := c.nc.ChanSubscribe(subject, ch)
 			if err != nil {
@@ -249,8 +253,8 @@ func (c *courier) permission(op, subject string) {
 	}
 }
 
-// Deadline, Done, Err and Value make the courier's life a context: the one that
-// its own reads from the bucket and the handlers' contexts end with.
+// A life is the courier's own as a context: what its reads of the bucket and the
+// handlers' contexts end with.
 type life struct{ c *courier }
 
 func (l life) Deadline() (time.Time, bool) { return time.Time{}, false }

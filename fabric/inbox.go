@@ -2,6 +2,7 @@ package fabric
 
 import (
 	"context"
+	"runtime"
 	"sync"
 )
 
@@ -71,6 +72,11 @@ func (q *inbox) take(ctx context.Context, closed <-chan struct{}) (*Message, err
 		return nil, context.Cause(ctx)
 	}
 	q.mu.Lock()
+	if q.n == 0 {
+		q.mu.Unlock()
+		runtime.Gosched() // waking costs more than looking again
+		q.mu.Lock()
+	}
 	for q.n == 0 {
 		q.waiting++
 		q.mu.Unlock()

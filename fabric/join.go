@@ -39,7 +39,7 @@ func Join(ctx context.Context, cfg Config) (*Node, error) {
 	n := newNode(ctx, cfg, l)
 	if err := n.join(ctx); err != nil {
 		n.abort(err)
-		return nil, n.explain(err)
+		return nil, fmt.Errorf("join %s/%s as %s: %w", cfg.Cluster, cfg.Env, cfg.PID, explain(err))
 	}
 	n.begin()
 	return n, nil
@@ -150,35 +150,34 @@ func (n *Node) alone(ctx context.Context) (bool, error) {
 }
 
 // explain turns an internal error into the public one.
-func (n *Node) explain(err error) error {
+func explain(err error) error {
 	if err == nil {
 		return nil
 	}
-	name := fmt.Sprintf("join %s/%s as %s", n.cfg.Cluster, n.cfg.Env, n.cfg.PID)
 	if e, ok := errors.AsType[*lease.HeldError](err); ok {
 		return &PIDInUseError{PID: PID(e.PID), Host: e.Host, Since: e.Since}
 	}
 	if e, ok := errors.AsType[*kv.PermissionError](err); ok {
-		return fmt.Errorf("%s: %w", name, &PermissionError{Op: e.Op, Subject: e.Subject})
+		return &PermissionError{Op: e.Op, Subject: e.Subject}
 	}
 	if e, ok := errors.AsType[*kv.LeaseError](err); ok {
-		return fmt.Errorf("%s: %w", name, &ConfigError{"Lease", fmt.Sprintf("%v is longer than %v, which the fabric's first member fixed as its longest", e.Lease, e.Longest)})
+		return &ConfigError{"Lease", fmt.Sprintf("%v is longer than %v, which the fabric's first member fixed as its longest", e.Lease, e.Longest)}
 	}
 	_, config := errors.AsType[*kv.ConfigError](err)
 	_, foreign := errors.AsType[*lease.ForeignError](err)
 	switch {
 	case config, foreign:
-		return fmt.Errorf("%s: %w: %w", name, ErrBucket, err)
+		return fmt.Errorf("%w: %w", ErrBucket, err)
 	case errors.Is(err, kv.ErrNoJetStream):
-		return fmt.Errorf("%s: %w: %w", name, ErrNoJetStream, err)
+		return fmt.Errorf("%w: %w", ErrNoJetStream, err)
 	case errors.Is(err, kv.ErrOldServer):
-		return fmt.Errorf("%s: %w: %w", name, ErrOldServer, err)
+		return fmt.Errorf("%w: %w", ErrOldServer, err)
 	case errors.Is(err, lease.ErrLeft):
 		return ErrClosed
 	case errors.Is(err, lease.ErrPassive):
 		return ErrPassive
 	case errors.Is(err, lease.ErrLost):
-		return fmt.Errorf("%s: %w: %w", name, ErrLost, err)
+		return fmt.Errorf("%w: %w", ErrLost, err)
 	}
-	return fmt.Errorf("%s: %w", name, err)
+	return err
 }

@@ -70,7 +70,7 @@ func (n *Node) SetMeta(ctx context.Context, meta map[string]string) error {
 	if err != nil {
 		return err
 	}
-	return n.explain(n.session.SetMeta(ctx, meta))
+	return explain(n.session.SetMeta(ctx, meta))
 }
 
 // Host is for the packages of this module, which hold claims and follow rosters
@@ -142,11 +142,11 @@ func (n *Node) followSession() {
 		case st.Ended && errors.Is(st.Err, lease.ErrLeft):
 			return
 		case st.Ended:
-			n.end(n.explain(st.Err))
+			n.end(explain(st.Err))
 			return
 		case held && st.Hold == nil:
 			held = false
-			n.events.add(Event{Kind: Lost, Err: n.explain(st.Err)})
+			n.events.add(Event{Kind: Lost, Err: explain(st.Err)})
 		case !held && st.Hold != nil:
 			held = true
 			n.events.add(Event{Kind: Rejoined, Incarnation: st.Hold.Incarnation})

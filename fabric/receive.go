@@ -3,6 +3,7 @@ package fabric
 import (
 	"context"
 	"iter"
+	"runtime"
 
 	"github.com/nats-io/nats.go"
 )
@@ -39,6 +40,9 @@ func (c *courier) dispatch(ch <-chan *nats.Msg) {
 	full := false
 	for open := true; open; {
 		var m *nats.Msg
+		if len(ch) == 0 {
+			runtime.Gosched() // let more come in before this goroutine sleeps
+		}
 		select {
 		case m = <-ch:
 		case <-c.done: // nobody adds to ch any more; take the rest

@@ -50,6 +50,38 @@ func TestExternal(t *testing.T) {
 	}
 }
 
+const (
+	toB  = "fab.c1.test.u.b."
+	atR  = "fab.c1.test.r."
+	asks = ".1q01234567.1-0123456789"
+)
+
+// invalid are messages that a node b must drop.
+var invalid = []nats.Msg{
+	{Subject: toB + "a"},
+	{Subject: toB + "a", Reply: "spied.x"},
+	{Subject: toB + "a", Reply: "_INBOX.x"},
+	{Subject: toB + "a", Reply: "$JS.API.STREAM.DELETE.S"},
+	{Subject: toB + "a", Reply: atR + "victim.b" + asks},
+	{Subject: toB + "a", Reply: atR + "victim.a" + asks},
+	{Subject: toB + "a", Reply: atR + "a.victim" + asks},
+	{Subject: toB + "a", Reply: atR + "a._" + asks},
+	{Subject: toB + "a", Reply: atR + "a.b" + ".2q01234567.1-0123456789"},
+	{Subject: toB + "a", Reply: atR + "a.b" + ".1b01234567.1"},
+	{Subject: toB + "a", Reply: atR + "a.b" + ".1s01234567.0"},
+	{Subject: toB + "a", Reply: atR + "a.b" + ".1s01234567.18446744073709551616"},
+	{Subject: toB + "a", Reply: atR + "a.b" + ".1s01234567.1.x"},
+	{Subject: toB + "é", Reply: atR + "é.b" + ".1s01234567.1"},
+	{Subject: "fab.c1.test.b.a"},
+	{Subject: "fab.c1.test.b.ext"},
+	{Subject: "fab.c1.test.b.a", Reply: atR + "a._" + ".1s01234567.1"},
+	{Subject: "fab.c1.test.b.a", Reply: atR + "a._" + asks}, // nobody requests of everyone
+	{Subject: toB + "a", Reply: atR + "a.b" + ".1s01234567.1", Header: nats.Header{"Nats-Stream": {"S"}}},
+	{Subject: toB + "a", Reply: atR + "a.b" + ".1s01234567.1", Header: nats.Header{"Nats-Sequence": {"1"}}},
+	{Subject: toB + "a", Reply: atR + "a.b" + ".1s01234567.1", Header: nats.Header{"Status": {"503"}}},
+	{Subject: toB + "ext", Header: nats.Header{"Nats-Subject": {"x"}}},
+}
+
 // TestInvalid: what has no valid tag, or is JetStream's, is dropped and counted,
 // and nothing is published to where its reply subject points.
 func TestInvalid(t *testing.T) {
@@ -65,33 +97,7 @@ func TestInvalid(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const u, r = "fab.c1.test.u.b.", "fab.c1.test.r."
-	const end = ".1q01234567.1-0123456789"
-	tests := []nats.Msg{
-		{Subject: u + "a"},
-		{Subject: u + "a", Reply: "spied.x"},
-		{Subject: u + "a", Reply: "_INBOX.x"},
-		{Subject: u + "a", Reply: "$JS.API.STREAM.DELETE.S"},
-		{Subject: u + "a", Reply: r + "victim.b" + end},
-		{Subject: u + "a", Reply: r + "victim.a" + end},
-		{Subject: u + "a", Reply: r + "a.victim" + end},
-		{Subject: u + "a", Reply: r + "a._" + end},
-		{Subject: u + "a", Reply: r + "a.b" + ".2q01234567.1-0123456789"},
-		{Subject: u + "a", Reply: r + "a.b" + ".1b01234567.1"},
-		{Subject: u + "a", Reply: r + "a.b" + ".1s01234567.0"},
-		{Subject: u + "a", Reply: r + "a.b" + ".1s01234567.18446744073709551616"},
-		{Subject: u + "a", Reply: r + "a.b" + ".1s01234567.1.x"},
-		{Subject: u + "é", Reply: r + "é.b" + ".1s01234567.1"},
-		{Subject: "fab.c1.test.b.a"},
-		{Subject: "fab.c1.test.b.ext"},
-		{Subject: "fab.c1.test.b.a", Reply: r + "a._" + ".1s01234567.1"},
-		{Subject: "fab.c1.test.b.a", Reply: r + "a._" + end}, // nobody requests of everyone
-		{Subject: u + "a", Reply: r + "a.b" + ".1s01234567.1", Header: nats.Header{"Nats-Stream": {"S"}}},
-		{Subject: u + "a", Reply: r + "a.b" + ".1s01234567.1", Header: nats.Header{"Nats-Sequence": {"1"}}},
-		{Subject: u + "a", Reply: r + "a.b" + ".1s01234567.1", Header: nats.Header{"Status": {"503"}}},
-		{Subject: u + "ext", Header: nats.Header{"Nats-Subject": {"x"}}},
-	}
-	for _, m := range tests {
+	for _, m := range invalid {
 		if err := raw.PublishMsg(&m); err != nil {
 			t.Fatal(err)
 		}
@@ -105,10 +111,10 @@ func TestInvalid(t *testing.T) {
 	if _, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}}); err != nil {
 		t.Fatal(err)
 	}
-	if err := raw.PublishRequest("s", u+"a", nil); err != nil {
+	if err := raw.PublishRequest("s", toB+"a", nil); err != nil {
 		t.Fatal(err)
 	}
-	want := uint64(len(tests) + 1)
+	want := uint64(len(invalid) + 1)
 	for b.Stats().Invalid < want && ctx.Err() == nil { // the acknowledgement takes its time
 		if err := raw.Flush(); err != nil {
 			t.Fatal(err)

@@ -20,7 +20,7 @@ import (
 //   - [*RemoteError]: the receiver's handler returned an error.
 //   - the cause of ctx's end, or [context.DeadlineExceeded] when a ctx without a
 //     deadline has waited [DefaultRequestTimeout]. The request may or may not have
-//     been received.
+//     been received; so it ends, too, if the connection breaks while it waits.
 //   - [*PermissionError]: the server does not let this node send to to.
 func (n *Node) Request(ctx context.Context, to PID, data []byte) (*Message, error) {
 	return n.courier.request(ctx, to, data)

@@ -123,15 +123,15 @@ func (s *Session) Holder(ctx context.Context, key string) (Holder, error) {
 	if err != nil || !r.Held() {
 		return Holder{}, err
 	}
-	over, err := s.isOver(ctx, r.PID, r.Inc)
+	over, err := s.IsOver(ctx, r.PID, r.Inc)
 	if err != nil || over {
 		return Holder{}, err
 	}
 	return Holder{PID: r.PID, Inc: r.Inc, Term: r.Term, Token: e.Rev, Since: r.Since}, nil
 }
 
-// isOver reads whether incarnation inc of pid is over.
-func (s *Session) isOver(ctx context.Context, pid string, inc uint64) (bool, error) {
+// IsOver reads whether incarnation inc of pid is over.
+func (s *Session) IsOver(ctx context.Context, pid string, inc uint64) (bool, error) {
 	e, err := s.b.Get(ctx, KeyPID(pid))
 	return e.Rev > inc, err
 }
@@ -179,7 +179,7 @@ func (s *Session) Observe(ctx context.Context, key string, report func(Holder) b
 				pid.Close()
 				pid = nil
 			}
-			if over, err := s.isOver(ctx, now.PID, now.Inc); now.PID != "" && err == nil && over {
+			if over, err := s.IsOver(ctx, now.PID, now.Inc); now.PID != "" && err == nil && over {
 				now = Holder{}
 			}
 			if now.PID != "" {

@@ -64,6 +64,7 @@ type Session struct {
 	outageAt time.Time     // when the last outage ended
 	outageOf time.Duration // how long it was
 	closed   bool          // no goroutine may begin any more
+	reserved map[string]bool
 
 	renewed latest.Value[uint64] // newest metaGen that is stored
 }
@@ -318,5 +319,44 @@ func (w *workers) wait(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	}
+}
+
+// Reserve reports whether the name is free in this process, and takes it until
+// release is called: two groups of one name would write one key.
+func (s *Session) Reserve(name string) (release func(), ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.reserved[name] {
+		return nil, false
+	}
+	if s.reserved == nil {
+		s.reserved = map[string]bool{}
+	}
+	s.reserved[name] = true
+	return sync.OnceFunc(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.reserved, name)
+	}), true
+}
+
+// Want writes a record that is valid for one incarnation of this process, under
+// the guard that it has the PID. It returns when the write is acknowledged; an
+// error that wraps [kv.ErrRefused] says that the incarnation is over.
+func (s *Session) Want(ctx context.Context, key string, inc uint64, value []byte, ttl time.Duration) error {
+	for n := 0; ; n++ {
+		_, err := s.b.Put(ctx, kv.Write{Key: key, Value: value, GuardKey: KeyPID(s.cfg.PID), GuardRev: inc, TTL: ttl})
+		if err == nil {
+			return nil
+		}
+		if errors.Is(err, kv.ErrRefused) {
+			if over, readErr := s.IsOver(ctx, s.cfg.PID, inc); readErr == nil && over {
+				return err
+			}
+		}
+		if waitErr := kv.Pause(ctx, n); waitErr != nil {
+			return errors.Join(waitErr, err)
+		}
 	}
 }

@@ -59,7 +59,7 @@ func (w *Watcher) Challenge(ctx context.Context) (over bool, wait time.Duration)
 		return true, 0
 	case errors.Is(err, kv.ErrRefused):
 		// Renewed, or ended by another: read which, in case the feed missed it.
-		if over, err := w.s.isOver(ctx, w.pid, w.inc); err == nil && over {
+		if over, err := w.s.IsOver(ctx, w.pid, w.inc); err == nil && over {
 			return true, 0
 		}
 		if e, err := w.s.b.Get(ctx, KeySession(w.pid)); err == nil {

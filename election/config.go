@@ -1,0 +1,37 @@
+package election
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/natsfabric/natsfabric/internal/token"
+)
+
+// Config says which election to take part in.
+type Config struct {
+	// Name of the election; required. Letters, digits, '_' and '-', at most 64.
+	Name string
+
+	// Grace is how long before the claim can be another's a term's context ends:
+	// the time that the leader's work has to stop. Default 0; less than half the
+	// node's Lease, because a lease is renewed every third of it. The larger it is,
+	// the sooner a slow server ends a term.
+	Grace time.Duration
+
+	// Logger gets state changes and swallowed errors. Default: discard.
+	Logger *slog.Logger
+}
+
+func (c Config) complete(lease time.Duration) (Config, error) {
+	if err := token.Check("election", c.Name); err != nil {
+		return c, err
+	}
+	if c.Grace < 0 || c.Grace >= lease/2 {
+		return c, &ConfigError{"Grace", fmt.Sprintf("%v is not within 0 and half the lease of %v", c.Grace, lease)}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c, nil
+}

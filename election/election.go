@@ -1,0 +1,145 @@
+package election
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"time"
+
+	"github.com/natsfabric/natsfabric/fabric"
+	"github.com/natsfabric/natsfabric/internal/lease"
+	"github.com/natsfabric/natsfabric/internal/roster"
+)
+
+// An Election is one node's part in the election of one name.
+type Election struct {
+	node *fabric.Node
+	host *roster.Host
+	cfg  Config
+	key  string
+}
+
+// A Leader is who leads an election, as the bucket says. The zero Leader is nobody.
+type Leader struct {
+	PID         fabric.PID
+	Incarnation uint64
+	Term        uint64
+	Token       uint64
+	// Since is when the term began, by the leader's clock.
+	Since time.Time
+}
+
+// New returns node's part in the election cfg.Name. It does no I/O and starts
+// nothing. On a passive node only Leader and Leaders work.
+func New(node *fabric.Node, cfg Config) (*Election, error) {
+	cfg, err := cfg.complete(node.Lease())
+	if err != nil {
+		return nil, err
+	}
+	return &Election{node: node, host: node.Host(), cfg: cfg, key: lease.KeyElection(cfg.Name)}, nil
+}
+
+// Campaign waits until this node leads and returns its term. ctx bounds the wait
+// only. Campaigns of one name on one node queue. The caller must call Resign when
+// it is done with the term; a term that is lost is given back by itself, after the
+// grace.
+func (e *Election) Campaign(ctx context.Context) (*Term, error) {
+	t, err := e.campaign(ctx)
+	if err != nil {
+		return nil, err
+	}
+	t.grant.ReleaseWhenLost()
+	return t, nil
+}
+
+func (e *Election) campaign(ctx context.Context) (*Term, error) {
+	g, err := e.host.Session.Claim(e.key).Acquire(ctx, e.cfg.Grace)
+	if err != nil {
+		return nil, e.explain(err)
+	}
+	t := newTerm(e, g)
+	e.cfg.Logger.Info("elected", "election", e.cfg.Name, "pid", e.node.PID(), "term", t.Number(), "rev", t.Token())
+	return t, nil
+}
+
+// Lead campaigns and calls f while this node leads, with a context that ends with
+// the term (and with ctx). If f returns while the term holds, Lead resigns and
+// returns f's error. If the term ended first, Lead waits for f, discards its error,
+// and campaigns again. The claim is given back only after f has returned, so f must
+// stop when its context ends. Lead returns ctx's cause when ctx ends, and why the
+// node ended when it does.
+func (e *Election) Lead(ctx context.Context, f func(context.Context, *Term) error) error {
+	defer e.host.Session.Enter()()
+	for {
+		t, err := e.campaign(ctx)
+		if err != nil {
+			return err
+		}
+		done, err := e.lead(ctx, t, f)
+		if done {
+			return err
+		}
+	}
+}
+
+// lead runs f for one term. It reports whether Lead is done.
+func (e *Election) lead(ctx context.Context, t *Term, f func(context.Context, *Term) error) (done bool, err error) {
+	term, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(t.Context(), func() { cancel(context.Cause(t.Context())) })
+	err = f(term, t)
+	stop()
+	held := t.Valid()
+	cancel(nil)
+	// The work has stopped. The claim goes back even if ctx has ended, within a lease.
+	release, cancelRelease := context.WithTimeout(context.WithoutCancel(ctx), e.node.Lease())
+	defer cancelRelease()
+	if releaseErr := t.Resign(release); releaseErr != nil {
+		e.cfg.Logger.Warn("claim left to its lease", "election", e.cfg.Name, "err", releaseErr)
+	}
+	switch {
+	case held && ctx.Err() == nil:
+		return true, err
+	case ctx.Err() != nil:
+		return true, context.Cause(ctx)
+	case errors.Is(context.Cause(t.Context()), ErrResigned):
+		return true, err // resigned by f itself, or the node leaves
+	}
+	return false, nil
+}
+
+// Leader reads who leads, or returns an error that wraps [ErrNoLeader]. A leader
+// that has just crashed is reported until its lease has run out.
+func (e *Election) Leader(ctx context.Context) (Leader, error) {
+	h, err := e.host.Session.Holder(ctx, e.key)
+	if err != nil {
+		return Leader{}, e.explain(err)
+	}
+	if h.PID == "" {
+		return Leader{}, e.explain(ErrNoLeader)
+	}
+	return leaderOf(h), nil
+}
+
+// Leaders reports who leads: now, and whenever it is another, or nobody (the zero
+// Leader). A reader that is slow may miss leaders between, never the last. The
+// iteration ends, with an error, with ctx or when the node does; and when the loop
+// is left.
+func (e *Election) Leaders(ctx context.Context) iter.Seq2[Leader, error] {
+	return func(yield func(Leader, error) bool) {
+		ctx, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		defer context.AfterFunc(e.node.Context(), func() { cancel(context.Cause(e.node.Context())) })()
+		left := false
+		err := e.host.Session.Observe(ctx, e.key, func(h lease.Holder) bool {
+			left = !yield(leaderOf(h), nil)
+			return !left
+		})
+		if !left {
+			yield(Leader{}, e.explain(err))
+		}
+	}
+}
+
+func leaderOf(h lease.Holder) Leader {
+	return Leader{PID: fabric.PID(h.PID), Incarnation: h.Inc, Term: h.Term, Token: h.Token, Since: h.Since}
+}

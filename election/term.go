@@ -1,0 +1,60 @@
+package election
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/natsfabric/natsfabric/internal/lease"
+)
+
+// A Term is one unbroken stretch of leadership.
+type Term struct {
+	e      *Election
+	grant  *lease.Grant
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+}
+
+func newTerm(e *Election, g *lease.Grant) *Term {
+	t := &Term{e: e, grant: g}
+	t.ctx, t.cancel = context.WithCancelCause(context.WithoutCancel(g.Context()))
+	context.AfterFunc(g.Context(), func() {
+		cause := context.Cause(g.Context())
+		if errors.Is(cause, lease.ErrReleased) || errors.Is(cause, lease.ErrLeft) {
+			t.cancel(ErrResigned)
+			return
+		}
+		e.cfg.Logger.Warn("term lost", "election", e.cfg.Name, "pid", e.node.PID(), "term", g.Term, "err", cause)
+		t.cancel(fmt.Errorf("%w: %w", ErrLost, cause))
+	})
+	return t
+}
+
+// Context ends Config.Grace before the claim can be another's. Its cause wraps
+// [ErrLost] or is [ErrResigned]. Do the leader's work under it.
+func (t *Term) Context() context.Context { return t.ctx }
+
+// Valid reports whether the term holds at this moment, by the clock: it is false
+// also when the machine slept and no timer has fired yet. It is no promise about
+// the next moment: fence what must not be done twice.
+func (t *Term) Valid() bool { return t.ctx.Err() == nil && t.grant.Valid() }
+
+// Number counts the terms of the election: 1, 2, 3...
+func (t *Term) Number() uint64 { return t.grant.Term }
+
+// Token is the fencing token: the revision at which the claim was taken, larger
+// than that of every earlier term.
+func (t *Term) Token() uint64 { return t.grant.Token }
+
+// Resign ends the term and gives the claim back; another may lead when it returns
+// nil. The caller has stopped the leader's work. If ctx ends first, the giving back
+// goes on in the background. It is harmless after the term has ended.
+func (t *Term) Resign(ctx context.Context) error {
+	err := t.grant.Release(ctx)
+	t.cancel(ErrResigned)
+	if err != nil {
+		return fmt.Errorf("election %s: resign: %w", t.e.cfg.Name, err)
+	}
+	return nil
+}
