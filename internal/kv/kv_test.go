@@ -92,6 +92,7 @@ func deleteBucket(t *testing.T, nc *nats.Conn) {
 	if resp := api(t, nc, "STREAM.DELETE."+stream, nil); resp["error"] != nil {
 		t.Fatalf("delete the bucket: %v", resp["error"])
 	}
+	time.Sleep(time.Millisecond) // the server removes the files in the background
 }
 
 func put(t *testing.T, b *kv.Bucket, key, value string, guard uint64) uint64 {
@@ -278,11 +279,47 @@ func TestSettleEndsWhenTheBucketWasMadeAnew(t *testing.T) {
 			done <- err
 		}()
 		time.Sleep(time.Second) // it is in doubt: nobody answers
+		began := time.Now()
 		if err := a.Open(within(t, time.Minute)); err != nil {
 			t.Fatal(err)
 		}
 		if err := <-done; !errors.Is(err, kv.ErrRefused) {
 			t.Errorf("Settle under a revision of the lost bucket = %v, want ErrRefused", err)
+		}
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("Settle returned %v after the new bucket was open", took)
+		}
+	})
+}
+
+// R1 answers the repetition of a write that landed with a refusal. If that cannot be
+// resolved by reading, the outcome is unknown, not a refusal.
+func TestRefusalInDoubtIsNoOutcome(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a, nc, _ := opened(t, s)
+		rev := put(t, a, "k", "x", 0)
+		// From the second attempt on the answers come, but no read is answered:
+		// somebody else takes the requests.
+		b := handle(t, nc, func(c *kv.Config) { c.Domain = "blind" })
+		first := true
+		forward, _, _ := opened(t, s)
+		sub, err := nc.Subscribe("$JS.blind.API.$KV.fab_test_production.k", func(m *nats.Msg) {
+			go func() {
+				if first {
+					first = false
+					forward.Put(t.Context(), kv.Write{Key: "k", Value: m.Data, GuardRev: rev}) // and no answer
+					return
+				}
+				m.Respond([]byte(`{"error":{"code":400,"err_code":10071,"description":"wrong last sequence"}}`))
+			}()
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer sub.Unsubscribe()
+		_, err = b.Settle(within(t, 5*time.Second), "k", rev, []byte("y"), 0)
+		if !errors.Is(err, kv.ErrUnknown) || errors.Is(err, kv.ErrRefused) {
+			t.Errorf("Settle = %v, want ErrUnknown only", err)
 		}
 	})
 }

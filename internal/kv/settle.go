@@ -47,7 +47,8 @@ func (b *Bucket) Settle(ctx context.Context, key string, rev uint64, value []byt
 			}
 		}
 		if waitErr := Pause(ctx, n); waitErr != nil {
-			return 0, fmt.Errorf("%w: %w", ErrUnknown, err)
+			// The text only: a refusal after an attempt in doubt is no outcome.
+			return 0, fmt.Errorf("%w: %v", ErrUnknown, err)
 		}
 	}
 }
