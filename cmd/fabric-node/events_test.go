@@ -181,7 +181,7 @@ func TestClusterTest(t *testing.T) {
 	c.balanced(balance.Share{First: 0, Workers: 1, Total: 2}, []balance.Placed{
 		{PID: "2014", First: 0, Workers: 1, Self: true}, {PID: "976f", First: 1, Workers: 1},
 	}, false)
-	c.balanced(balance.Share{First: -1, Total: 1}, []balance.Placed{{PID: "976f", First: 0, Workers: 1}}, false)
+	c.balanced(balance.Share{First: -1, Total: 1}, []balance.Placed{{PID: "976f", First: 1, Workers: 1}}, false)
 	wantOut := `cluster-test: cluster has re-balanced:
    instance index:        0
    instance thread count: 1

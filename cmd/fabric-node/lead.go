@@ -19,6 +19,10 @@ import (
 // killTime is kept free at the end of the grace, for KILL to take effect.
 const killTime = 100 * time.Millisecond
 
+// lostPatience bounds leaving after the leadership was lost, which usually means
+// that the server cannot be reached.
+const lostPatience = time.Second
+
 const leadUsage = "NAME -- COMMAND [ARGUMENT]..."
 
 type leadFlags struct {
@@ -182,9 +186,14 @@ func (a *app) campaign(ctx context.Context, m *member, f *leadFlags, name string
 	if err == nil {
 		err = a.supervise(ctx, c, term.Context(), f.grace, max(ahead-killTime, 0))
 	}
+	if term.Context().Err() != nil {
+		// There is nothing to give back, and a supervisor waits to start us again.
+		m.patience = min(m.patience, lostPatience)
+		return err
+	}
 	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.opts.timeout)
 	defer cancel()
-	if resignErr := term.Resign(ending); resignErr != nil && term.Context().Err() == nil {
+	if resignErr := term.Resign(ending); resignErr != nil {
 		a.log.Warn("resign", "err", resignErr)
 	}
 	return err
