@@ -24,7 +24,7 @@ func TestEvents(t *testing.T) {
 		{
 			joinedEvent{"joined", "web-1", 7, "shop", "dev"},
 			`{"type":"joined","pid":"web-1","incarnation":7,"cluster":"shop","env":"dev"}`,
-			"joined        web-1 to shop/dev, incarnation 7",
+			"joined        web-1 in shop/dev, incarnation 7",
 		},
 		{
 			newMessageEvent(&fabric.Message{From: "a", To: "b", ID: 3, Data: []byte("x<y>&\"é")}, false),
