@@ -35,7 +35,7 @@ type leadFlags struct {
 func newLead(a *app) *cobra.Command {
 	var f leadFlags
 	cmd := &cobra.Command{
-		Use:   "lead " + leadUsage,
+		Use:   "lead [flags] " + leadUsage,
 		Short: "Run a command only while leading an election",
 		Long: `Wait to lead election NAME, then run COMMAND, without a shell, in a process group
 of its own. The leadership is given back when nothing of the group is left.
@@ -53,6 +53,8 @@ checked where the work is written down. Its stdin is /dev/null without --stdin.`
   fabric-node lead -k shop nightly --ttl 10s --grace 4s -- make report
   fabric-node lead -k shop feed --events /run/feed.ndjson -- sh -c 'consume "$FABRIC_LEADER_TOKEN"'`,
 		Args: leadArgs,
+
+		DisableFlagsInUseLine: true,
 	}
 	cmd.RunE = a.untilSignal(func(ctx context.Context, args []string) error {
 		a.hideJSON = true
