@@ -31,9 +31,16 @@ type openRecord struct {
 // ctx ends; what will not (no JetStream, no permission, a wrong setting, a lease
 // longer than the longest) is returned at once. An existing bucket is never
 // changed.
-func (b *Bucket) Open(ctx context.Context) error {
+func (b *Bucket) Open(ctx context.Context) error { return b.until(ctx, b.open) }
+
+// Probe returns when the server was found to have the JetStream that a bucket
+// needs, for a process that only reads and does not mind if there is no bucket.
+func (b *Bucket) Probe(ctx context.Context) error { return b.until(ctx, b.checkServer) }
+
+// until calls f until it succeeds, ctx ends, or trying again cannot help.
+func (b *Bucket) until(ctx context.Context, f func(context.Context) error) error {
 	for n := 0; ; n++ {
-		err := b.open(ctx)
+		err := f(ctx)
 		if err == nil || final(err) {
 			return err
 		}
