@@ -97,9 +97,9 @@ type Config struct {
 	// A passive node does not claim its PID, creates no bucket and needs none.
 	Passive bool
 
-	// OnUndeliverable is told of sends that turned out to have no receiver after
-	// Send returned. One call at a time; it must not block for long, nor call
-	// Leave. Each is also counted in Stats.
+	// OnUndeliverable is told of every send that turned out to have no receiver
+	// after Send returned. One call at a time; it must not block for long, nor call
+	// Flush or Leave. Each is also counted in Stats, and returned by the next Flush.
 	OnUndeliverable func(Undeliverable)
 
 	// Logger gets state changes and swallowed errors. Default: discard.

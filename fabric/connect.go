@@ -64,6 +64,7 @@ func (l *link) options(ctx context.Context, cfg Config) []nats.Option {
 		nats.MaxPingsOutstanding(2),
 		nats.Timeout(connectTimeout(ctx)),
 		nats.IgnoreAuthErrorAbort(),
+		nats.SkipSubjectValidation(), // every subject is built from checked names
 	}
 	opts = append(opts, cfg.NATS...)
 	return append(opts, func(o *nats.Options) error {

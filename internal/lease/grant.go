@@ -62,7 +62,9 @@ func (g *Grant) end(cause error) {
 func (g *Grant) Release(ctx context.Context) error {
 	g.end(ErrReleased)
 	g.once.Do(func() {
+		exit := g.c.s.Enter() // Leave waits for resignations, too
 		g.c.s.spawn(func() {
+			defer exit()
 			defer close(g.done)
 			defer func() { <-g.c.turn }()
 			g.err = g.c.release(g.c.s.life, g.Token, g.record)

@@ -13,6 +13,7 @@ import (
 type Hold struct {
 	Incarnation uint64
 
+	base  context.Context // what the contexts derive from; never ends
 	clock Clock
 	lease time.Duration
 	sent  atomic.Pointer[Instant] // before sending the last acknowledged renewal
@@ -30,8 +31,11 @@ type fuse struct {
 	timer  *time.Timer
 }
 
-func newHold(incarnation uint64, lease time.Duration, clock Clock, sent Instant) *Hold {
-	h := &Hold{Incarnation: incarnation, clock: clock, lease: lease, fuses: map[time.Duration]*fuse{}}
+func newHold(ctx context.Context, incarnation uint64, lease time.Duration, clock Clock, sent Instant) *Hold {
+	h := &Hold{
+		Incarnation: incarnation, base: context.WithoutCancel(ctx), clock: clock, lease: lease,
+		fuses: map[time.Duration]*fuse{},
+	}
 	h.sent.Store(&sent)
 	return h
 }
@@ -54,7 +58,7 @@ func (h *Hold) Context(grace time.Duration) context.Context {
 	f, ok := h.fuses[grace]
 	if !ok {
 		f = new(fuse)
-		f.ctx, f.cancel = context.WithCancelCause(context.Background())
+		f.ctx, f.cancel = context.WithCancelCause(h.base)
 		h.fuses[grace] = f
 		if h.ended.Load() {
 			f.cancel(h.cause)

@@ -28,7 +28,7 @@ func (s *Session) keep(hold *Hold) error {
 		if hold.renew(sent) {
 			continue
 		}
-		hold = newHold(hold.Incarnation, s.cfg.Lease, s.cfg.Clock, sent)
+		hold = newHold(s.life, hold.Incarnation, s.cfg.Lease, s.cfg.Clock, sent)
 		s.watchHold(hold)
 		s.cfg.Logger.Info("lease resumed", "pid", s.cfg.PID, "rev", hold.Incarnation)
 		s.become(State{Hold: hold})

@@ -105,7 +105,7 @@ func (s *Session) first(ctx context.Context, inc uint64) (*Hold, error) {
 	if r, err := ParseSession(e); err != nil || r.Inc != inc {
 		return nil, fmt.Errorf("session of %s is not read back", s.cfg.PID)
 	}
-	hold := newHold(inc, s.cfg.Lease, s.cfg.Clock, sent)
+	hold := newHold(s.life, inc, s.cfg.Lease, s.cfg.Clock, sent)
 	if !hold.Valid(0) {
 		return nil, fmt.Errorf("%w before it was read back", ErrLost)
 	}

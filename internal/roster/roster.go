@@ -251,20 +251,20 @@ func (r *Roster) take(a announcement) bool {
 	r.heardOne()
 	v := r.view.Get()
 	switch {
-	case a.Epoch <= v.Epoch:
-		return true
-	case a.Prev != v.Epoch || a.Prev == a.Epoch || a.Token < v.Token:
-		return false
+	case a.Token < v.Token, a.Token == v.Token && a.Epoch <= v.Epoch:
+		return true // old news
+	case a.Token > v.Token, a.Prev != v.Epoch, a.Prev == a.Epoch:
+		return false // another coordinator, perhaps in a new bucket; or a gap
 	}
 	r.advance(v.next(a))
 	return true
 }
 
-// advance makes v the view unless a newer one is known. A lower epoch is newer if
-// its token is higher: the bucket was lost and made anew.
+// advance makes v the view unless a newer one is known. The token comes first: in a
+// bucket that was lost and made anew the epochs begin again.
 func (r *Roster) advance(v *View) {
 	r.view.Update(func(old *View) (*View, bool) {
-		return v, v.Epoch > old.Epoch || v.Token > old.Token && v.Epoch != old.Epoch
+		return v, v.Token > old.Token || v.Token == old.Token && v.Epoch > old.Epoch
 	})
 }
 

@@ -34,7 +34,9 @@ func (r *Roster) candidate(ctx context.Context) {
 		if ctx.Err() == nil {
 			r.cfg.Logger.Warn("not coordinating", "roster", r.cfg.Name, "err", err)
 		}
-		kv.Pause(ctx, n)
+		for range 1 << min(n, 5) { // up to about 7 s: a view that is not ours stays so
+			kv.Pause(ctx, 3)
+		}
 		n++
 	}
 }
