@@ -39,6 +39,8 @@ func (r *Roster) coordinate(g *lease.Grant) error {
 	}()
 	defer func() { cancel(); <-failed; failed <- nil }()
 	var last time.Time // when the last view was written
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
 		c, changed := count.Load()
 		var a announcement
@@ -56,20 +58,17 @@ func (r *Roster) coordinate(g *lease.Grant) error {
 			last = time.Now()
 			continue
 		}
-		timer := time.NewTimer(beacon)
 		select {
 		case <-changed:
 		case <-timer.C:
-			r.announce(announcement{Epoch: base.Epoch, Prev: base.Epoch, Token: g.Token, PID: base.PID})
+			r.announce(beaconOf(base.Epoch, base.Token, r.cfg.Session.PID()))
+			timer.Reset(beacon)
 		case err := <-failed:
 			failed <- nil
-			timer.Stop()
 			return r.ended(g, err)
 		case <-ctx.Done():
-			timer.Stop()
 			return nil
 		}
-		timer.Stop()
 	}
 }
 
@@ -133,7 +132,7 @@ func (r *Roster) base(ctx context.Context, token uint64) (*View, uint64, error) 
 // publish writes the view that follows base and announces it.
 func (r *Roster) publish(ctx context.Context, g *lease.Grant, base *View, rev uint64, c *counted) (*View, uint64, error) {
 	for {
-		a := announcement{Epoch: base.Epoch + 1, Prev: base.Epoch, Token: g.Token, PID: r.cfg.Session.PID()}
+		a := announcement{Epoch: base.Epoch + 1, Prev: base.Epoch, After: base.Token, Token: g.Token, PID: r.cfg.Session.PID()}
 		a.Set, a.Gone = base.diff(c.members, c.failed)
 		v := base.next(a)
 		v.Nonce = nuid.Next()
@@ -169,7 +168,7 @@ func (r *Roster) announce(a announcement) {
 		err = r.cfg.Signals.Signal(r.kind, data)
 	}
 	if err != nil { // too large, or disconnected: name the epoch only, now or later
-		data, _ = json.Marshal(announcement{Epoch: a.Epoch, Prev: a.Epoch, Token: a.Token, PID: a.PID})
+		data, _ = json.Marshal(beaconOf(a.Epoch, a.Token, a.PID))
 		if err := r.cfg.Signals.Signal(r.kind, data); err != nil {
 			r.cfg.Logger.Debug("view not announced", "roster", r.cfg.Name, "err", err)
 		}

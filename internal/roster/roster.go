@@ -204,7 +204,7 @@ func (r *Roster) sync(ctx context.Context) error {
 // hear takes an announcement off the reader's hands.
 func (r *Roster) hear(_ string, data []byte) {
 	var a announcement
-	if json.Unmarshal(data, &a) != nil || a.Epoch == 0 {
+	if json.Unmarshal(data, &a) != nil || a.PID == "" {
 		return
 	}
 	select {
@@ -253,8 +253,8 @@ func (r *Roster) take(a announcement) bool {
 	switch {
 	case a.Token < v.Token, a.Token == v.Token && a.Epoch <= v.Epoch:
 		return true // old news
-	case a.Token > v.Token, a.Prev != v.Epoch, a.Prev == a.Epoch:
-		return false // another coordinator, perhaps in a new bucket; or a gap
+	case a.After != v.Token, a.Prev != v.Epoch, a.Prev == a.Epoch:
+		return false // a gap, or a new bucket
 	}
 	r.advance(v.next(a))
 	return true

@@ -75,10 +75,16 @@ func (v *View) Failed(pid string, inc uint64) bool {
 type announcement struct {
 	Epoch uint64      `json:"epoch"`
 	Prev  uint64      `json:"prev"`
+	After uint64      `json:"after,omitempty"` // the token of the view before
 	Token uint64      `json:"token"`
 	PID   string      `json:"pid"`
 	Set   []Member    `json:"set,omitempty"`
 	Gone  []Departure `json:"gone,omitempty"`
+}
+
+// beaconOf names a view.
+func beaconOf(epoch, token uint64, pid string) announcement {
+	return announcement{Epoch: epoch, Prev: epoch, After: token, Token: token, PID: pid}
 }
 
 // diff returns what leads from v's members to those given: the new and changed
