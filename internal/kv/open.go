@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -161,6 +162,9 @@ func (b *Bucket) check(got jetstream.StreamConfig) error {
 		want, got any
 	}{
 		{"storage", want.Storage, got.Storage},
+		{"subjects", strings.Join(want.Subjects, " "), strings.Join(got.Subjects, " ")},
+		{"sources", 0, len(got.Sources)},
+		{"mirror", false, got.Mirror != nil},
 		{"max_msgs_per_subject", want.MaxMsgsPerSubject, got.MaxMsgsPerSubject},
 		{"max_age", want.MaxAge, got.MaxAge},
 		{"max_msgs", want.MaxMsgs, got.MaxMsgs},
@@ -186,12 +190,7 @@ func (b *Bucket) check(got jetstream.StreamConfig) error {
 // it when that is safe.
 func (b *Bucket) unlock(ctx context.Context, created time.Time, made bool) error {
 	wait := b.Longest()
-	if made {
-		alone, err := b.cfg.Alone(ctx)
-		if err == nil && alone {
-			wait = 0
-		}
-	}
+	asked := false
 	for since := time.Now(); ; {
 		e, err := b.Get(ctx, keyOpen)
 		if err != nil {
@@ -200,6 +199,14 @@ func (b *Bucket) unlock(ctx context.Context, created time.Time, made bool) error
 		var r openRecord
 		if json.Unmarshal(e.Value, &r) == nil && r.Key == keyOpen && r.Created.Equal(created) && r.LeaseMS > 0 {
 			return b.opened(created, time.Duration(r.LeaseMS)*time.Millisecond)
+		}
+		if !asked {
+			// Also who did not make it asks: that makes the nodes which are connected
+			// find out, and stop, who may have a longer lease than we know of.
+			asked = true
+			if alone, err := b.cfg.Alone(ctx); err == nil && alone && made {
+				wait = 0
+			}
 		}
 		if time.Since(since) >= wait {
 			if err := b.writeOpen(ctx, e.Rev, created); err != nil {
