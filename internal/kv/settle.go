@@ -43,7 +43,7 @@ func (b *Bucket) settle(ctx context.Context, key string, rev uint64, value []byt
 				return 0, err
 			}
 			if lost, _ := b.replaced(ctx); lost {
-				return 0, err
+				return 0, fmt.Errorf("%w: %w", ErrReplaced, err)
 			}
 		case errors.Is(err, ErrUnknown):
 			doubt = true
@@ -68,7 +68,7 @@ func (b *Bucket) counts(ctx context.Context, rev uint64) error {
 	for n := 0; ; n++ {
 		lost, err := b.replaced(ctx)
 		if err == nil && lost {
-			return fmt.Errorf("the bucket was made anew: %w", ErrRefused)
+			return fmt.Errorf("%w: %w", ErrReplaced, ErrRefused)
 		}
 		if err == nil {
 			return nil

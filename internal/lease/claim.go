@@ -107,6 +107,12 @@ func (c *Claim) try(ctx context.Context, hold *Hold, grace time.Duration) (*Gran
 	}
 	token, err := c.s.b.Settle(ctx, c.key, rev, encode(r), 0)
 	switch {
+	case errors.Is(err, kv.ErrReplaced):
+		// What we hold is of the old bucket, too: no claim before the PID is taken
+		// again, which waits until the new one is open.
+		hold.end(fmt.Errorf("%w: %w", ErrLost, err))
+		c.s.Poke()
+		return nil, nil
 	case errors.Is(err, kv.ErrRefused):
 		return nil, nil
 	case errors.Is(err, kv.ErrUnknown):
