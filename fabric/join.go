@@ -58,10 +58,12 @@ func newNode(ctx context.Context, cfg Config, l *link) *Node {
 // join: subscribe, flush, then write the session and see it back, then read the
 // rest. So whoever is seen as a member receives.
 func (n *Node) join(ctx context.Context) (err error) {
-	if !n.cfg.Passive {
-		if err := n.bucket.Open(ctx); err != nil {
-			return err
-		}
+	open := n.bucket.Open
+	if n.cfg.Passive {
+		open = n.bucket.Probe // creates nothing
+	}
+	if err := open(ctx); err != nil {
+		return err
 	}
 	if err := n.subscribe(ctx); err != nil {
 		return err

@@ -19,6 +19,10 @@ import (
 // killTime is kept free at the end of the grace, for KILL to take effect.
 const killTime = 100 * time.Millisecond
 
+// lostPatience bounds leaving after the leadership was lost, which usually means
+// that the server cannot be reached.
+const lostPatience = time.Second
+
 const leadUsage = "NAME -- COMMAND [ARGUMENT]..."
 
 type leadFlags struct {
@@ -31,7 +35,7 @@ type leadFlags struct {
 func newLead(a *app) *cobra.Command {
 	var f leadFlags
 	cmd := &cobra.Command{
-		Use:   "lead " + leadUsage,
+		Use:   "lead [flags] " + leadUsage,
 		Short: "Run a command only while leading an election",
 		Long: `Wait to lead election NAME, then run COMMAND, without a shell, in a process group
 of its own. The leadership is given back when nothing of the group is left.
@@ -49,6 +53,8 @@ checked where the work is written down. Its stdin is /dev/null without --stdin.`
   fabric-node lead -k shop nightly --ttl 10s --grace 4s -- make report
   fabric-node lead -k shop feed --events /run/feed.ndjson -- sh -c 'consume "$FABRIC_LEADER_TOKEN"'`,
 		Args: leadArgs,
+
+		DisableFlagsInUseLine: true,
 	}
 	cmd.RunE = a.untilSignal(func(ctx context.Context, args []string) error {
 		a.hideJSON = true
@@ -182,9 +188,14 @@ func (a *app) campaign(ctx context.Context, m *member, f *leadFlags, name string
 	if err == nil {
 		err = a.supervise(ctx, c, term.Context(), f.grace, max(ahead-killTime, 0))
 	}
+	if term.Context().Err() != nil {
+		// There is nothing to give back, and a supervisor waits to start us again.
+		m.patience = min(m.patience, lostPatience)
+		return err
+	}
 	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.opts.timeout)
 	defer cancel()
-	if resignErr := term.Resign(ending); resignErr != nil && term.Context().Err() == nil {
+	if resignErr := term.Resign(ending); resignErr != nil {
 		a.log.Warn("resign", "err", resignErr)
 	}
 	return err

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -30,9 +31,16 @@ type openRecord struct {
 // ctx ends; what will not (no JetStream, no permission, a wrong setting, a lease
 // longer than the longest) is returned at once. An existing bucket is never
 // changed.
-func (b *Bucket) Open(ctx context.Context) error {
+func (b *Bucket) Open(ctx context.Context) error { return b.until(ctx, b.open) }
+
+// Probe returns when the server was found to have the JetStream that a bucket
+// needs, for a process that only reads and does not mind if there is no bucket.
+func (b *Bucket) Probe(ctx context.Context) error { return b.until(ctx, b.checkServer) }
+
+// until calls f until it succeeds, ctx ends, or trying again cannot help.
+func (b *Bucket) until(ctx context.Context, f func(context.Context) error) error {
 	for n := 0; ; n++ {
-		err := b.open(ctx)
+		err := f(ctx)
 		if err == nil || final(err) {
 			return err
 		}
@@ -161,6 +169,9 @@ func (b *Bucket) check(got jetstream.StreamConfig) error {
 		want, got any
 	}{
 		{"storage", want.Storage, got.Storage},
+		{"subjects", strings.Join(want.Subjects, " "), strings.Join(got.Subjects, " ")},
+		{"sources", 0, len(got.Sources)},
+		{"mirror", false, got.Mirror != nil},
 		{"max_msgs_per_subject", want.MaxMsgsPerSubject, got.MaxMsgsPerSubject},
 		{"max_age", want.MaxAge, got.MaxAge},
 		{"max_msgs", want.MaxMsgs, got.MaxMsgs},
@@ -186,12 +197,7 @@ func (b *Bucket) check(got jetstream.StreamConfig) error {
 // it when that is safe.
 func (b *Bucket) unlock(ctx context.Context, created time.Time, made bool) error {
 	wait := b.Longest()
-	if made {
-		alone, err := b.cfg.Alone(ctx)
-		if err == nil && alone {
-			wait = 0
-		}
-	}
+	asked := false
 	for since := time.Now(); ; {
 		e, err := b.Get(ctx, keyOpen)
 		if err != nil {
@@ -200,6 +206,14 @@ func (b *Bucket) unlock(ctx context.Context, created time.Time, made bool) error
 		var r openRecord
 		if json.Unmarshal(e.Value, &r) == nil && r.Key == keyOpen && r.Created.Equal(created) && r.LeaseMS > 0 {
 			return b.opened(created, time.Duration(r.LeaseMS)*time.Millisecond)
+		}
+		if !asked {
+			// Also who did not make it asks: that makes the nodes which are connected
+			// find out, and stop, who may have a longer lease than we know of.
+			asked = true
+			if alone, err := b.cfg.Alone(ctx); err == nil && alone && made {
+				wait = 0
+			}
 		}
 		if time.Since(since) >= wait {
 			if err := b.writeOpen(ctx, e.Rev, created); err != nil {

@@ -10,8 +10,9 @@ import (
 )
 
 // Settle writes value under key's own revision rev until the outcome is known.
-// It returns the record's revision if value is, or was, the key's record, and an
-// error that wraps [ErrRefused] if another write came first. The value must be
+// It returns the record's revision if value is the key's record, and an error that
+// wraps [ErrRefused] if another write came first, or came since and hides whether
+// ours landed, or if the bucket was lost. The value must be
 // unlike any other ever written to the key (a nonce in it), because a read-back
 // recognises it by content. If ctx ends first the error wraps [ErrUnknown]: the
 // write may still land, and the caller must settle it later with [Bucket.Resettle].
@@ -27,22 +28,23 @@ func (b *Bucket) Resettle(ctx context.Context, key string, rev uint64, value []b
 
 // settle: doubt says that an earlier attempt may have been applied.
 func (b *Bucket) settle(ctx context.Context, key string, rev uint64, value []byte, ttl time.Duration, doubt bool) (uint64, error) {
+	created := b.createdAt()
 	for n := 0; ; n++ {
 		got, err := b.Put(ctx, Write{Key: key, Value: value, GuardRev: rev, TTL: ttl})
 		switch {
 		case err == nil:
-			return got, b.counts(ctx, rev)
+			return got, b.counts(ctx, rev, created)
 		case errors.Is(err, ErrRefused) && !doubt:
 			return 0, err
 		case errors.Is(err, ErrRefused):
 			e, readErr := b.Get(ctx, key)
 			if readErr == nil && e.Rev > rev {
 				if bytes.Equal(e.Value, value) {
-					return e.Rev, b.counts(ctx, rev)
+					return e.Rev, b.counts(ctx, rev, created)
 				}
 				return 0, err
 			}
-			if lost, _ := b.replaced(ctx); lost {
+			if lost, _ := b.replaced(ctx, created); lost {
 				return 0, fmt.Errorf("%w: %w", ErrReplaced, err)
 			}
 		case errors.Is(err, ErrUnknown):
@@ -54,19 +56,20 @@ func (b *Bucket) settle(ctx context.Context, key string, rev uint64, value []byt
 			}
 		}
 		if waitErr := Pause(ctx, n); waitErr != nil {
-			return 0, fmt.Errorf("%w: %w", ErrUnknown, err)
+			// The text only: a refusal after an attempt in doubt is no outcome.
+			return 0, fmt.Errorf("%w: %v", ErrUnknown, err)
 		}
 	}
 }
 
 // counts checks a write that was guarded by absence: it may have landed in a
 // bucket that was made anew since the absence was read, where that proves nothing.
-func (b *Bucket) counts(ctx context.Context, rev uint64) error {
+func (b *Bucket) counts(ctx context.Context, rev uint64, created time.Time) error {
 	if rev != 0 {
 		return nil
 	}
 	for n := 0; ; n++ {
-		lost, err := b.replaced(ctx)
+		lost, err := b.replaced(ctx, created)
 		if err == nil && lost {
 			return fmt.Errorf("%w: %w", ErrReplaced, ErrRefused)
 		}
@@ -79,8 +82,15 @@ func (b *Bucket) counts(ctx context.Context, rev uint64) error {
 	}
 }
 
-// replaced reports whether the stream is not the one that was opened.
-func (b *Bucket) replaced(ctx context.Context) (bool, error) {
+// createdAt returns when the stream was created that was opened last.
+func (b *Bucket) createdAt() time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.created
+}
+
+// replaced reports whether the stream is not the one that was created at created.
+func (b *Bucket) replaced(ctx context.Context, created time.Time) (bool, error) {
 	info, err := b.info(ctx)
 	if errors.Is(err, ErrNoBucket) {
 		return true, nil
@@ -88,14 +98,12 @@ func (b *Bucket) replaced(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return !info.Created.Equal(b.created), nil
+	return !info.Created.Equal(created), nil
 }
 
 // Gone reports whether the bucket that was opened is known to be lost.
 func (b *Bucket) Gone(ctx context.Context) bool {
-	lost, err := b.replaced(ctx)
+	lost, err := b.replaced(ctx, b.createdAt())
 	return err == nil && lost
 }
 

@@ -2,6 +2,7 @@ package lease
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -108,9 +109,13 @@ type Holder struct {
 	Since time.Time
 }
 
-// Holder reads who holds the claim named key, without waiting.
+// Holder reads who holds the claim named key, without waiting. In a bucket that
+// does not exist that is nobody.
 func (s *Session) Holder(ctx context.Context, key string) (Holder, error) {
 	e, err := s.b.Get(ctx, key)
+	if errors.Is(err, kv.ErrNoBucket) {
+		return Holder{}, nil
+	}
 	if err != nil || e.Value == nil {
 		return Holder{}, err
 	}

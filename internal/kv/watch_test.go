@@ -1,0 +1,230 @@
+package kv_test
+
+import (
+	"maps"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/natsfabric/natsfabric/internal/kv"
+	"github.com/natsfabric/natsfabric/internal/natstest"
+)
+
+// A mirror is what a reader of a watch knows.
+type mirror struct {
+	t      *testing.T
+	w      *kv.Watch
+	known  map[string]string
+	synced bool
+}
+
+func watch(t *testing.T, b *kv.Bucket, pattern string) *mirror {
+	t.Helper()
+	w, err := b.Watch(t.Context(), pattern)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.Close)
+	return &mirror{t: t, w: w, known: map[string]string{}}
+}
+
+func (m *mirror) take() {
+	var entries []kv.Entry
+	entries, m.synced = m.w.Take()
+	for _, e := range entries {
+		if e.Value == nil {
+			delete(m.known, e.Key)
+		} else {
+			m.known[e.Key] = string(e.Value)
+		}
+	}
+}
+
+// await waits until the reader knows what is wanted, and returns how long it took.
+func (m *mirror) await(limit time.Duration, want map[string]string) time.Duration {
+	m.t.Helper()
+	began := time.Now()
+	timeout := time.NewTimer(limit)
+	defer timeout.Stop()
+	for {
+		m.take()
+		if m.synced && maps.Equal(m.known, want) {
+			return time.Since(began)
+		}
+		select {
+		case <-m.w.Changed():
+		case <-timeout.C:
+			m.t.Errorf("after %v the watch knows %v, want %v", limit, m.known, want)
+			return limit
+		}
+	}
+}
+
+// round is the longest time from one reading of everything to the next.
+const round = kv.Reread * 6 / 5
+
+func TestWatchIsTold(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a, _, _ := opened(t, s)
+		one := put(t, a, "s.a", "1", 0)
+		put(t, a, "c.a", "x", 0)
+		b, _, _ := opened(t, s)
+		all, exact := watch(t, b, "s.*"), watch(t, b, "s.b")
+		all.await(time.Second, map[string]string{"s.a": "1"})
+		exact.await(time.Second, map[string]string{})
+		put(t, a, "s.a", "2", one)
+		put(t, a, "s.b", "3", 0)
+		if took := all.await(time.Second, map[string]string{"s.a": "2", "s.b": "3"}); took > 10*time.Millisecond {
+			t.Errorf("told after %v, want at once", took)
+		}
+		exact.await(time.Second, map[string]string{"s.b": "3"})
+	})
+}
+
+// A handle with another feed subject is one that misses every message.
+func TestWatchRereadsWhatTheFeedMissed(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a, _, _ := opened(t, s)
+		nc, _ := connect(t, s)
+		for _, pattern := range []string{"s.*", "s.a"} {
+			m := watch(t, handle(t, nc, func(c *kv.Config) { c.Feed = "nowhere" }), pattern)
+			m.await(time.Second, map[string]string{})
+			rev := put(t, a, "s.a", "1", 0)
+			m.await(round, map[string]string{"s.a": "1"})
+			if _, err := a.Put(t.Context(), kv.Write{Key: "s.a", Value: []byte("2"), GuardRev: rev, TTL: time.Second}); err != nil {
+				t.Fatal(err)
+			}
+			m.await(2*round, map[string]string{}) // absence is believed when it is seen again
+		}
+	})
+}
+
+func TestWatchRepairsWhatWasForged(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a, nc, _ := opened(t, s)
+		rev := put(t, a, "s.a", "true", 0)
+		m := watch(t, a, "s.*")
+		m.await(time.Second, map[string]string{"s.a": "true"})
+		for _, key := range []string{"s.a", "s.b"} {
+			msg := nats.NewMsg(feed + "." + key)
+			msg.Data = []byte("forged")
+			msg.Header.Set("Nats-Sequence", strconv.FormatUint(1<<62, 10))
+			if err := nc.PublishMsg(msg); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m.await(time.Second, map[string]string{"s.a": "forged", "s.b": "forged"}) // it is a doorbell, not a record
+		m.await(3*round, map[string]string{"s.a": "true"})
+		put(t, a, "s.a", "newer", rev)
+		if took := m.await(time.Second, map[string]string{"s.a": "newer"}); took > 10*time.Millisecond {
+			t.Errorf("told after %v, want at once: the forged revision is forgotten", took)
+		}
+	})
+}
+
+func TestWatchIgnoresWhatIsOldOrNoChange(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a, nc, _ := opened(t, s)
+		rev := put(t, a, "s.a", "true", 0)
+		m := watch(t, a, "s.*")
+		m.await(time.Second, map[string]string{"s.a": "true"})
+		for _, sequence := range []string{"", "x", "-1", strconv.FormatUint(rev, 10), strconv.FormatUint(rev-1, 10)} {
+			msg := nats.NewMsg(feed + ".s.a")
+			msg.Data = []byte("old")
+			msg.Header.Set("Nats-Sequence", sequence)
+			if err := nc.PublishMsg(msg); err != nil {
+				t.Fatal(err)
+			}
+		}
+		// The server appends its own value to one that the writer put there.
+		msg := nats.NewMsg("$KV.fab_test_production.s.b")
+		msg.Data = []byte("b")
+		msg.Header.Set("Nats-Sequence", strconv.FormatUint(1<<62, 10))
+		if _, err := nc.RequestMsg(msg, time.Second); err != nil {
+			t.Fatal(err)
+		}
+		m.await(time.Second, map[string]string{"s.a": "true", "s.b": "b"})
+		put(t, a, "s.b", "c", get(t, a, "s.b").Rev)
+		if took := m.await(time.Second, map[string]string{"s.a": "true", "s.b": "c"}); took > 10*time.Millisecond {
+			t.Errorf("told after %v, want at once", took)
+		}
+	})
+}
+
+func TestWatchSeesKeysVanish(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a, nc, _ := opened(t, s)
+		if _, err := a.Put(t.Context(), kv.Write{Key: "s.a", Value: []byte("1"), TTL: 10 * time.Second}); err != nil {
+			t.Fatal(err)
+		}
+		put(t, a, "s.b", "2", 0)
+		m := watch(t, a, "s.*")
+		m.await(time.Second, map[string]string{"s.a": "1", "s.b": "2"})
+		m.await(10*time.Second+2*round, map[string]string{"s.b": "2"}) // no marker says so: it is read
+		msg := nats.NewMsg("$KV.fab_test_production.s.b")
+		msg.Header.Set("KV-Operation", "DEL")
+		if _, err := nc.RequestMsg(msg, time.Second); err != nil {
+			t.Fatal(err)
+		}
+		m.await(time.Second, map[string]string{})
+		put(t, a, "s.b", "3", get(t, a, "s.b").Rev)
+		m.await(time.Second, map[string]string{"s.b": "3"})
+	})
+}
+
+func TestWatchAfterAReconnect(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a, _, _ := opened(t, s)
+		b, nc, link := opened(t, s)
+		m := watch(t, b, "s.*")
+		m.await(time.Second, map[string]string{})
+		link.Cut()
+		link.Kill()
+		put(t, a, "s.a", "1", 0)
+		time.Sleep(time.Minute)
+		back := nc.StatusChanged(nats.CONNECTED)
+		link.Heal()
+		<-back
+		b.Nudge()
+		if took := m.await(round, map[string]string{"s.a": "1"}); took > 250*time.Millisecond {
+			t.Errorf("known %v after the reconnect, want it read at once", took)
+		}
+	})
+}
+
+func TestWatchBeforeTheBucket(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		nc, _ := connect(t, s)
+		m := watch(t, handle(t, nc), "s.*")
+		m.await(time.Second, map[string]string{})
+		a, _, _ := opened(t, s)
+		put(t, a, "s.a", "1", 0)
+		m.await(round, map[string]string{"s.a": "1"})
+		deleteBucket(t, nc)
+		m.await(2*round, map[string]string{})
+		b, _, _ := opened(t, s)
+		put(t, b, "s.a", "2", 0)
+		m.await(round, map[string]string{"s.a": "2"})
+	})
+}
+
+func TestWatchTakesTheNewestOnly(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a, _, _ := opened(t, s)
+		m := watch(t, a, ">")
+		m.take()
+		rev := uint64(0)
+		for i := range 100 {
+			rev = put(t, a, "k", strconv.Itoa(i), rev)
+		}
+		time.Sleep(time.Second)
+		entries, synced := m.w.Take()
+		if i := slices.IndexFunc(entries, func(e kv.Entry) bool { return e.Key == "k" }); !synced || i < 0 ||
+			string(entries[i].Value) != "99" || entries[i].Rev != rev || len(entries) != 2 {
+			t.Errorf("Take = %v, %t, want the records b and k = 99", entries, synced)
+		}
+	})
+}
