@@ -18,6 +18,10 @@ var (
 	ErrBusy = errors.New("another write is in flight")
 	// ErrUnknown: no answer. The write may have been applied, or may yet be.
 	ErrUnknown = errors.New("outcome unknown")
+	// ErrReplaced: the bucket was lost, and perhaps made anew, since it was opened. A
+	// write that relies on absence counts for nothing until it is opened again. It
+	// comes with ErrRefused.
+	ErrReplaced = errors.New("the bucket is not the one that was opened")
 	// ErrNoBucket: there is no such stream.
 	ErrNoBucket = errors.New("no bucket")
 	// ErrNoJetStream: the account has no JetStream.
