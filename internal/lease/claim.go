@@ -66,6 +66,13 @@ func (c *Claim) acquire(ctx context.Context, grace time.Duration, wait bool) (*G
 			<-c.turn
 			return nil, err
 		}
+		if !hold.Valid(grace) { // a renewal is late: a term would end at once
+			if err := kv.Pause(ctx, n); err != nil {
+				<-c.turn
+				return nil, err
+			}
+			continue
+		}
 		g, err := c.try(ctx, hold, grace, wait)
 		if g != nil {
 			return g, nil
@@ -110,6 +117,12 @@ func (c *Claim) try(ctx context.Context, hold *Hold, grace time.Duration, wait b
 	}
 	token, err := c.s.b.Settle(ctx, c.key, rev, encode(r), 0)
 	switch {
+	case errors.Is(err, kv.ErrReplaced):
+		// What we hold is of the old bucket, too: no claim before the PID is taken
+		// again, which waits until the new one is open.
+		hold.end(fmt.Errorf("%w: %w", ErrLost, err))
+		c.s.Poke()
+		return nil, nil
 	case errors.Is(err, kv.ErrRefused):
 		return nil, nil
 	case errors.Is(err, kv.ErrUnknown):
@@ -122,7 +135,10 @@ func (c *Claim) try(ctx context.Context, hold *Hold, grace time.Duration, wait b
 		return g, nil
 	}
 	g.end(ErrReleased)
-	return nil, c.release(c.s.life, token, r)
+	if err := c.release(ctx, token, r); ctx.Err() == nil {
+		return nil, err
+	}
+	return nil, &doubtError{rev, r} // ctx allows no writing: it is given back later
 }
 
 // vacant waits until the claim may be taken, and returns the revision to take it

@@ -150,7 +150,7 @@ func (r *Roster) publish(ctx context.Context, g *lease.Grant, base *View, rev ui
 			r.announce(a)
 			return v, got, nil
 		}
-		if !errors.Is(err, kv.ErrRefused) {
+		if errors.Is(err, kv.ErrReplaced) || !errors.Is(err, kv.ErrRefused) {
 			return nil, 0, err
 		}
 		// A late write of the coordinator before: go on from there.
