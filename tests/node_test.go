@@ -7,8 +7,6 @@ package tests
 import (
 	"context"
 	"flag"
-	"log/slog"
-	"os"
 	"sync"
 	"testing"
 	"time"
@@ -16,12 +14,7 @@ import (
 	"github.com/natsfabric/natsfabric/fabric"
 )
 
-var dbg = func() *slog.Logger {
-	f, _ := os.Create(os.Getenv("DBGLOG"))
-	return slog.New(slog.NewTextHandler(f, &slog.HandlerOptions{Level: slog.LevelDebug}))
-}()
 var full = flag.Bool("full", false, "also run what takes minutes")
-var ring = flag.Int("ring", 1000, "nodes in the ring")
 
 // patience bounds every wait for something that normally takes well under a second.
 const patience = time.Minute
@@ -77,9 +70,6 @@ func joinMany(t testing.TB, url string, count int, tune ...func(*fabric.Config))
 			cfg := fabric.Config{Cluster: "t", PID: number(i), URL: url}
 			for _, f := range tune {
 				f(&cfg)
-			}
-			if f := os.Getenv("DBGLOG"); f != "" {
-				cfg.Logger = dbg.With("node", i)
 			}
 			nodes[i], errs[i] = fabric.Join(ctx, cfg)
 		})

@@ -48,7 +48,7 @@ func (r *Roster) coordinate(g *lease.Grant) error {
 			a.Set, a.Gone = base.diff(c.members, c.failed)
 		}
 		if len(a.Set) > 0 || len(a.Gone) > 0 {
-			c = r.settle(ctx, &count, time.Since(last) > r.cfg.Ceiling && !last.IsZero())
+			c = r.settle(ctx, base, &count, time.Since(last) > r.cfg.Ceiling && !last.IsZero())
 			if c == nil {
 				return r.ended(g, context.Cause(ctx))
 			}
@@ -83,9 +83,11 @@ func (r *Roster) ended(g *lease.Grant, err error) error {
 // settle waits until the census has been quiet, or the first change has waited
 // long enough, and returns the newest. early shortens the quiet time, after a time
 // without changes. Nil when ctx ends.
-func (r *Roster) settle(ctx context.Context, count *latest.Value[*counted], early bool) *counted {
+func (r *Roster) settle(ctx context.Context, base *View, count *latest.Value[*counted], early bool) *counted {
 	ceiling := time.NewTimer(r.cfg.Ceiling)
 	defer ceiling.Stop()
+	sign := time.NewTicker(r.cfg.Ceiling / 2) // those who come must not think that nobody is here
+	defer sign.Stop()
 	quiet := r.cfg.Quiet
 	if early {
 		quiet /= 10
@@ -97,6 +99,10 @@ func (r *Roster) settle(ctx context.Context, count *latest.Value[*counted], earl
 		case <-changed:
 			quiet = r.cfg.Quiet
 			timer.Stop()
+			continue
+		case <-sign.C:
+			timer.Stop()
+			r.announce(beaconOf(base.Epoch, base.Token, r.cfg.Session.PID()))
 			continue
 		case <-timer.C:
 		case <-ceiling.C:
@@ -163,13 +169,9 @@ func (r *Roster) publish(ctx context.Context, g *lease.Grant, base *View, rev ui
 // announce tells the followers. One that does not get it reads at the next beacon.
 func (r *Roster) announce(a announcement) {
 	r.heardOne()
-	data, err := json.Marshal(a)
-	if err == nil {
-		err = r.cfg.Signals.Signal(r.kind, data)
-	}
+	err := r.cfg.Signals.Signal(r.kind, a.encode())
 	if err != nil { // too large, or disconnected: name the epoch only, now or later
-		data, _ = json.Marshal(beaconOf(a.Epoch, a.Token, a.PID))
-		if err := r.cfg.Signals.Signal(r.kind, data); err != nil {
+		if err := r.cfg.Signals.Signal(r.kind, beaconOf(a.Epoch, a.Token, a.PID).encode()); err != nil {
 			r.cfg.Logger.Debug("view not announced", "roster", r.cfg.Name, "err", err)
 		}
 	}

@@ -2,7 +2,6 @@ package roster
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -221,8 +220,8 @@ func (r *Roster) sync(ctx context.Context) error {
 
 // hear takes an announcement off the reader's hands.
 func (r *Roster) hear(_ string, data []byte) {
-	var a announcement
-	if json.Unmarshal(data, &a) != nil || a.PID == "" {
+	a, err := decodeAnnouncement(data)
+	if err != nil {
 		return
 	}
 	select {
