@@ -19,6 +19,12 @@ import (
 // request on it finds out whether any is connected.
 const signalOpen = "open"
 
+// signalProbe is a signal kind that nobody subscribes to. Publishing one shows
+// whether the server's permissions allow signals. One that everyone hears would cost
+// a thousand nodes that join a million deliveries, and the server's index of
+// subscriptions far more.
+const signalProbe = "probe"
+
 // Join joins the fabric and returns once the node holds its PID, receives what is
 // sent to it, and is a member in its own view. The caller must call Leave when
 // done.
@@ -108,7 +114,7 @@ func (n *Node) subscribe(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if err := n.courier.signal(signalOpen, nil); err != nil { // shows a missing permission to publish
+	if err := n.courier.signal(signalProbe, nil); err != nil { // shows a missing permission to publish
 		return err
 	}
 	for try := 0; ; try++ {
