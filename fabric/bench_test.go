@@ -23,9 +23,13 @@ type benchLink struct {
 	done   chan struct{} // capacity 1
 }
 
-func newBenchLink(b *testing.B) *benchLink {
+func newBenchLink(b *testing.B, inProcess bool) *benchLink {
 	s := startServer(b)
-	l := &benchLink{tx: connect(b, s, nats.SkipSubjectValidation()), rx: connect(b, s), done: make(chan struct{}, 1)}
+	opts := []nats.Option{nats.SkipSubjectValidation()}
+	if inProcess {
+		opts = append(opts, nats.InProcessServer(s))
+	}
+	l := &benchLink{tx: connect(b, s, opts...), rx: connect(b, s, opts...), done: make(chan struct{}, 1)}
 	l.a, l.b = startNode(b, l.tx, "a", nil, nil), startNode(b, l.rx, "b", nil, nil)
 	sub, err := l.rx.Subscribe("raw.c1.test.u.b.a", func(*nats.Msg) {
 		if l.got.Add(1) == l.want.Load() {
@@ -104,7 +108,7 @@ func BenchmarkSend(b *testing.B) {
 	const round = 50_000 // fits an inbox
 	for _, size := range []int{16, 128, 1024} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
-			l := newBenchLink(b)
+			l := newBenchLink(b, false)
 			data := make([]byte, size)
 			l.raw(b, round, data)
 			l.node(b, round, data)
@@ -127,13 +131,18 @@ func BenchmarkSend(b *testing.B) {
 	}
 }
 
-// BenchmarkRequest compares requests, one at a time and 64 at once, with
-// nc.Request: x-raw-p50 is the median latency over the raw one, x-raw the
+// BenchmarkRequest compares requests, one at a time and 64 at once, over TCP and in
+// process, with nc.Request: x-raw-p50 is the median latency over the raw one, x-raw the
 // throughput over the raw one.
 func BenchmarkRequest(b *testing.B) {
-	for _, callers := range []int{1, 64} {
-		b.Run(fmt.Sprint(callers), func(b *testing.B) {
-			l := newBenchLink(b)
+	for _, bb := range []struct {
+		name      string
+		callers   int
+		inProcess bool
+	}{{"tcp/1", 1, false}, {"tcp/64", 64, false}, {"inproc/1", 1, true}, {"inproc/64", 64, true}} {
+		b.Run(bb.name, func(b *testing.B) {
+			callers := bb.callers
+			l := newBenchLink(b, bb.inProcess)
 			ctx := b.Context()
 			if _, err := l.rx.Subscribe("raw.q", func(m *nats.Msg) { _ = m.Respond(m.Data) }); err != nil {
 				b.Fatal(err)

@@ -88,7 +88,7 @@ func (a *app) balanceOn(ctx context.Context, ep endpoint, cfg balance.Config, r 
 		if g, err = balance.Join(limited, node, cfg); err == nil {
 			return r.run(ctx, g, node.Leave)
 		}
-		a.leave(ctx, node)
+		a.leave(ctx, node, a.opts.timeout)
 	}
 	if ctx.Err() != nil {
 		return nil // a signal came before the group

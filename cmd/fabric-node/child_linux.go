@@ -13,5 +13,5 @@ func dieWithParent(attr *syscall.SysProcAttr) { attr.Pdeathsig = syscall.SIGKILL
 // Else they belong to process 1, which in a container often waits for nobody, and
 // an ended process that nobody waits for keeps its group in existence.
 var adoptOrphans = sync.OnceFunc(func() {
-	unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) //nolint:errcheck // a kernel without it has a process 1 that waits
+	unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 })

@@ -20,8 +20,6 @@ import (
 	"github.com/natsfabric/natsfabric/election"
 )
 
-const patience = 20 * time.Second
-
 // A process is a child under test, and what it prints.
 type process struct {
 	*child

@@ -46,12 +46,17 @@ func (c *clusterTest) log(priority int, format string, args ...any) {
 func (c *clusterTest) balanced(s balance.Share, members []balance.Placed, static bool) error {
 	if !static {
 		c.log(7, "libcluster: nats: re-balancing cluster %s:", c.name)
+		next := 0 // once we have left, the others close the gap
 		for _, m := range members {
-			mark := " "
+			mark, first := " ", -1
 			if m.Self {
 				mark = "*"
 			}
-			c.log(7, "%s %s [%d]", mark, m.PID, m.First)
+			if m.First >= 0 {
+				first = next
+				next += m.Workers
+			}
+			c.log(7, "%s %s [%d]", mark, m.PID, first)
 		}
 		if s.First < 0 && c.last.First >= 0 {
 			c.log(5, "libcluster: nats: this instance is no longer a member of %s", c.name)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/synadia-io/orbit.go/natscontext"
@@ -231,13 +232,13 @@ func (a *app) observe(ctx context.Context, f func(*fabric.Node) error) error {
 	if err != nil {
 		return err
 	}
-	defer a.leave(ctx, node)
+	defer a.leave(ctx, node, a.opts.timeout)
 	return f(node)
 }
 
-// leave leaves within --timeout, also when ctx is over.
-func (a *app) leave(ctx context.Context, node *fabric.Node) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.opts.timeout)
+// leave leaves within limit, also when ctx is over.
+func (a *app) leave(ctx context.Context, node *fabric.Node, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
 	if err := node.Leave(ctx); err != nil {
 		return fmt.Errorf("leave: %w; the others notice when the lease of %v has run out", err, a.opts.ttl)

@@ -11,6 +11,7 @@ import (
 	"github.com/jedib0t/go-pretty/v6/text"
 	"github.com/spf13/cobra"
 
+	"github.com/natsfabric/natsfabric/election"
 	"github.com/natsfabric/natsfabric/embedded"
 )
 
@@ -46,6 +47,7 @@ others take over. Each line is checked before it is printed, and the exit code i
 type demo struct {
 	app    *app
 	nodes  []*demoNode
+	term   *election.Term // node1's
 	result demoObject
 }
 
@@ -72,6 +74,10 @@ type demoTerm struct {
 
 func (a *app) demo(ctx context.Context) (err error) {
 	start := time.Now()
+	if o := a.opts; !o.verbose { // the warnings of the node that is cut off are part of the story
+		o.quiet = true
+		a.log = a.newLogger(o)
+	}
 	ctx, cancel := context.WithTimeout(ctx, demoTimeout)
 	defer cancel()
 	srv, err := embedded.Start(ctx, embedded.Config{Logger: a.log})

@@ -65,7 +65,7 @@ type joinedEvent struct {
 }
 
 func (e joinedEvent) line() (string, string) {
-	return e.Type, fmt.Sprintf("%s to %s/%s, incarnation %d", e.PID, e.Cluster, e.Env, e.Incarnation)
+	return e.Type, fmt.Sprintf("%s in %s/%s, incarnation %d", e.PID, e.Cluster, e.Env, e.Incarnation)
 }
 
 // nodeEvent: disconnected, reconnected, lost, left.

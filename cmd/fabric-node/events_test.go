@@ -24,7 +24,7 @@ func TestEvents(t *testing.T) {
 		{
 			joinedEvent{"joined", "web-1", 7, "shop", "dev"},
 			`{"type":"joined","pid":"web-1","incarnation":7,"cluster":"shop","env":"dev"}`,
-			"joined        web-1 to shop/dev, incarnation 7",
+			"joined        web-1 in shop/dev, incarnation 7",
 		},
 		{
 			newMessageEvent(&fabric.Message{From: "a", To: "b", ID: 3, Data: []byte("x<y>&\"é")}, false),
@@ -181,7 +181,7 @@ func TestClusterTest(t *testing.T) {
 	c.balanced(balance.Share{First: 0, Workers: 1, Total: 2}, []balance.Placed{
 		{PID: "2014", First: 0, Workers: 1, Self: true}, {PID: "976f", First: 1, Workers: 1},
 	}, false)
-	c.balanced(balance.Share{First: -1, Total: 1}, []balance.Placed{{PID: "976f", First: 0, Workers: 1}}, false)
+	c.balanced(balance.Share{First: -1, Total: 1}, []balance.Placed{{PID: "976f", First: 1, Workers: 1}}, false)
 	wantOut := `cluster-test: cluster has re-balanced:
    instance index:        0
    instance thread count: 1

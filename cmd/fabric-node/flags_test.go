@@ -12,6 +12,19 @@ import (
 	"github.com/spf13/pflag"
 )
 
+// cleanEnv keeps the settings of whoever runs the tests out of them.
+func cleanEnv(t testing.TB) {
+	for _, tw := range twins {
+		t.Setenv(tw.env, "")
+	}
+	for _, name := range []string{
+		"NATS_URL", "NATS_USER", "NATS_PASSWORD", "NATS_TOKEN", "NATS_CREDS", "NATS_NKEY", "NATS_JWT",
+		"NATS_SEED", "NATS_CERT", "NATS_KEY", "NATS_CA", "NATS_SOCKS_PROXY",
+	} {
+		t.Setenv(name, "")
+	}
+}
+
 // parse parses a command line up to where the command would run.
 func parse(t *testing.T, env map[string]string, args ...string) (*app, error) {
 	t.Helper()

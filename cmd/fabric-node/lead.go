@@ -19,6 +19,10 @@ import (
 // killTime is kept free at the end of the grace, for KILL to take effect.
 const killTime = 100 * time.Millisecond
 
+// lostPatience bounds leaving after the leadership was lost, which usually means
+// that the server cannot be reached.
+const lostPatience = time.Second
+
 const leadUsage = "NAME -- COMMAND [ARGUMENT]..."
 
 type leadFlags struct {
@@ -31,7 +35,7 @@ type leadFlags struct {
 func newLead(a *app) *cobra.Command {
 	var f leadFlags
 	cmd := &cobra.Command{
-		Use:   "lead " + leadUsage,
+		Use:   "lead [flags] " + leadUsage,
 		Short: "Run a command only while leading an election",
 		Long: `Wait to lead election NAME, then run COMMAND, without a shell, in a process group
 of its own. The leadership is given back when nothing of the group is left.
@@ -49,6 +53,8 @@ checked where the work is written down. Its stdin is /dev/null without --stdin.`
   fabric-node lead -k shop nightly --ttl 10s --grace 4s -- make report
   fabric-node lead -k shop feed --events /run/feed.ndjson -- sh -c 'consume "$FABRIC_LEADER_TOKEN"'`,
 		Args: leadArgs,
+
+		DisableFlagsInUseLine: true,
 	}
 	cmd.RunE = a.untilSignal(func(ctx context.Context, args []string) error {
 		a.hideJSON = true
@@ -146,7 +152,7 @@ func (a *app) leadJoined(ctx context.Context, ep endpoint, f *leadFlags, name st
 	m := newMember(ctx, a, node, out)
 	m.out.emit(m.joined(node.Incarnation()))
 	m.watchNode()
-	result := a.campaign(m, f, name, argv)
+	result := a.campaign(ctx, m, f, name, argv)
 	if err := m.wait(ctx); err != nil && result == nil {
 		// The work is done and its outcome known; the lease runs out by itself.
 		a.log.Warn("left in disorder", "err", err)
@@ -156,7 +162,7 @@ func (a *app) leadJoined(ctx context.Context, ep endpoint, f *leadFlags, name st
 
 // campaign leads once. It returns when the command's whole group is gone and the
 // leadership is given back.
-func (a *app) campaign(m *member, f *leadFlags, name string, argv []string) error {
+func (a *app) campaign(ctx context.Context, m *member, f *leadFlags, name string, argv []string) error {
 	defer m.cancel(errDone)
 	// The term's context ends this long before another process may lead.
 	ahead := min(f.grace+killTime, (a.opts.ttl-1)/2)
@@ -168,8 +174,8 @@ func (a *app) campaign(m *member, f *leadFlags, name string, argv []string) erro
 	a.note("waiting to lead %s", name)
 	term, err := e.Campaign(m.ctx)
 	if err != nil {
-		if _, ok := errors.AsType[signalError](context.Cause(m.ctx)); ok {
-			return nil
+		if ctx.Err() != nil {
+			return nil // asked to stop
 		}
 		return fmt.Errorf("campaign for %s: %w", name, err)
 	}
@@ -180,11 +186,16 @@ func (a *app) campaign(m *member, f *leadFlags, name string, argv []string) erro
 	}
 	c, err := startChild(argv, leaderEnv(os.Environ(), m.node.PID(), name, term), stdin, a.stdout, a.stderr)
 	if err == nil {
-		err = a.supervise(m.ctx, c, term.Context(), f.grace, max(ahead-killTime, 0))
+		err = a.supervise(ctx, c, term.Context(), f.grace, max(ahead-killTime, 0))
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(m.ctx), a.opts.timeout)
+	if term.Context().Err() != nil {
+		// There is nothing to give back, and a supervisor waits to start us again.
+		m.patience = min(m.patience, lostPatience)
+		return err
+	}
+	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.opts.timeout)
 	defer cancel()
-	if resignErr := term.Resign(ctx); resignErr != nil && term.Context().Err() == nil {
+	if resignErr := term.Resign(ending); resignErr != nil {
 		a.log.Warn("resign", "err", resignErr)
 	}
 	return err

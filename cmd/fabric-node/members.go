@@ -99,7 +99,7 @@ func (a *app) membersTable(view fabric.View, now time.Time) error {
 	if _, err := fmt.Fprintln(a.stdout, t.Render()); err != nil {
 		return err
 	}
-	a.note("%d members in %s/%s, epoch %d", len(view.Members), a.opts.cluster, a.opts.env, view.Epoch)
+	a.note("%s in %s/%s, epoch %d", plural(len(view.Members), "member"), a.opts.cluster, a.opts.env, view.Epoch)
 	return nil
 }
 
@@ -137,4 +137,11 @@ func metaText(meta map[string]string) string {
 		pairs = append(pairs, k+"="+meta[k])
 	}
 	return strings.Join(pairs, " ")
+}
+
+func plural(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
 }

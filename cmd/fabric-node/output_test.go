@@ -26,6 +26,7 @@ func TestExitCode(t *testing.T) {
 		{&fabric.NameError{Field: "pid", Name: "a.b"}, 2},
 		{&fabric.ConfigError{Field: "Lease", Reason: "too short"}, 2},
 		{fabric.ErrTooLarge, 2},
+		{&election.ConfigError{Field: "Grace", Reason: "too long"}, 2},
 		{&balance.ConfigError{Field: "first", Reason: "too large"}, 2},
 		{fmt.Errorf("start: %w", embedded.ErrConfig), 2},
 		{embedded.ErrUnprotected, 2},

@@ -120,15 +120,34 @@ func validServer(s string) bool {
 	return false
 }
 
-// redactServer is redactURLs for a value that is known to be a list of URLs, with
-// or without schemes.
+// redactServer is redact for a value that is meant as a list of URLs. Of a list in
+// which not every server is told from a piece of a password, little is left.
 func redactServer(list string) string {
-	scheme := strings.Index(list, "://")
-	if scheme < 0 {
-		return strings.TrimPrefix(redactServer("nats://"+list), "nats://")
+	var clear []string
+	for one := range strings.SplitSeq(list, ",") {
+		one = strings.TrimSpace(one)
+		scheme, rest, ok := strings.Cut(one, "://")
+		if !validServer(one) || !ok && strings.Contains(list, "@") {
+			return redactMalformed(list)
+		}
+		if at := strings.LastIndexByte(rest, '@'); at >= 0 {
+			one = scheme + "://" + hidden + rest[at:]
+		}
+		clear = append(clear, one)
 	}
-	if at := strings.IndexByte(list, '@'); at >= 0 && at < scheme {
-		return hidden
+	return strings.Join(clear, ",")
+}
+
+func redactMalformed(list string) string {
+	scheme := schemeRun.FindString(list)
+	if !strings.HasPrefix(list, scheme) {
+		scheme = ""
 	}
-	return redactURLs(strings.Join(strings.Fields(list), ""))
+	if at := strings.LastIndexByte(list, '@'); at >= 0 {
+		return scheme + hidden + list[at:]
+	}
+	if host, _, colon := strings.Cut(list[len(scheme):], ":"); colon {
+		return scheme + host + ":" + hidden
+	}
+	return list
 }

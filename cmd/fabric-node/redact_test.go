@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 )
@@ -73,26 +72,52 @@ func TestCheckServers(t *testing.T) {
 	}
 }
 
-// Whatever the shape of the list, no piece of the password stays.
-func FuzzRedactServer(f *testing.F) {
-	for _, s := range []string{"nats://u:%s@h", "u:%s@h", "nats://a,u:%s@h", "nats://%s@h:4222", "nats://u:%s@h,tls://v:%s@i"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, form string) {
-		if strings.Count(form, "%") != strings.Count(form, "%s") || !strings.Contains(form, "@") ||
-			strings.LastIndex(form, "%s") > strings.LastIndex(form, "@") {
-			t.Skip("no URL with a password in its user part")
+func TestRedactServer(t *testing.T) {
+	for in, want := range map[string]string{
+		"":                               "",
+		"a:4222":                         "a:4222",
+		"nats://a,b":                     "nats://a,b",
+		"nats://a:1, nats://u:p@b:2":     "nats://a:1,nats://***@b:2",
+		"nats://u:p@a,nats://v:q@b":      "nats://***@a,nats://***@b",
+		"nats://token@a":                 "nats://***@a",
+		"u:p@a":                          "***@a",
+		"nats://a,u:p@b":                 "nats://***@b",
+		"nats://u:1,secret,2@b":          "nats://***@b",
+		"://u:secret@b":                  "***@b",
+		"nats://u:a://secret@b":          "nats://***@b",
+		"nats://u:secret":                "nats://u:***",
+		"nats://u:sec ret":               "nats://u:***",
+		"http://a":                       "http://a",
+		"nats://u:secret@a:port,nats://": "nats://***@a:port,nats://",
+	} {
+		if got := redactServer(in); got != want {
+			t.Errorf("redactServer(%q) = %q, want %q", in, got, want)
 		}
-		for _, password := range []string{"hunter2", "hunter,2", "hunter@2", "hunter/2", "hunter 2", "hunter:2"} {
-			list := strings.ReplaceAll(form, "%s", password)
-			if strings.Contains(strings.ReplaceAll(form, "%s", ""), "hunter") {
-				continue
-			}
+	}
+}
+
+// No piece of a password stays, whatever stands before and after it.
+func FuzzRedactServer(f *testing.F) {
+	for _, s := range []string{"", "@", ",", "/", " ", ":", "%", "1,", "]", "\x00", "#", "?"} {
+		f.Add(s, s)
+		f.Add(s, "")
+		f.Add("", s)
+	}
+	f.Fuzz(func(t *testing.T, before, after string) {
+		if strings.Contains(before+after, "://") {
+			t.Skip("a list of other servers, to nats.go as well")
+		}
+		password := before + "hunter" + after
+		for _, form := range []string{"nats://u:%s@h", "u:%s@h", "nats://a,nats://u:%s@h:4222", "nats://%s@h,tls://i"} {
+			list := strings.Replace(form, "%s", password, 1)
 			if got := redactServer(list); strings.Contains(got, "hunter") {
 				t.Errorf("redactServer(%q) = %q", list, got)
 			}
-			if err := checkServers(list); err != nil && strings.Contains(fmt.Sprint(err), "hunter") {
+			if err := checkServers(list); err != nil && strings.Contains(err.Error(), "hunter") {
 				t.Errorf("checkServers(%q) = %v", list, err)
+			}
+			if got := redactURLs("dial " + list + ": refused"); strings.HasPrefix(form, "nats") && strings.Contains(got, "hunter") {
+				t.Errorf("redactURLs(%q) = %q", list, got)
 			}
 		}
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/nats-io/nuid"
 	"github.com/spf13/cobra"
@@ -91,6 +92,8 @@ type member struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 
+	patience time.Duration // of leaving
+
 	work sync.WaitGroup // stops before the node leaves
 	read sync.WaitGroup // ends when the node has left
 
@@ -102,7 +105,7 @@ type member struct {
 
 func newMember(ctx context.Context, a *app, node *fabric.Node, out *events) *member {
 	m := &member{
-		app: a, node: node, out: out,
+		app: a, node: node, out: out, patience: a.opts.timeout,
 		stopReading: func() {}, lastMessage: nuid.Next(), lastRead: make(chan struct{}),
 	}
 	m.ctx, m.cancel = context.WithCancelCause(ctx)
@@ -249,7 +252,7 @@ func (m *member) wait(ctx context.Context) error {
 	}
 	m.stopReading()
 	m.read.Wait()
-	err := m.app.leave(ctx, m.node)
+	err := m.app.leave(ctx, m.node, m.patience)
 	if err == nil {
 		err = m.out.emit(nodeEvent{Type: "left", PID: m.node.PID()})
 	}

@@ -83,9 +83,11 @@ func (d *demo) message(ctx context.Context) error {
 	if err := d.nodes[2].Send(ctx, "node1", []byte("hello")); err != nil {
 		return err
 	}
-	err := d.receives(ctx, d.nodes[0], "node3", "node1", "hello")
+	if err := d.receives(ctx, d.nodes[0], "node3", "node1", "hello"); err != nil {
+		return err
+	}
 	d.say("message", `node3 to node1: "hello", after %.2f ms`, milliseconds(time.Since(start)))
-	return err
+	return nil
 }
 
 // receives checks the next message of n.
@@ -140,8 +142,11 @@ func (d *demo) request(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := d.claim(reply.From == "node2" && string(reply.Data) == "re: status", "node2 answers (it was %q from %s)", reply.Data, reply.From); err != nil {
+		return err
+	}
 	d.say("request", `node1 to node2: "status", answered %q after %.2f ms`, reply.Data, milliseconds(rtt))
-	return d.claim(reply.From == "node2" && string(reply.Data) == "re: status", "node2 answers (it was %q from %s)", reply.Data, reply.From)
+	return nil
 }
 
 // elect lets node1 lead first, and the others wait for it to fall.
@@ -156,6 +161,7 @@ func (d *demo) elect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	d.term = term
 	d.result.Leaders = append(d.result.Leaders, demoTerm{"node1", term.Number(), term.Token()})
 	for _, n := range d.nodes {
 		l, err := first(n.election.Leaders(ctx), func(l election.Leader) bool { return l.PID == "node1" })

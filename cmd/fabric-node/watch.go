@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -31,6 +32,17 @@ member whose lease ran out has failed; one that said goodbye has left.`,
 }
 
 func (a *app) watch(ctx context.Context, node *fabric.Node) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() {
+		for ev, err := range node.Events(ctx) {
+			if err == nil {
+				a.note("%s", ev.Kind) // what is printed may be old news until reconnected
+			}
+		}
+	})
 	out := a.events()
 	for c, err := range node.Changes(ctx) {
 		if err != nil {

@@ -15,10 +15,19 @@ import (
 // ours landed, or if the bucket was lost. The value must be
 // unlike any other ever written to the key (a nonce in it), because a read-back
 // recognises it by content. If ctx ends first the error wraps [ErrUnknown]: the
-// write may still land, and the caller must settle it later with the same value
-// and revision.
+// write may still land, and the caller must settle it later with [Bucket.Resettle].
 func (b *Bucket) Settle(ctx context.Context, key string, rev uint64, value []byte, ttl time.Duration) (uint64, error) {
-	doubt := false // an earlier attempt may have been applied
+	return b.settle(ctx, key, rev, value, ttl, false)
+}
+
+// Resettle settles a write whose earlier call returned [ErrUnknown]: it may have
+// been stored since, so that being refused proves nothing.
+func (b *Bucket) Resettle(ctx context.Context, key string, rev uint64, value []byte, ttl time.Duration) (uint64, error) {
+	return b.settle(ctx, key, rev, value, ttl, true)
+}
+
+// settle: doubt says that an earlier attempt may have been applied.
+func (b *Bucket) settle(ctx context.Context, key string, rev uint64, value []byte, ttl time.Duration, doubt bool) (uint64, error) {
 	created := b.createdAt()
 	for n := 0; ; n++ {
 		got, err := b.Put(ctx, Write{Key: key, Value: value, GuardRev: rev, TTL: ttl})

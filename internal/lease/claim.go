@@ -174,7 +174,7 @@ func (c *Claim) next(ctx context.Context, w *kv.Watch, e kv.Entry, r ClaimRecord
 func (c *Claim) giveUp(d *doubtError) {
 	c.s.spawn(func() {
 		defer func() { <-c.turn }()
-		token, err := c.s.b.Settle(c.s.life, c.key, d.rev, encode(d.record), 0)
+		token, err := c.s.b.Resettle(c.s.life, c.key, d.rev, encode(d.record), 0)
 		if err == nil {
 			err = c.release(c.s.life, token, d.record)
 		}
