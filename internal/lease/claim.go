@@ -56,7 +56,13 @@ func (c *Claim) Acquire(ctx context.Context, grace time.Duration) (*Grant, error
 			<-c.turn
 			return nil, err
 		}
-		g, err := c.try(ctx, hold, grace)
+		var g *Grant
+		if hold.Valid(grace) {
+			g, err = c.try(ctx, hold, grace)
+		} else { // what is left of the hold would be its grace: renew first
+			c.s.Poke()
+			err = kv.Pause(ctx, 0)
+		}
 		if g != nil {
 			return g, nil
 		}
