@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -148,14 +149,14 @@ func TestNothingIsTakenWithinTheGrace(t *testing.T) {
 // asleep is a machine's suspension, as its clock tells.
 func TestSuspendedMachineHoldsNothing(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
-		var asleep time.Duration
+		var asleep atomic.Int64
 		_, nc := connect(t, s)
 		b := bucket(t, nc)
 		if err := b.Open(within(t, time.Minute)); err != nil {
 			t.Fatal(err)
 		}
 		session, err := lease.Start(within(t, time.Minute), b, lease.Config{
-			PID: "a", Lease: ttl, Clock: func() time.Duration { return asleep }, Logger: slog.New(slog.DiscardHandler),
+			PID: "a", Lease: ttl, Clock: func() time.Duration { return time.Duration(asleep.Load()) }, Logger: slog.New(slog.DiscardHandler),
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -165,7 +166,7 @@ func TestSuspendedMachineHoldsNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		g.ReleaseWhenLost()
-		asleep += ttl // it wakes up: no timer has fired yet
+		asleep.Add(int64(ttl)) // it wakes up: no timer has fired yet
 		if g.Valid() {
 			t.Error("a grant is valid after the machine slept for a lease")
 		}
