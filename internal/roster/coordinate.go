@@ -157,7 +157,7 @@ func (r *Roster) coordinate(g *lease.Grant) error {
 		select {
 		case <-changed:
 		case <-timer.C:
-			r.announce(announcement{Epoch: base.Epoch, Prev: base.Epoch, Token: g.Token, PID: base.PID})
+			r.announce(announcement{Epoch: base.Epoch, Prev: base.Epoch, Token: base.Token, PID: base.PID})
 		case err := <-failed:
 			failed <- nil
 			timer.Stop()
