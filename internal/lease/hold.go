@@ -56,9 +56,6 @@ func (h *Hold) Context(grace time.Duration) context.Context {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	f, ok := h.fuses[grace]
-	if ok && f.ctx.Err() != nil && !h.ended.Load() && h.left(grace) > 0 {
-		ok = false // it had burned when a renewal came in time for the hold
-	}
 	if !ok {
 		f = new(fuse)
 		f.ctx, f.cancel = context.WithCancelCause(h.base)
