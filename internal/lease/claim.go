@@ -56,14 +56,13 @@ func (c *Claim) Acquire(ctx context.Context, grace time.Duration) (*Grant, error
 			<-c.turn
 			return nil, err
 		}
-		if !hold.Valid(grace) { // a renewal is late: a term would end at once
-			if err := kv.Pause(ctx, n); err != nil {
-				<-c.turn
-				return nil, err
-			}
-			continue
+		var g *Grant
+		if hold.Valid(grace) {
+			g, err = c.try(ctx, hold, grace)
+		} else { // what is left of the hold would be its grace: renew first
+			c.s.Poke()
+			err = kv.Pause(ctx, 0)
 		}
-		g, err := c.try(ctx, hold, grace)
 		if g != nil {
 			return g, nil
 		}
@@ -124,7 +123,7 @@ func (c *Claim) try(ctx context.Context, hold *Hold, grace time.Duration) (*Gran
 	if ctx.Err() == nil && g.Valid() {
 		return g, nil
 	}
-	g.end(ErrReleased)
+	g.cancel(ErrReleased)
 	if err := c.release(ctx, token, r); ctx.Err() == nil {
 		return nil, err
 	}
