@@ -23,6 +23,7 @@ type Node struct {
 	bucket   *kv.Bucket
 	courier  *courier
 	session  *lease.Session
+	holder   atomic.Pointer[lease.Session] // session, for opened, which begins before it
 	members  *roster.Roster
 	roster   atomic.Pointer[roster.Roster] // members, for the courier, which begins before it
 	opens    *nats.Subscription
