@@ -89,6 +89,7 @@ func (r *Roster) turn(ctx context.Context) error {
 			case <-wait.Done():
 				return
 			case <-changed:
+			case <-time.After(beacon): // a coordinator may be heard again, with the same view
 			}
 			if !r.near() {
 				cancel()
@@ -136,6 +137,8 @@ func (r *Roster) coordinate(g *lease.Grant) error {
 	}()
 	defer func() { cancel(); <-failed; failed <- nil }()
 	var last time.Time // when the last view was written
+	due := time.NewTimer(beacon)
+	defer due.Stop()
 	for {
 		c, changed := count.Load()
 		var a announcement
@@ -151,22 +154,21 @@ func (r *Roster) coordinate(g *lease.Grant) error {
 				return r.ended(g, err)
 			}
 			last = time.Now()
+			due.Reset(beacon)
 			continue
 		}
-		timer := time.NewTimer(beacon)
 		select {
 		case <-changed:
-		case <-timer.C:
+		case <-due.C:
+			// The view's own token, not the claim's: who has the view need not read it.
 			r.announce(announcement{Epoch: base.Epoch, Prev: base.Epoch, Token: base.Token, PID: base.PID})
+			due.Reset(beacon)
 		case err := <-failed:
 			failed <- nil
-			timer.Stop()
 			return r.ended(g, err)
 		case <-ctx.Done():
-			timer.Stop()
 			return nil
 		}
-		timer.Stop()
 	}
 }
 
@@ -230,7 +232,9 @@ func (r *Roster) base(ctx context.Context, token uint64) (*View, uint64, error) 
 // publish writes the view that follows base and announces it.
 func (r *Roster) publish(ctx context.Context, g *lease.Grant, base *View, rev uint64, c *counted) (*View, uint64, error) {
 	for {
-		a := announcement{Epoch: base.Epoch + 1, Prev: base.Epoch, Token: g.Token, PID: r.cfg.Session.PID()}
+		a := announcement{
+			Epoch: base.Epoch + 1, Prev: base.Epoch, Token: g.Token, PrevToken: base.Token, PID: r.cfg.Session.PID(),
+		}
 		a.Set, a.Gone = base.diff(c.members, c.failed)
 		v := base.next(a)
 		v.Nonce = nuid.Next()

@@ -281,8 +281,8 @@ func (r *Roster) take(a announcement) bool {
 		return false // there is a coordinator: its view counts
 	case a.Token < v.Token, a.Token == v.Token && a.Epoch <= v.Epoch:
 		return true // old news
-	case a.Token > v.Token, a.Prev != v.Epoch, a.Prev == a.Epoch:
-		return false // another coordinator, perhaps in a new bucket; or a gap
+	case a.PrevToken != v.Token, a.Prev != v.Epoch, a.Prev == a.Epoch:
+		return false // a gap, or a new bucket
 	}
 	r.advance(v.next(a))
 	return true

@@ -73,12 +73,14 @@ func (v *View) Failed(pid string, inc uint64) bool {
 // An announcement is the step from one view to the next, or with Prev == Epoch the
 // beacon that names the current one.
 type announcement struct {
-	Epoch uint64      `json:"epoch"`
-	Prev  uint64      `json:"prev"`
-	Token uint64      `json:"token"`
-	PID   string      `json:"pid"`
-	Set   []Member    `json:"set,omitempty"`
-	Gone  []Departure `json:"gone,omitempty"`
+	Epoch uint64 `json:"epoch"`
+	Prev  uint64 `json:"prev"`
+	Token uint64 `json:"token"`
+	// PrevToken is that of the view before.
+	PrevToken uint64      `json:"prev_token,omitempty"`
+	PID       string      `json:"pid"`
+	Set       []Member    `json:"set,omitempty"`
+	Gone      []Departure `json:"gone,omitempty"`
 }
 
 // diff returns what leads from v's members to those given: the new and changed
