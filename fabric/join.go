@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -179,7 +180,19 @@ func explain(err error) error {
 	case errors.Is(err, lease.ErrPassive):
 		return ErrPassive
 	case errors.Is(err, lease.ErrLost):
-		return fmt.Errorf("%w: %w", ErrLost, err)
+		return lost(err)
 	}
 	return err
+}
+
+// lost says ErrLost once, and then the reason if there is one.
+func lost(err error) error {
+	text := err.Error()
+	for prefix := lease.ErrLost.Error(); strings.HasPrefix(text, prefix); {
+		text = strings.TrimPrefix(strings.TrimPrefix(text, prefix), ": ")
+	}
+	if text == "" {
+		return ErrLost
+	}
+	return fmt.Errorf("%w: %s", ErrLost, text)
 }

@@ -3,6 +3,7 @@ package fabric
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -162,6 +163,9 @@ func (n *Node) followSession() {
 // end ends the node for a cause other than Leave: nothing is held any more, and
 // what is sent to the PID is for somebody else.
 func (n *Node) end(cause error) {
+	if n.ctx.Err() != nil {
+		return
+	}
 	n.cfg.Logger.Warn("node ended", "pid", n.cfg.PID, "err", cause)
 	n.cancel(cause)
 	n.courier.close()
@@ -175,7 +179,9 @@ func (n *Node) end(cause error) {
 // leaves no goroutine behind.
 func (n *Node) Leave(ctx context.Context) error {
 	n.leave.Do(func() {
-		n.leftErr = n.session.Leave(ctx)
+		if err := n.session.Leave(ctx); err != nil {
+			n.leftErr = fmt.Errorf("leave: PID %s is left to its lease: %w", n.cfg.PID, err)
+		}
 		n.shut(ErrClosed)
 		close(n.left)
 		n.cfg.Logger.Info("left", "pid", n.cfg.PID, "err", n.leftErr)

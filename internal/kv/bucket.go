@@ -76,6 +76,9 @@ type Entry struct {
 	Rev   uint64    // 0 if there is no record, and none was deleted
 	Value []byte    // nil if absent or deleted
 	Seen  time.Time // when this process learned of it, after it was stored
+	// Stored is when, by the server's clock; known after a read only. It is for
+	// showing, not for deciding.
+	Stored time.Time
 }
 
 // Get reads one key. An absent one is an Entry with a nil Value, and so is every
@@ -84,9 +87,10 @@ type Entry struct {
 func (b *Bucket) Get(ctx context.Context, key string) (Entry, error) {
 	var resp struct {
 		Message struct {
-			Seq  uint64 `json:"seq"`
-			Hdrs []byte `json:"hdrs"`
-			Data []byte `json:"data"`
+			Seq  uint64    `json:"seq"`
+			Hdrs []byte    `json:"hdrs"`
+			Data []byte    `json:"data"`
+			Time time.Time `json:"time"`
 		} `json:"message"`
 	}
 	req := `{"last_by_subj":"$KV.` + b.cfg.Name + "." + key + `"}`
@@ -98,7 +102,7 @@ func (b *Bucket) Get(ctx context.Context, key string) (Entry, error) {
 	if err != nil {
 		return e, fmt.Errorf("read %s: %w", key, err)
 	}
-	e.Rev = resp.Message.Seq
+	e.Rev, e.Stored = resp.Message.Seq, resp.Message.Time
 	if !deleted(string(resp.Message.Hdrs)) {
 		e.Value = append([]byte{}, resp.Message.Data...)
 	}

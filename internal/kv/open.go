@@ -149,6 +149,15 @@ func (b *Bucket) create(ctx context.Context) (*jetstream.StreamInfo, error) {
 	return info, nil
 }
 
+// Clock reads the server's clock, for showing how old a record is.
+func (b *Bucket) Clock(ctx context.Context) (time.Time, error) {
+	info, err := b.info(ctx)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return info.TimeStamp, nil
+}
+
 func (b *Bucket) info(ctx context.Context) (*jetstream.StreamInfo, error) {
 	info := new(jetstream.StreamInfo)
 	if err := b.call(ctx, "STREAM.INFO."+b.stream(), "", info); err != nil {

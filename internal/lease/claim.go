@@ -56,7 +56,13 @@ func (c *Claim) Acquire(ctx context.Context, grace time.Duration) (*Grant, error
 			<-c.turn
 			return nil, err
 		}
-		g, err := c.try(ctx, hold, grace)
+		var g *Grant
+		if hold.Valid(grace) {
+			g, err = c.try(ctx, hold, grace)
+		} else { // what is left of the hold would be its grace: renew first
+			c.s.Poke()
+			err = kv.Pause(ctx, 0)
+		}
 		if g != nil {
 			return g, nil
 		}
@@ -100,6 +106,12 @@ func (c *Claim) try(ctx context.Context, hold *Hold, grace time.Duration) (*Gran
 	}
 	token, err := c.s.b.Settle(ctx, c.key, rev, encode(r), 0)
 	switch {
+	case errors.Is(err, kv.ErrReplaced):
+		// What we hold is of the old bucket, too: no claim before the PID is taken
+		// again, which waits until the new one is open.
+		hold.end(fmt.Errorf("%w: %w", ErrLost, err))
+		c.s.Poke()
+		return nil, nil
 	case errors.Is(err, kv.ErrRefused):
 		return nil, nil
 	case errors.Is(err, kv.ErrUnknown):
@@ -111,8 +123,11 @@ func (c *Claim) try(ctx context.Context, hold *Hold, grace time.Duration) (*Gran
 	if ctx.Err() == nil && g.Valid() {
 		return g, nil
 	}
-	g.end(ErrReleased)
-	return nil, c.release(c.s.life, token, r)
+	g.cancel(ErrReleased)
+	if err := c.release(ctx, token, r); ctx.Err() == nil {
+		return nil, err
+	}
+	return nil, &doubtError{rev, r} // ctx allows no writing: it is given back later
 }
 
 // vacant waits until the claim may be taken, and returns the revision to take it

@@ -22,7 +22,6 @@ type Grant struct {
 	grace  time.Duration
 	ctx    context.Context
 	cancel context.CancelCauseFunc
-	stop   []func() bool // undo what watches for the end
 	once   sync.Once
 	done   chan struct{} // closed when the record is given back
 	err    error         // of giving it back; read after done
@@ -35,10 +34,9 @@ func newGrant(c *Claim, hold *Hold, grace time.Duration, token uint64, r ClaimRe
 	}
 	end := hold.Context(grace)
 	g.ctx, g.cancel = context.WithCancelCause(context.WithoutCancel(end))
-	g.stop = []func() bool{
-		context.AfterFunc(end, func() { g.end(context.Cause(end)) }),
-		context.AfterFunc(c.s.leaving, func() { g.end(context.Cause(c.s.leaving)) }),
-	}
+	ended := context.AfterFunc(end, func() { g.cancel(context.Cause(end)) })
+	left := context.AfterFunc(c.s.leaving, func() { g.cancel(context.Cause(c.s.leaving)) })
+	context.AfterFunc(g.ctx, func() { ended(); left() }) // nothing is left to watch for
 	return g
 }
 
@@ -49,19 +47,11 @@ func (g *Grant) Valid() bool { return g.ctx.Err() == nil && g.hold.Valid(g.grace
 // session ended.
 func (g *Grant) Context() context.Context { return g.ctx }
 
-// end ends the context, and nothing else.
-func (g *Grant) end(cause error) {
-	for _, stop := range g.stop {
-		stop()
-	}
-	g.cancel(cause)
-}
-
 // Release ends the grant and gives the claim back. The caller has stopped what it
 // did under it. It returns when that is written, or with ctx; the writing goes on
 // then, as long as the session does.
 func (g *Grant) Release(ctx context.Context) error {
-	g.end(ErrReleased)
+	g.cancel(ErrReleased)
 	g.once.Do(func() {
 		exit := g.c.s.Enter() // Leave waits for resignations, too
 		g.c.s.spawn(func() {

@@ -83,6 +83,9 @@ func (h *Hold) burn(f *fuse, grace time.Duration) {
 		h.end(ErrLost)
 		return
 	}
+	h.mu.Lock()
+	delete(h.fuses, grace) // the hold may yet be renewed: what is granted then has its own
+	h.mu.Unlock()
 	f.cancel(ErrLost)
 }
 

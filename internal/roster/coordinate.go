@@ -157,7 +157,7 @@ func (r *Roster) coordinate(g *lease.Grant) error {
 		select {
 		case <-changed:
 		case <-timer.C:
-			r.announce(announcement{Epoch: base.Epoch, Prev: base.Epoch, Token: g.Token, PID: base.PID})
+			r.announce(announcement{Epoch: base.Epoch, Prev: base.Epoch, Token: base.Token, PID: base.PID})
 		case err := <-failed:
 			failed <- nil
 			timer.Stop()
@@ -248,7 +248,7 @@ func (r *Roster) publish(ctx context.Context, g *lease.Grant, base *View, rev ui
 			r.announce(a)
 			return v, got, nil
 		}
-		if !errors.Is(err, kv.ErrRefused) {
+		if errors.Is(err, kv.ErrReplaced) || !errors.Is(err, kv.ErrRefused) {
 			return nil, 0, err
 		}
 		// A late write of the coordinator before: go on from there.
