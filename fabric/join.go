@@ -15,9 +15,14 @@ import (
 	"github.com/natsfabric/natsfabric/internal/roster"
 )
 
-// signalOpen is the signal kind that every node with a session subscribes to: a
-// request on it finds out whether any is connected.
-const signalOpen = "open"
+const (
+	// signalOpen is the signal kind that every node with a session subscribes to: a
+	// request on it finds out whether any is connected, and makes those renew at
+	// once, because the bucket is new: they may have a longer lease than who asks.
+	signalOpen = "open"
+	// signalProbe is one that nobody subscribes to.
+	signalProbe = "probe"
+)
 
 // signalProbe is a signal kind that nobody subscribes to. Publishing one shows
 // whether the server's permissions allow signals. One that everyone hears would cost
@@ -86,6 +91,7 @@ func (n *Node) join(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	n.holder.Store(n.session)
 	rc := roster.Config{
 		Name: "members", Session: n.session, Signals: signals{n.courier},
 		Quiet: roster.DefaultQuiet, Ceiling: roster.DefaultCeiling, Logger: n.cfg.Logger,
@@ -110,7 +116,7 @@ func (n *Node) subscribe(ctx context.Context) (err error) {
 		return err
 	}
 	if !n.cfg.Passive {
-		if n.opens, err = n.link.nc.Subscribe(n.subjects.signalAll(signalOpen), func(*nats.Msg) {}); err != nil {
+		if n.opens, err = n.link.nc.Subscribe(n.subjects.signalAll(signalOpen), n.opened); err != nil {
 			return err
 		}
 	}
@@ -141,6 +147,13 @@ func (n *Node) awaitSelf(ctx context.Context) error {
 		return ok && m.Inc == n.Incarnation()
 	})
 	return err
+}
+
+// opened is called when some process finds the bucket new.
+func (n *Node) opened(*nats.Msg) {
+	if s := n.holder.Load(); s != nil {
+		s.Poke()
+	}
 }
 
 // alone reports whether no node with a session is connected anywhere: nobody has

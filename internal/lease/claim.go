@@ -66,14 +66,13 @@ func (c *Claim) acquire(ctx context.Context, grace time.Duration, wait bool) (*G
 			<-c.turn
 			return nil, err
 		}
-		if !hold.Valid(grace) { // a renewal is late: a term would end at once
-			if err := kv.Pause(ctx, n); err != nil {
-				<-c.turn
-				return nil, err
-			}
-			continue
+		var g *Grant
+		if hold.Valid(grace) {
+			g, err = c.try(ctx, hold, grace, wait)
+		} else { // what is left of the hold would be its grace: renew first
+			c.s.Poke()
+			err = kv.Pause(ctx, 0)
 		}
-		g, err := c.try(ctx, hold, grace, wait)
 		if g != nil {
 			return g, nil
 		}
@@ -134,7 +133,7 @@ func (c *Claim) try(ctx context.Context, hold *Hold, grace time.Duration, wait b
 	if ctx.Err() == nil && g.Valid() {
 		return g, nil
 	}
-	g.end(ErrReleased)
+	g.cancel(ErrReleased)
 	if err := c.release(ctx, token, r); ctx.Err() == nil {
 		return nil, err
 	}

@@ -34,9 +34,9 @@ func newGrant(c *Claim, hold *Hold, grace time.Duration, token uint64, r ClaimRe
 	}
 	end := hold.Context(grace)
 	g.ctx, g.cancel = context.WithCancelCause(context.WithoutCancel(end))
-	stopEnd := context.AfterFunc(end, func() { g.end(context.Cause(end)) })
-	stopLeaving := context.AfterFunc(c.s.leaving, func() { g.end(context.Cause(c.s.leaving)) })
-	context.AfterFunc(g.ctx, func() { stopEnd(); stopLeaving() })
+	ended := context.AfterFunc(end, func() { g.cancel(context.Cause(end)) })
+	left := context.AfterFunc(c.s.leaving, func() { g.cancel(context.Cause(c.s.leaving)) })
+	context.AfterFunc(g.ctx, func() { ended(); left() }) // nothing is left to watch for
 	return g
 }
 
@@ -47,14 +47,11 @@ func (g *Grant) Valid() bool { return g.ctx.Err() == nil && g.hold.Valid(g.grace
 // session ended.
 func (g *Grant) Context() context.Context { return g.ctx }
 
-// end ends the context, and nothing else.
-func (g *Grant) end(cause error) { g.cancel(cause) }
-
 // Release ends the grant and gives the claim back. The caller has stopped what it
 // did under it. It returns when that is written, or with ctx; the writing goes on
 // then, as long as the session does.
 func (g *Grant) Release(ctx context.Context) error {
-	g.end(ErrReleased)
+	g.cancel(ErrReleased)
 	g.once.Do(func() {
 		exit := g.c.s.Enter() // Leave waits for resignations, too
 		g.c.s.spawn(func() {
@@ -179,8 +176,10 @@ func (s *Session) Observe(ctx context.Context, key string, report func(Holder) b
 				pid.Close()
 				pid = nil
 			}
-			if over, err := s.IsOver(ctx, now.PID, now.Inc); now.PID != "" && err == nil && over {
-				now = Holder{}
+			if now.PID != "" {
+				if over, err := s.IsOver(ctx, now.PID, now.Inc); err == nil && over {
+					now = Holder{}
+				}
 			}
 			if now.PID != "" {
 				if pid, err = s.b.Watch(ctx, KeyPID(now.PID)); err != nil {

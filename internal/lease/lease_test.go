@@ -195,20 +195,20 @@ func TestCutHolderStopsBeforeAnotherBegins(t *testing.T) {
 			t.Fatal(err)
 		}
 		ga.ReleaseWhenLost()
-		ends := make(chan time.Time, 1)
-		context.AfterFunc(ga.Context(), func() { ends <- time.Now() })
+		ended := make(chan time.Time, 1)
+		context.AfterFunc(ga.Context(), func() { ended <- time.Now() })
 		a.link.Cut()
 		gb, err := b.Claim("c.e.x").Acquire(t.Context(), 0)
 		if err != nil {
 			t.Fatal(err)
 		}
 		select {
-		case ended := <-ends:
-			if time.Since(ended) < 500*time.Millisecond {
-				t.Errorf("the cut holder's context ended %v before the next grant, want its grace at least", time.Since(ended))
+		case at := <-ended:
+			if early := time.Since(at); early < 500*time.Millisecond {
+				t.Errorf("the cut holder's context ended %v before the next grant, want its grace at least", early)
 			}
 		default:
-			t.Error("the cut holder's context has not ended when the next grant begins")
+			t.Error("the cut holder's context lives when the next grant begins")
 		}
 		if cause := context.Cause(ga.Context()); !errors.Is(cause, lease.ErrLost) {
 			t.Errorf("cause = %v, want ErrLost", cause)

@@ -19,17 +19,23 @@ type Watcher struct {
 	s   *Session
 	pid string
 	inc uint64
-	v   Vigil
+	// born: what was learned before counts from here, because the incarnation is
+	// younger than a record that an earlier one left behind.
+	born time.Time
+	v    Vigil
 }
 
 // Watcher returns a watcher of an incarnation that was seen to be held.
 func (s *Session) Watcher(pid string, inc uint64) *Watcher {
-	return &Watcher{s: s, pid: pid, inc: inc}
+	return &Watcher{s: s, pid: pid, inc: inc, born: time.Now()}
 }
 
 // See takes what was learned of the PID's session; an entry without a value says
 // that there is none. It reports whether it is a sign of life.
 func (w *Watcher) See(e kv.Entry) (renewed bool) {
+	if e.Seen.Before(w.born) {
+		e.Seen = w.born
+	}
 	r, err := ParseSession(e)
 	if err != nil || r.Inc != w.inc {
 		// Absent, foreign, or of another incarnation: nothing of this one is known,
@@ -105,6 +111,7 @@ func (s *Session) outlive(ctx context.Context, pid string, inc uint64, alive fun
 	w := s.Watcher(pid, inc)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	told := false // by the feed, that the incarnation is over
 	for {
 		select {
 		case <-ctx.Done():
@@ -112,9 +119,7 @@ func (s *Session) outlive(ctx context.Context, pid string, inc uint64, alive fun
 		case <-claim.Changed():
 			entries, _ := claim.Take()
 			for _, e := range entries {
-				if e.Rev > inc {
-					return nil
-				}
+				told = e.Rev > inc
 			}
 		case <-session.Changed():
 			entries, synced := session.Take()
@@ -128,9 +133,17 @@ func (s *Session) outlive(ctx context.Context, pid string, inc uint64, alive fun
 			}
 		case <-timer.C:
 		}
+		if told { // a person can publish on the feed: the record decides
+			if over, err := s.IsOver(ctx, pid, inc); err == nil && over {
+				return nil
+			}
+		}
 		over, wait := w.Challenge(ctx)
 		if over {
 			return nil
+		}
+		if told {
+			wait = min(wait, retryChallenge)
 		}
 		timer.Reset(wait)
 	}

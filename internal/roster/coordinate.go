@@ -56,6 +56,7 @@ func (r *Roster) coordinate(g *lease.Grant) error {
 				return r.ended(g, err)
 			}
 			last = time.Now()
+			timer.Reset(beacon)
 			continue
 		}
 		select {

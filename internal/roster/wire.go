@@ -63,13 +63,13 @@ func decodeAnnouncement(data []byte) (a announcement, err error) {
 		return a, errWire
 	}
 	a.Epoch, a.Prev, a.After, a.Token, a.PID = r.uint(), r.uint(), r.uint(), r.uint(), r.string()
-	if n := r.count(); n > 0 {
+	if n := r.count(8); n > 0 {
 		a.Set = make([]Member, n)
 	}
 	for i := range a.Set {
 		m := &a.Set[i]
 		m.PID, m.Inc, m.Host, m.Since = r.string(), r.uint(), r.string(), time.Unix(0, r.int()).UTC()
-		if n := r.count(); n > 0 {
+		if n := r.count(2); n > 0 {
 			m.Meta = make(map[string]string, n)
 			for range n {
 				k := r.string()
@@ -78,7 +78,7 @@ func decodeAnnouncement(data []byte) (a announcement, err error) {
 		}
 		m.Workers, m.Passive = int(r.uint()), r.byte() != 0
 	}
-	if n := r.count(); n > 0 {
+	if n := r.count(4); n > 0 {
 		a.Gone = make([]Departure, n)
 	}
 	for i := range a.Gone {
@@ -128,10 +128,11 @@ func (r *reader) int() int64 {
 	return v
 }
 
-// count returns how many elements follow; each has at least one byte.
-func (r *reader) count() int {
+// count returns how many elements of at least size bytes follow: what is allocated
+// for them is bounded by what has arrived.
+func (r *reader) count(size int) int {
 	n := r.uint()
-	if n > uint64(len(r.data)) {
+	if n > uint64(len(r.data)/size) {
 		r.take(0)
 		return 0
 	}
@@ -139,7 +140,7 @@ func (r *reader) count() int {
 }
 
 func (r *reader) string() string {
-	n := r.count()
+	n := r.count(1)
 	if n == 0 {
 		return ""
 	}
