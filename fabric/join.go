@@ -20,15 +20,12 @@ const (
 	// request on it finds out whether any is connected, and makes those renew at
 	// once, because the bucket is new: they may have a longer lease than who asks.
 	signalOpen = "open"
-	// signalProbe is one that nobody subscribes to.
+	// signalProbe is one that nobody subscribes to; publishing it shows whether the
+	// server's permissions allow signals. One that everyone hears would cost a
+	// thousand nodes that join a million deliveries, and the server's index of
+	// subscriptions far more.
 	signalProbe = "probe"
 )
-
-// signalProbe is a signal kind that nobody subscribes to. Publishing one shows
-// whether the server's permissions allow signals. One that everyone hears would cost
-// a thousand nodes that join a million deliveries, and the server's index of
-// subscriptions far more.
-const signalProbe = "probe"
 
 // Join joins the fabric and returns once the node holds its PID, receives what is
 // sent to it, and is a member in its own view. The caller must call Leave when
