@@ -87,3 +87,10 @@ func TestViewsAfterTheBucketWasLost(t *testing.T) {
 		}
 	})
 }
+
+func TestLeaseOfFractionsOfAMillisecond(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		n := join(t, s, "a", func(c *fabric.Config) { c.Lease = 1500*time.Millisecond + 500*time.Microsecond })
+		await(t, n, "a")
+	})
+}

@@ -84,7 +84,7 @@ func (s *Session) renewOnce(hold *Hold, n uint64) (Instant, error) {
 		}
 		failed = true
 		if errors.Is(err, kv.ErrRefused) {
-			if err := s.over(hold.Incarnation); err != nil {
+			if err := s.over(hold); err != nil {
 				return Instant{}, err
 			}
 		} else if errors.Is(err, nats.ErrNoResponders) && s.b.Gone(s.life) {
@@ -116,14 +116,16 @@ func (s *Session) putSession(r SessionRecord) error {
 	return err
 }
 
-// over reads whether incarnation inc is over, after a renewal was refused. A server
-// that was just deposed may refuse what the next one accepts: then the record is
-// still ours, and it is not over.
-func (s *Session) over(inc uint64) error {
+// over reads whether hold's incarnation is over, after a renewal was refused. A
+// server that was just deposed may refuse what the next one accepts, and show a
+// record that is still ours or older than it: then it is not over. To believe it
+// would free what is held before its grace has passed.
+func (s *Session) over(hold *Hold) error {
+	inc := hold.Incarnation
 	ctx, cancel := context.WithTimeout(s.life, renewEvery(s.cfg.Lease))
 	defer cancel()
 	e, err := s.b.Get(ctx, KeyPID(s.cfg.PID))
-	if err != nil || e.Rev == inc {
+	if err != nil || e.Rev == inc || e.Rev < inc && hold.Valid(0) && !s.b.Gone(ctx) {
 		return nil
 	}
 	if r, err := ParsePID(e); err == nil && r.Held() && r.Proc != s.proc {
