@@ -94,3 +94,51 @@ func TestLeaseOfFractionsOfAMillisecond(t *testing.T) {
 		await(t, n, "a")
 	})
 }
+
+// There is nothing to give the PID back in.
+func TestLeaveWithoutABucket(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		n := join(t, s, "a")
+		if _, err := s.Connect().Request("$JS.API.STREAM.DELETE.KV_fab_c_production", nil, time.Second); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		err := n.Leave(within(t, time.Minute))
+		if took := time.Since(began); err != nil || took > 2*time.Second {
+			t.Errorf("Leave = %v after %v", err, took)
+		}
+	})
+}
+
+// The server is frozen, and then does what it was sent meanwhile. The coordinator
+// has a longer lease than the others, so it notices later than theirs run out.
+func TestFrozenServerExpelsNobody(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		var nodes []*fabric.Node
+		var links []*natstest.Link
+		var pids []fabric.PID
+		for i, lease := range []time.Duration{10, 1, 1, 1} {
+			pid := fmt.Sprint("n", i)
+			n, l := joinLink(t, s, pid, func(c *fabric.Config) { c.Lease = lease * time.Second })
+			nodes, links, pids = append(nodes, n), append(links, l), append(pids, fabric.PID(pid))
+		}
+		await(t, nodes[0], pids...)
+		for round := range 20 {
+			time.Sleep(12*time.Second + time.Duration(round)*130*time.Millisecond)
+			epoch := nodes[0].View().Epoch
+			for _, l := range links {
+				l.Cut()
+			}
+			time.Sleep(1500*time.Millisecond + time.Duration(round)*100*time.Millisecond)
+			for _, l := range links {
+				l.Heal()
+			}
+			time.Sleep(15 * time.Second)
+			for _, n := range nodes {
+				if v := n.View(); v.Epoch != epoch || !same(v, pids) {
+					t.Fatalf("after freeze %d, %s has %v in epoch %d, was %d", round, n.PID(), v.Members, v.Epoch, epoch)
+				}
+			}
+		}
+	})
+}

@@ -147,14 +147,16 @@ func (s *Session) acked(failed bool) {
 
 // mayChallenge reports whether silence means anything at the moment, and applies
 // the last outage to v. While our own renewals are not acknowledged nobody else's
-// may be, and after an outage everyone gets a whole lease to be heard again.
+// may be, and after an outage everyone gets a whole lease to be heard again. If our
+// lease is longer than v's, so that we would notice an outage too late, it asks for
+// a renewal, whose acknowledgement comes first.
 func (s *Session) mayChallenge(v *Vigil) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.lastAck.IsZero() {
 		return true // joining: our clock began when we came
 	}
-	if time.Since(s.lastAck) > max(outage(v.lease), s.cfg.Lease/2) {
+	if time.Since(s.lastAck) > outage(v.lease) {
 		s.Poke()
 		return false
 	}
