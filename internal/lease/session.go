@@ -179,6 +179,9 @@ func (s *Session) run(hold *Hold) {
 		}
 		s.cfg.Logger.Warn("lease lost", "pid", s.cfg.PID, "rev", hold.Incarnation, "err", err)
 		s.become(State{Err: err})
+		s.mu.Lock()
+		s.lastAck, s.outageOf = time.Time{}, 0 // as one that joins: nothing is renewed now
+		s.mu.Unlock()
 		if hold, err = s.retake(hold.Incarnation); err != nil {
 			if s.life.Err() == nil {
 				s.fail(err)
