@@ -66,10 +66,12 @@ func final(err error) bool {
 }
 
 func (b *Bucket) open(ctx context.Context) error {
-	if err := b.checkServer(ctx); err != nil {
-		return err
-	}
 	info, err := b.info(ctx)
+	if err != nil { // a bucket that is there and passes check needs no such proof
+		if err := b.checkServer(ctx); err != nil {
+			return err
+		}
+	}
 	made := false
 	if errors.Is(err, ErrNoBucket) {
 		info, err = b.create(ctx)
