@@ -97,7 +97,10 @@ func (n *Node) join(ctx context.Context) (err error) {
 		return err
 	}
 	n.roster.Store(n.members)
-	return n.awaitSelf(ctx)
+	if err := n.awaitSelf(ctx); err != nil {
+		return err
+	}
+	return n.link.anyRefused() // a subscription to the feed or to the signals
 }
 
 // subscribe takes the node's subjects and waits until the server has them.

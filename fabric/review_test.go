@@ -2,9 +2,13 @@ package fabric_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 
 	"github.com/natsfabric/natsfabric/fabric"
 	"github.com/natsfabric/natsfabric/internal/natstest"
@@ -141,4 +145,20 @@ func TestFrozenServerExpelsNobody(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Without the feed the node would be deaf for 5 s at a time: Join says so.
+func TestMissingPermissionForTheFeed(t *testing.T) {
+	s := natstest.Start(t, func(o *server.Options) {
+		o.Users = []*server.User{{Username: "u", Password: "p", Permissions: &server.Permissions{
+			Publish:   &server.SubjectPermission{Allow: []string{">"}},
+			Subscribe: &server.SubjectPermission{Allow: []string{">"}, Deny: []string{"fab.c.production.kv.>"}},
+		}}}
+	})
+	_, err := fabric.Join(within(t, 10*time.Second), fabric.Config{
+		Cluster: "c", PID: "a", NATS: []nats.Option{nats.InProcessServer(s.Link()), nats.UserInfo("u", "p")},
+	})
+	if e, ok := errors.AsType[*fabric.PermissionError](err); !ok || e.Op != "subscribe" {
+		t.Errorf("Join = %v, want a *PermissionError for the feed", err)
+	}
 }
