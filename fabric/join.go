@@ -20,7 +20,10 @@ const (
 	// request on it finds out whether any is connected, and makes those renew at
 	// once, because the bucket is new: they may have a longer lease than who asks.
 	signalOpen = "open"
-	// signalProbe is one that nobody subscribes to.
+	// signalProbe is one that nobody subscribes to; publishing it shows whether the
+	// server's permissions allow signals. One that everyone hears would cost a
+	// thousand nodes that join a million deliveries, and the server's index of
+	// subscriptions far more.
 	signalProbe = "probe"
 )
 
@@ -143,11 +146,15 @@ func (n *Node) awaitSelf(ctx context.Context) error {
 	if n.cfg.Passive {
 		return n.members.Sync(ctx)
 	}
-	_, err := n.members.Await(ctx, func(v *roster.View) bool {
+	return n.members.Await(ctx, func(v *roster.View) (bool, <-chan struct{}, error) {
+		st, changed := n.session.State()
+		if st.Ended {
+			return false, nil, st.Err
+		}
+		// The lease may lapse and resume while we wait, and no view shows that.
 		m, ok := v.Find(string(n.cfg.PID))
-		return ok && m.Inc == n.Incarnation()
+		return ok && st.Hold != nil && m.Inc == st.Hold.Incarnation, changed, nil
 	})
-	return err
 }
 
 // opened is called when some process finds the bucket new.

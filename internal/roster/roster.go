@@ -131,23 +131,26 @@ func (r *Roster) Reread() {
 	}
 }
 
-// Await returns the first view that ok accepts.
-func (r *Roster) Await(ctx context.Context, ok func(*View) bool) (*View, error) {
+// Await returns when ok accepts a view. ok is asked about every view, and again
+// when the channel closes that it returned.
+func (r *Roster) Await(ctx context.Context, ok func(*View) (bool, <-chan struct{}, error)) error {
 	for {
 		v, changed := r.view.Load()
-		if ok(v) {
-			return v, nil
+		accepted, again, err := ok(v)
+		if accepted || err != nil {
+			return err
 		}
 		r.mu.Lock()
-		err := r.err
+		err = r.err
 		r.mu.Unlock()
 		if err != nil {
-			return nil, err
+			return err
 		}
 		select {
 		case <-changed:
+		case <-again:
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			return context.Cause(ctx)
 		}
 	}
 }
