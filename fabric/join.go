@@ -77,6 +77,7 @@ func (n *Node) join(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	n.held.Store(n.session)
 	rc := roster.Config{
 		Name: "members", Session: n.session, Signals: signals{n.courier},
 		Quiet: roster.DefaultQuiet, Ceiling: roster.DefaultCeiling, Logger: n.cfg.Logger,
@@ -101,7 +102,7 @@ func (n *Node) subscribe(ctx context.Context) (err error) {
 		return err
 	}
 	if !n.cfg.Passive {
-		if n.opens, err = n.link.nc.Subscribe(n.subjects.signalAll(signalOpen), func(*nats.Msg) {}); err != nil {
+		if n.opens, err = n.link.nc.Subscribe(n.subjects.signalAll(signalOpen), n.asked); err != nil {
 			return err
 		}
 	}
@@ -147,6 +148,15 @@ func (n *Node) alone(ctx context.Context) (bool, error) {
 		return false, nil // somebody has it and, as always, does not answer
 	}
 	return false, err
+}
+
+// asked: somebody found the bucket new, and wants to open it. The lease that this
+// node trusts may have been recorded in one that is lost, and may be longer than
+// the other waits: so find out now.
+func (n *Node) asked(*nats.Msg) {
+	if s := n.held.Load(); s != nil {
+		s.Poke()
+	}
 }
 
 // explain turns an internal error into the public one.

@@ -25,6 +25,7 @@ type Node struct {
 	members  *roster.Roster
 	roster   atomic.Pointer[roster.Roster] // members, for the courier, which begins before it
 	opens    *nats.Subscription
+	held     atomic.Pointer[lease.Session] // session, for opens, which begins before it
 
 	ctx    context.Context // ends with the node
 	cancel context.CancelCauseFunc

@@ -2,6 +2,7 @@ package lease
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -111,6 +112,9 @@ type Holder struct {
 // Holder reads who holds the claim named key, without waiting.
 func (s *Session) Holder(ctx context.Context, key string) (Holder, error) {
 	e, err := s.b.Get(ctx, key)
+	if errors.Is(err, kv.ErrNoBucket) {
+		return Holder{}, nil // where nobody ever joined nobody holds anything
+	}
 	if err != nil || e.Value == nil {
 		return Holder{}, err
 	}
