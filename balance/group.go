@@ -225,6 +225,11 @@ func (g *Group) wind(ctx context.Context, cause error) error {
 	if err := wait(ctx, g.done); err != nil {
 		return fmt.Errorf("balance: leave: OnChange has not returned: %w", err)
 	}
+	return g.withdraw(ctx)
+}
+
+// withdraw tells the source, once, that the member is gone.
+func (g *Group) withdraw(ctx context.Context) error {
 	if err := wait(ctx, g.turn); err != nil {
 		return fmt.Errorf("balance: leave: another call is under way: %w", err)
 	}

@@ -87,7 +87,7 @@ type member struct {
 
 	mu      sync.Mutex // guards the fields below
 	workers int
-	inc     uint64 // for which the wish was written last
+	inc     uint64 // for which the wish was written last, or may have been
 }
 
 func (m *member) begin(ctx context.Context, hold *lease.Hold) (err error) {
@@ -111,14 +111,24 @@ func (m *member) begin(ctx context.Context, hold *lease.Hold) (err error) {
 	return nil
 }
 
-// abort undoes an unfinished Join.
+// abort undoes an unfinished Join; if that takes longer than a lease, in the
+// background, as long as the node is there: the wish may have landed.
 func (m *member) abort(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.node.Lease())
 	defer cancel()
 	m.group.end(ErrClosed)
-	if err := m.leave(ctx); err != nil {
-		m.cfg.Logger.Debug("group not left", "group", m.cfg.Group, "err", err)
+	err := m.group.withdraw(ctx)
+	if err == nil {
+		return
 	}
+	m.cfg.Logger.Debug("group not left yet", "group", m.cfg.Group, "err", err)
+	exit := m.host.Session.Enter()
+	go func() {
+		defer exit()
+		if err := m.group.withdraw(m.host.Session.Leaving()); err != nil {
+			m.cfg.Logger.Debug("group not left", "group", m.cfg.Group, "err", err)
+		}
+	}()
 }
 
 // followLeave leaves the group when its node begins to leave: the share first,
@@ -132,10 +142,16 @@ func (m *member) followLeave() {
 	if context.Cause(m.host.Session.Leaving()) != lease.ErrLeft {
 		<-m.node.Context().Done() // the node ends of itself, and says why
 	}
+	m.group.end(m.cause())
+	select {
+	case <-m.group.done: // OnChange has returned: the work has stopped
+	case <-m.node.Context().Done(): // Leave waits no longer, and wrote nothing
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(m.stop), m.node.Lease())
 	defer cancel()
 	if err := m.group.wind(ctx, m.cause()); err != nil {
 		m.cfg.Logger.Debug("group not left", "group", m.cfg.Group, "err", err)
+		m.halt()
 	}
 	m.exit()
 }
@@ -168,13 +184,18 @@ func (m *member) setWorkers(ctx context.Context, n int) error {
 	}
 }
 
-// leave withdraws the wish and stops the feeder.
-func (m *member) leave(ctx context.Context) error {
+// halt stops what feeds the group, and waits.
+func (m *member) halt() {
 	m.cancel()
 	m.wg.Wait()
 	if m.roster != nil {
 		m.roster.Close()
 	}
+}
+
+// leave withdraws the wish and stops the feeder.
+func (m *member) leave(ctx context.Context) error {
+	m.halt()
 	m.mu.Lock()
 	inc := m.inc
 	m.mu.Unlock()
@@ -206,6 +227,7 @@ func (m *member) write(ctx context.Context, inc uint64, gone bool) error {
 		return context.Cause(ctx)
 	}
 	m.mu.Lock()
+	m.inc = inc // from now on it may be stored, whether we hear of it or not
 	w := wish{
 		Key: groupKey(m.cfg.Group, string(m.node.PID())), PID: string(m.node.PID()), Inc: inc,
 		Workers: m.workers, Passive: m.cfg.Passive, Gone: gone,
@@ -219,13 +241,7 @@ func (m *member) write(ctx context.Context, inc uint64, gone bool) error {
 	if err != nil {
 		return err
 	}
-	if err := m.host.Session.Want(ctx, w.Key, inc, value, ttl); err != nil {
-		return err
-	}
-	m.mu.Lock()
-	m.inc = inc
-	m.mu.Unlock()
-	return nil
+	return m.host.Session.Want(ctx, w.Key, inc, value, ttl)
 }
 
 // feed hands views to the group while the lease is held, and writes the wish again

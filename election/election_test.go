@@ -72,7 +72,7 @@ func of(t *testing.T, n *fabric.Node, grace time.Duration) *election.Election {
 
 func campaign(t *testing.T, e *election.Election) *election.Term {
 	t.Helper()
-	term, err := e.Campaign(within(t, time.Minute))
+	term, err := e.Campaign(within(t, 10*time.Minute))
 	if err != nil {
 		t.Fatalf("Campaign: %v", err)
 	}

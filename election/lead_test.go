@@ -452,29 +452,3 @@ func TestVanishedBucket(t *testing.T) {
 		resign(t, <-next)
 	})
 }
-
-// A new process with a short lease makes the bucket anew, while one with a long
-// lease still believes: it must not lead before that one knows.
-func TestVanishedBucketAndALongerLease(t *testing.T) {
-	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
-		long := func(c *fabric.Config) { c.Lease = 2 * time.Minute }
-		a := join(t, s, "a", long)
-		ta := campaign(t, of(t, a, 0))
-		if _, err := s.Connect().Request("$JS.API.STREAM.DELETE.KV_fab_c_production", nil, time.Second); err != nil {
-			t.Fatal(err)
-		}
-		b, err := fabric.Join(within(t, time.Hour), fabric.Config{Cluster: "c", PID: "b", Lease: time.Second, NATS: options(s.Link()), Logger: logger(t, "b")})
-		if err != nil {
-			t.Fatal(err)
-		}
-		tb, err := of(t, b, 0).Campaign(within(t, time.Hour))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if ta.Valid() {
-			t.Error("two valid terms: the bucket was opened before the holder of a longer lease knew")
-		}
-		resign(t, tb)
-		leave(t, b)
-	})
-}

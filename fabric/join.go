@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -14,9 +15,14 @@ import (
 	"github.com/natsfabric/natsfabric/internal/roster"
 )
 
-// signalOpen is the signal kind that every node with a session subscribes to: a
-// request on it finds out whether any is connected.
-const signalOpen = "open"
+const (
+	// signalOpen is the signal kind that every node with a session subscribes to: a
+	// request on it finds out whether any is connected, and makes those renew at
+	// once, because the bucket is new: they may have a longer lease than who asks.
+	signalOpen = "open"
+	// signalProbe is one that nobody subscribes to.
+	signalProbe = "probe"
+)
 
 // Join joins the fabric and returns once the node holds its PID, receives what is
 // sent to it, and is a member in its own view. The caller must call Leave when
@@ -58,10 +64,12 @@ func newNode(ctx context.Context, cfg Config, l *link) *Node {
 // join: subscribe, flush, then write the session and see it back, then read the
 // rest. So whoever is seen as a member receives.
 func (n *Node) join(ctx context.Context) (err error) {
-	if !n.cfg.Passive {
-		if err := n.bucket.Open(ctx); err != nil {
-			return err
-		}
+	open := n.bucket.Open
+	if n.cfg.Passive {
+		open = n.bucket.Probe // creates nothing
+	}
+	if err := open(ctx); err != nil {
+		return err
 	}
 	if err := n.subscribe(ctx); err != nil {
 		return err
@@ -77,7 +85,7 @@ func (n *Node) join(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	n.held.Store(n.session)
+	n.holder.Store(n.session)
 	rc := roster.Config{
 		Name: "members", Session: n.session, Signals: signals{n.courier},
 		Quiet: roster.DefaultQuiet, Ceiling: roster.DefaultCeiling, Logger: n.cfg.Logger,
@@ -102,11 +110,11 @@ func (n *Node) subscribe(ctx context.Context) (err error) {
 		return err
 	}
 	if !n.cfg.Passive {
-		if n.opens, err = n.link.nc.Subscribe(n.subjects.signalAll(signalOpen), n.asked); err != nil {
+		if n.opens, err = n.link.nc.Subscribe(n.subjects.signalAll(signalOpen), n.opened); err != nil {
 			return err
 		}
 	}
-	if err := n.courier.signal(signalOpen, nil); err != nil { // shows a missing permission to publish
+	if err := n.courier.signal(signalProbe, nil); err != nil { // shows a missing permission to publish
 		return err
 	}
 	for try := 0; ; try++ {
@@ -135,6 +143,13 @@ func (n *Node) awaitSelf(ctx context.Context) error {
 	return err
 }
 
+// opened is called when some process finds the bucket new.
+func (n *Node) opened(*nats.Msg) {
+	if s := n.holder.Load(); s != nil {
+		s.Poke()
+	}
+}
+
 // alone reports whether no node with a session is connected anywhere: nobody has
 // the signal subscribed. This node subscribes only after the bucket is open.
 func (n *Node) alone(ctx context.Context) (bool, error) {
@@ -148,15 +163,6 @@ func (n *Node) alone(ctx context.Context) (bool, error) {
 		return false, nil // somebody has it and, as always, does not answer
 	}
 	return false, err
-}
-
-// asked: somebody found the bucket new, and wants to open it. The lease that this
-// node trusts may have been recorded in one that is lost, and may be longer than
-// the other waits: so find out now.
-func (n *Node) asked(*nats.Msg) {
-	if s := n.held.Load(); s != nil {
-		s.Poke()
-	}
 }
 
 // explain turns an internal error into the public one.
@@ -187,7 +193,19 @@ func explain(err error) error {
 	case errors.Is(err, lease.ErrPassive):
 		return ErrPassive
 	case errors.Is(err, lease.ErrLost):
-		return fmt.Errorf("%w: %w", ErrLost, err)
+		return lost(err)
 	}
 	return err
+}
+
+// lost says ErrLost once, and then the reason if there is one.
+func lost(err error) error {
+	text := err.Error()
+	for prefix := lease.ErrLost.Error(); strings.HasPrefix(text, prefix); {
+		text = strings.TrimPrefix(strings.TrimPrefix(text, prefix), ": ")
+	}
+	if text == "" {
+		return ErrLost
+	}
+	return fmt.Errorf("%w: %s", ErrLost, text)
 }

@@ -3,6 +3,7 @@ package fabric
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,10 +23,10 @@ type Node struct {
 	bucket   *kv.Bucket
 	courier  *courier
 	session  *lease.Session
+	holder   atomic.Pointer[lease.Session] // session, for opened, which begins before it
 	members  *roster.Roster
 	roster   atomic.Pointer[roster.Roster] // members, for the courier, which begins before it
 	opens    *nats.Subscription
-	held     atomic.Pointer[lease.Session] // session, for opens, which begins before it
 
 	ctx    context.Context // ends with the node
 	cancel context.CancelCauseFunc
@@ -82,7 +83,7 @@ func (n *Node) Host() *roster.Host {
 
 // begin starts what runs until the node ends.
 func (n *Node) begin() {
-	n.link.onError = n.asyncError
+	n.link.tell(n.asyncError)
 	n.wg.Go(n.followConn)
 	if !n.cfg.Passive {
 		n.wg.Go(n.followSession)
@@ -107,6 +108,10 @@ func (n *Node) asyncError(err error, sub *nats.Subscription) {
 func (n *Node) followConn() {
 	changes := n.link.nc.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.CLOSED)
 	defer n.link.nc.RemoveStatusListener(changes)
+	if n.link.nc.IsClosed() { // before anybody listened
+		n.disconnect()
+		return
+	}
 	for {
 		select {
 		case <-n.ctx.Done():
@@ -124,13 +129,18 @@ func (n *Node) followConn() {
 				n.bucket.Nudge()
 				n.members.Reread()
 			case nats.CLOSED:
-				if n.ctx.Err() == nil {
-					n.session.Fail(ErrConnClosed)
-					n.end(ErrConnClosed)
-				}
+				n.disconnect()
 				return
 			}
 		}
+	}
+}
+
+// disconnect ends the node because its connection is closed for good.
+func (n *Node) disconnect() {
+	if n.ctx.Err() == nil {
+		n.session.Fail(ErrConnClosed)
+		n.end(ErrConnClosed)
 	}
 }
 
@@ -163,6 +173,9 @@ func (n *Node) followSession() {
 // end ends the node for a cause other than Leave: nothing is held any more, and
 // what is sent to the PID is for somebody else.
 func (n *Node) end(cause error) {
+	if n.ctx.Err() != nil {
+		return
+	}
 	n.cfg.Logger.Warn("node ended", "pid", n.cfg.PID, "err", cause)
 	n.cancel(cause)
 	n.courier.close()
@@ -176,7 +189,9 @@ func (n *Node) end(cause error) {
 // leaves no goroutine behind.
 func (n *Node) Leave(ctx context.Context) error {
 	n.leave.Do(func() {
-		n.leftErr = n.session.Leave(ctx)
+		if err := n.session.Leave(ctx); err != nil {
+			n.leftErr = fmt.Errorf("leave: PID %s is left to its lease: %w", n.cfg.PID, err)
+		}
 		n.shut(ErrClosed)
 		close(n.left)
 		n.cfg.Logger.Info("left", "pid", n.cfg.PID, "err", n.leftErr)

@@ -252,7 +252,14 @@ func (m *member) wait(ctx context.Context) error {
 	}
 	m.stopReading()
 	m.read.Wait()
+	held := m.node.Incarnation() != 0
+	if !held {
+		m.patience = min(m.patience, lostPatience)
+	}
 	err := m.app.leave(ctx, m.node, m.patience)
+	if !held {
+		err = nil // there was nothing to give back: the others know already
+	}
 	if err == nil {
 		err = m.out.emit(nodeEvent{Type: "left", PID: m.node.PID()})
 	}

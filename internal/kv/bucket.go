@@ -32,8 +32,13 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// attempt bounds one round trip of a call whose context allows longer.
-const attempt = time.Second
+// A round trip of a call whose context allows longer is given up after attempt, and
+// after twice as long each time in a row, up to maxAttempt: a server that is behind
+// with its work must not be asked the same thing over and over.
+const (
+	attempt    = time.Second
+	maxAttempt = 8 * time.Second
+)
 
 // A Bucket is a handle; it may exist before the bucket does.
 type Bucket struct {
@@ -48,6 +53,7 @@ type Bucket struct {
 	mu      sync.Mutex    // guards the fields below
 	created time.Time     // of the stream, when it was last opened
 	longest time.Duration // lease in the fabric
+	attempt time.Duration // of the next round trip; 0 is the least
 }
 
 // New returns a handle. It does no I/O.
@@ -76,6 +82,9 @@ type Entry struct {
 	Rev   uint64    // 0 if there is no record, and none was deleted
 	Value []byte    // nil if absent or deleted
 	Seen  time.Time // when this process learned of it, after it was stored
+	// Stored is when, by the server's clock; known after a read only. It is for
+	// showing, not for deciding.
+	Stored time.Time
 }
 
 // Get reads one key. An absent one is an Entry with a nil Value, and so is every
@@ -84,9 +93,10 @@ type Entry struct {
 func (b *Bucket) Get(ctx context.Context, key string) (Entry, error) {
 	var resp struct {
 		Message struct {
-			Seq  uint64 `json:"seq"`
-			Hdrs []byte `json:"hdrs"`
-			Data []byte `json:"data"`
+			Seq  uint64    `json:"seq"`
+			Hdrs []byte    `json:"hdrs"`
+			Data []byte    `json:"data"`
+			Time time.Time `json:"time"`
 		} `json:"message"`
 	}
 	req := `{"last_by_subj":"$KV.` + b.cfg.Name + "." + key + `"}`
@@ -98,7 +108,7 @@ func (b *Bucket) Get(ctx context.Context, key string) (Entry, error) {
 	if err != nil {
 		return e, fmt.Errorf("read %s: %w", key, err)
 	}
-	e.Rev = resp.Message.Seq
+	e.Rev, e.Stored = resp.Message.Seq, resp.Message.Time
 	if !deleted(string(resp.Message.Hdrs)) {
 		e.Value = append([]byte{}, resp.Message.Data...)
 	}
@@ -237,9 +247,19 @@ func (b *Bucket) call(ctx context.Context, verb, req string, resp any) error {
 
 // roundTrip sends msg to JetStream and reads the answer into resp.
 func (b *Bucket) roundTrip(ctx context.Context, msg *nats.Msg, resp any) error {
-	ctx, cancel := context.WithTimeout(ctx, attempt)
+	b.mu.Lock()
+	limit := max(b.attempt, attempt)
+	b.mu.Unlock()
+	sent := time.Now()
+	try, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	answer, err := b.nc.RequestMsgWithContext(ctx, msg)
+	answer, err := b.nc.RequestMsgWithContext(try, msg)
+	switch {
+	case err == nil:
+		b.setAttempt(min(4*time.Since(sent), maxAttempt))
+	case try.Err() != nil && ctx.Err() == nil:
+		b.setAttempt(min(2*limit, maxAttempt))
+	}
 	if err != nil {
 		if b.cfg.Denied != nil {
 			if denied := b.cfg.Denied(msg.Subject); denied != nil {
@@ -249,4 +269,10 @@ func (b *Bucket) roundTrip(ctx context.Context, msg *nats.Msg, resp any) error {
 		return err
 	}
 	return decode(answer.Data, resp)
+}
+
+func (b *Bucket) setAttempt(d time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.attempt = d
 }

@@ -12,18 +12,22 @@ import (
 
 var (
 	// ErrRefused: the guard did not hold. This attempt was not applied.
-	ErrRefused = errors.New("kv: guard does not hold")
+	ErrRefused = errors.New("another write came first")
 	// ErrBusy: another write under the same guard is in flight (R3 admits one).
 	// Not applied; try again.
-	ErrBusy = errors.New("kv: guard is busy")
+	ErrBusy = errors.New("another write is in flight")
 	// ErrUnknown: no answer. The write may have been applied, or may yet be.
-	ErrUnknown = errors.New("kv: outcome unknown")
+	ErrUnknown = errors.New("outcome unknown")
+	// ErrReplaced: the bucket was lost, and perhaps made anew, since it was opened. A
+	// write that relies on absence counts for nothing until it is opened again. It
+	// comes with ErrRefused.
+	ErrReplaced = errors.New("the bucket is not the one that was opened")
 	// ErrNoBucket: there is no such stream.
-	ErrNoBucket = errors.New("kv: no bucket")
+	ErrNoBucket = errors.New("no bucket")
 	// ErrNoJetStream: the account has no JetStream.
-	ErrNoJetStream = errors.New("kv: no JetStream")
+	ErrNoJetStream = errors.New("no JetStream")
 	// ErrOldServer: the JetStream API level is below 1.
-	ErrOldServer = errors.New("kv: JetStream API level below 1")
+	ErrOldServer = errors.New("JetStream API level below 1")
 )
 
 // A PermissionError names the subject that the server refused.

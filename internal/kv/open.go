@@ -31,9 +31,16 @@ type openRecord struct {
 // ctx ends; what will not (no JetStream, no permission, a wrong setting, a lease
 // longer than the longest) is returned at once. An existing bucket is never
 // changed.
-func (b *Bucket) Open(ctx context.Context) error {
+func (b *Bucket) Open(ctx context.Context) error { return b.until(ctx, b.open) }
+
+// Probe returns when the server was found to have the JetStream that a bucket
+// needs, for a process that only reads and does not mind if there is no bucket.
+func (b *Bucket) Probe(ctx context.Context) error { return b.until(ctx, b.checkServer) }
+
+// until calls f until it succeeds, ctx ends, or trying again cannot help.
+func (b *Bucket) until(ctx context.Context, f func(context.Context) error) error {
 	for n := 0; ; n++ {
-		err := b.open(ctx)
+		err := f(ctx)
 		if err == nil || final(err) {
 			return err
 		}
@@ -59,10 +66,12 @@ func final(err error) bool {
 }
 
 func (b *Bucket) open(ctx context.Context) error {
-	if err := b.checkServer(ctx); err != nil {
-		return err
-	}
 	info, err := b.info(ctx)
+	if err != nil { // a bucket that is there and passes check needs no such proof
+		if err := b.checkServer(ctx); err != nil {
+			return err
+		}
+	}
 	made := false
 	if errors.Is(err, ErrNoBucket) {
 		info, err = b.create(ctx)
@@ -142,6 +151,15 @@ func (b *Bucket) create(ctx context.Context) (*jetstream.StreamInfo, error) {
 	return info, nil
 }
 
+// Clock reads the server's clock, for showing how old a record is.
+func (b *Bucket) Clock(ctx context.Context) (time.Time, error) {
+	info, err := b.info(ctx)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return info.TimeStamp, nil
+}
+
 func (b *Bucket) info(ctx context.Context) (*jetstream.StreamInfo, error) {
 	info := new(jetstream.StreamInfo)
 	if err := b.call(ctx, "STREAM.INFO."+b.stream(), "", info); err != nil {
@@ -190,7 +208,10 @@ func (b *Bucket) check(got jetstream.StreamConfig) error {
 // it when that is safe.
 func (b *Bucket) unlock(ctx context.Context, created time.Time, made bool) error {
 	wait := b.Longest()
-	asked := false
+	b.mu.Lock()
+	newcomer := b.longest == 0
+	b.mu.Unlock()
+	ask := made || newcomer
 	for since := time.Now(); ; {
 		e, err := b.Get(ctx, keyOpen)
 		if err != nil {
@@ -200,10 +221,10 @@ func (b *Bucket) unlock(ctx context.Context, created time.Time, made bool) error
 		if json.Unmarshal(e.Value, &r) == nil && r.Key == keyOpen && r.Created.Equal(created) && r.LeaseMS > 0 {
 			return b.opened(created, time.Duration(r.LeaseMS)*time.Millisecond)
 		}
-		if !asked {
-			// Also who did not make it asks: that makes the nodes which are connected
-			// find out, and stop, who may have a longer lease than we know of.
-			asked = true
+		if ask {
+			// Also a newcomer that did not make it asks: that makes the nodes which are
+			// connected find out, and stop, who may have a longer lease than we know of.
+			ask = false
 			if alone, err := b.cfg.Alone(ctx); err == nil && alone && made {
 				wait = 0
 			}

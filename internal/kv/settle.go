@@ -45,7 +45,7 @@ func (b *Bucket) settle(ctx context.Context, key string, rev uint64, value []byt
 				return 0, err
 			}
 			if lost, _ := b.replaced(ctx, created); lost {
-				return 0, err
+				return 0, fmt.Errorf("%w: %w", ErrReplaced, err)
 			}
 		case errors.Is(err, ErrUnknown):
 			doubt = true
@@ -71,7 +71,7 @@ func (b *Bucket) counts(ctx context.Context, rev uint64, created time.Time) erro
 	for n := 0; ; n++ {
 		lost, err := b.replaced(ctx, created)
 		if err == nil && lost {
-			return fmt.Errorf("the bucket was made anew: %w", ErrRefused)
+			return fmt.Errorf("%w: %w", ErrReplaced, ErrRefused)
 		}
 		if err == nil {
 			return nil

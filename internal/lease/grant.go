@@ -47,14 +47,11 @@ func (g *Grant) Valid() bool { return g.ctx.Err() == nil && g.hold.Valid(g.grace
 // session ended.
 func (g *Grant) Context() context.Context { return g.ctx }
 
-// end ends the context, and nothing else.
-func (g *Grant) end(cause error) { g.cancel(cause) }
-
 // Release ends the grant and gives the claim back. The caller has stopped what it
 // did under it. It returns when that is written, or with ctx; the writing goes on
 // then, as long as the session does.
 func (g *Grant) Release(ctx context.Context) error {
-	g.end(ErrReleased)
+	g.cancel(ErrReleased)
 	g.once.Do(func() {
 		exit := g.c.s.Enter() // Leave waits for resignations, too
 		g.c.s.spawn(func() {
@@ -109,11 +106,12 @@ type Holder struct {
 	Since time.Time
 }
 
-// Holder reads who holds the claim named key, without waiting.
+// Holder reads who holds the claim named key, without waiting. In a bucket that
+// does not exist that is nobody.
 func (s *Session) Holder(ctx context.Context, key string) (Holder, error) {
 	e, err := s.b.Get(ctx, key)
 	if errors.Is(err, kv.ErrNoBucket) {
-		return Holder{}, nil // where nobody ever joined nobody holds anything
+		return Holder{}, nil
 	}
 	if err != nil || e.Value == nil {
 		return Holder{}, err
@@ -178,8 +176,10 @@ func (s *Session) Observe(ctx context.Context, key string, report func(Holder) b
 				pid.Close()
 				pid = nil
 			}
-			if over, err := s.IsOver(ctx, now.PID, now.Inc); now.PID != "" && err == nil && over {
-				now = Holder{}
+			if now.PID != "" {
+				if over, err := s.IsOver(ctx, now.PID, now.Inc); err == nil && over {
+					now = Holder{}
+				}
 			}
 			if now.PID != "" {
 				if pid, err = s.b.Watch(ctx, KeyPID(now.PID)); err != nil {

@@ -56,9 +56,6 @@ func (h *Hold) Context(grace time.Duration) context.Context {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	f, ok := h.fuses[grace]
-	if ok && f.ctx.Err() != nil && !h.ended.Load() && h.left(grace) > 0 {
-		ok = false // it had burned when a renewal came in time for the hold
-	}
 	if !ok {
 		f = new(fuse)
 		f.ctx, f.cancel = context.WithCancelCause(h.base)
@@ -86,6 +83,9 @@ func (h *Hold) burn(f *fuse, grace time.Duration) {
 		h.end(ErrLost)
 		return
 	}
+	h.mu.Lock()
+	delete(h.fuses, grace) // the hold may yet be renewed: what is granted then has its own
+	h.mu.Unlock()
 	f.cancel(ErrLost)
 }
 

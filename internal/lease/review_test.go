@@ -3,6 +3,7 @@ package lease_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"log/slog"
 	"net"
 	"sync"
@@ -129,4 +130,95 @@ func TestTermAfterOneThatEndedWithinItsGrace(t *testing.T) {
 func stateOf(p *proc) *lease.Hold {
 	st, _ := p.State()
 	return st.Hold
+}
+
+// replace loses the bucket and makes it again, closed: as if by another process
+// that has not found out yet whether it is alone.
+func replace(t *testing.T, nc *nats.Conn) {
+	t.Helper()
+	const stream = "KV_fab_test_production"
+	var info struct {
+		Config map[string]any `json:"config"`
+	}
+	ask := func(verb string, req, resp any) {
+		t.Helper()
+		data, err := json.Marshal(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := nc.Request("$JS.API.STREAM."+verb+"."+stream, data, time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(m.Data, resp); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ask("INFO", struct{}{}, &info)
+	ask("DELETE", struct{}{}, &struct{}{})
+	info.Config["first_seq"] = time.Now().UnixMicro()
+	var created struct {
+		Error any `json:"error"`
+	}
+	ask("CREATE", info.Config, &created)
+	if created.Error != nil {
+		t.Fatal(created.Error)
+	}
+}
+
+// The bucket is lost and there is a new one, closed. Until it opens, nobody may
+// have what another believes to hold by the old one.
+func TestClaimIsNotTakenInABucketThatIsClosed(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a, b := start(t, s, "a"), start(t, s, "b")
+		ga, err := a.Claim("c.e.x").Acquire(t.Context(), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ga.ReleaseWhenLost()
+		time.Sleep(time.Second)
+		replace(t, b.nc)
+		gb, err := b.Claim("c.e.x").Acquire(within(t, time.Minute), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ga.Valid() {
+			t.Error("two grants of one claim are valid at once")
+		}
+		if gb.Token <= ga.Token {
+			t.Errorf("token %d after %d", gb.Token, ga.Token)
+		}
+		gb.Release(within(t, time.Second))
+		a.leave(t)
+		b.leave(t)
+	})
+}
+
+// The same for a PID, whose holder is cut off at the moment.
+func TestPIDIsNotTakenInABucketThatIsClosed(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a, b := start(t, s, "a"), start(t, s, "b")
+		_, nc := connect(t, s)
+		bucket := bucket(t, nc)
+		if err := bucket.Open(within(t, time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		replace(t, b.nc)
+		a.link.Cut()
+		hold := stateOf(a)
+		second, err := lease.Start(within(t, time.Minute), bucket, lease.Config{
+			PID: "a", Lease: ttl, Logger: slog.New(slog.DiscardHandler),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if hold.Valid(0) {
+			t.Error("two processes hold one PID")
+		}
+		a.link.Heal()
+		second.Leave(within(t, time.Second))
+		a.Leave(within(t, time.Second))
+		b.leave(t)
+	})
 }

@@ -234,7 +234,7 @@ func (s *Session) fail(cause error) {
 
 // Leave ends everything that is held under the session, waits for the work under
 // it, and gives the PID back. If ctx ends first it gives nothing back: the lease
-// runs out. It returns when no goroutine of the session is left. It may be called
+// runs out. Nor does it try for longer than a lease. It returns when no goroutine of the session is left. It may be called
 // again, and then waits for the first call.
 func (s *Session) Leave(ctx context.Context) error {
 	s.leave(ErrLeft)
@@ -253,6 +253,13 @@ func (s *Session) Leave(ctx context.Context) error {
 		Key: KeyPID(s.cfg.PID), State: stateLeft, PID: s.cfg.PID, Inc: inc,
 		Host: s.cfg.Host, Since: now, Proc: s.proc, Nonce: nuid.Next(),
 	}
+	// When our lease has run out the others see to it; without one, even sooner.
+	patience := s.cfg.Lease
+	if st.Hold == nil {
+		patience = min(patience, time.Second)
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	_, err = s.b.Settle(ctx, r.Key, inc, encode(r), keepEnded)
 	if errors.Is(err, kv.ErrRefused) {
 		return nil // it was ended by another, which is as good

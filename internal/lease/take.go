@@ -28,6 +28,11 @@ func (s *Session) take(ctx context.Context, old uint64) (*Hold, error) {
 		if held || foreign || denied || ctx.Err() != nil {
 			return nil, err
 		}
+		if errors.Is(err, kv.ErrReplaced) {
+			if err := s.b.Open(ctx); err != nil {
+				return nil, err
+			}
+		}
 		s.cfg.Logger.Debug("cannot take the PID yet", "pid", s.cfg.PID, "err", err)
 		if waitErr := kv.Pause(ctx, n); waitErr != nil {
 			return nil, fmt.Errorf("%w: %w", waitErr, err)
@@ -63,7 +68,7 @@ func (s *Session) takePID(ctx context.Context, old uint64) (uint64, error) {
 			Since: s.since, Prev: prev, Proc: s.proc, Nonce: nuid.Next(),
 		}
 		inc, err := s.b.Settle(ctx, key, e.Rev, encode(r), 0)
-		if errors.Is(err, kv.ErrRefused) {
+		if errors.Is(err, kv.ErrRefused) && !errors.Is(err, kv.ErrReplaced) {
 			continue // somebody was faster: see who
 		}
 		if err != nil {

@@ -2,7 +2,6 @@ package roster
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -73,9 +72,10 @@ type Roster struct {
 	heard chan announcement // capacity 64: when full the follower is told to read
 	again chan struct{}     // capacity 1: asks the follower to read
 
-	mu    sync.Mutex // guards the field below
-	alive time.Time  // when a coordinator was last heard
-	err   error      // why the view cannot be read, if it is not the fabric's
+	mu      sync.Mutex // guards the fields below
+	turnout turnout
+	err     error // why the view cannot be read, if it is not the fabric's
+	sifted  bool  // the view is what sync left of the one in the bucket
 }
 
 // Start follows the roster, and lets this node coordinate it if cfg has a census.
@@ -152,8 +152,9 @@ func (r *Roster) Await(ctx context.Context, ok func(*View) bool) (*View, error) 
 	}
 }
 
-// Sync reads the view, for a node that only follows, and leaves out whoever is no
-// longer here according to the records: there may be no coordinator that would.
+// Sync reads the view, for a node that only follows, and leaves out whoever is not
+// here any more according to the other records: there may be no coordinator that
+// would. Such a node does so again when it has not heard of one for long.
 func (r *Roster) Sync(ctx context.Context) error {
 	for n := 0; ; n++ {
 		err := r.sync(ctx)
@@ -182,29 +183,45 @@ func (r *Roster) sync(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	here := map[string]int{}
+	now, err := r.b.Clock(ctx)
+	if err != nil {
+		return err
+	}
+	type incarnation struct {
+		pid string
+		inc uint64
+	}
+	signs := map[incarnation]int{} // a claim, and a session that is not too old
 	for _, e := range pids {
 		if c, err := lease.ParsePID(e); err == nil && c.Held() {
-			here[fmt.Sprint(c.PID, " ", e.Rev)]++
+			signs[incarnation{c.PID, e.Rev}]++
 		}
 	}
 	for _, e := range sessions {
-		if s, err := lease.ParseSession(e); err == nil {
-			here[fmt.Sprint(s.PID, " ", s.Inc)]++
+		if s, err := lease.ParseSession(e); err == nil && now.Sub(e.Stored) < 2*s.Lease() {
+			signs[incarnation{s.PID, s.Inc}]++
 		}
 	}
 	living := *v
 	living.Members = slices.DeleteFunc(slices.Clone(v.Members), func(m Member) bool {
-		return here[fmt.Sprint(m.PID, " ", m.Inc)] < 2 // its claim and its session
+		return signs[incarnation{m.PID, m.Inc}] < 2
 	})
-	r.view.Update(func(now *View) (*View, bool) { return &living, now == v })
+	r.view.Update(func(now *View) (*View, bool) {
+		if now != v || len(living.Members) == len(v.Members) {
+			return now, false
+		}
+		r.mu.Lock()
+		r.sifted = true
+		r.mu.Unlock()
+		return &living, true
+	})
 	return nil
 }
 
 // hear takes an announcement off the reader's hands.
 func (r *Roster) hear(_ string, data []byte) {
-	var a announcement
-	if json.Unmarshal(data, &a) != nil || a.Epoch == 0 {
+	a, err := decodeAnnouncement(data)
+	if err != nil {
 		return
 	}
 	select {
@@ -219,7 +236,7 @@ func (r *Roster) follow(ctx context.Context) {
 	r.Reread()
 	for n := 0; ctx.Err() == nil; {
 		timer := time.NewTimer(2*beacon + rand.N(beacon))
-		want := uint64(0)
+		want, silent := uint64(0), false
 		select {
 		case <-ctx.Done():
 			timer.Stop()
@@ -232,9 +249,14 @@ func (r *Roster) follow(ctx context.Context) {
 			want = a.Epoch
 		case <-r.again:
 		case <-timer.C:
+			silent = r.cfg.Census == nil
 		}
 		timer.Stop()
-		err := r.read(ctx, want)
+		read := func() error { return r.read(ctx, want) }
+		if silent {
+			read = func() error { return r.sync(ctx) }
+		}
+		err := read()
 		if err == nil {
 			n = 0
 			continue
@@ -248,15 +270,18 @@ func (r *Roster) follow(ctx context.Context) {
 
 // take applies a, and reports false if the view must be read instead.
 func (r *Roster) take(a announcement) bool {
+	r.heardOne()
 	r.mu.Lock()
-	r.alive = time.Now()
+	sifted := r.sifted
 	r.mu.Unlock()
 	v := r.view.Get()
 	switch {
+	case sifted:
+		return false // there is a coordinator: its view counts
 	case a.Token < v.Token, a.Token == v.Token && a.Epoch <= v.Epoch:
 		return true // old news
-	case a.Token > v.Token, a.Prev != v.Epoch, a.Prev == a.Epoch:
-		return false // another coordinator, perhaps in a new bucket; or a gap
+	case a.After != v.Token, a.Prev != v.Epoch, a.Prev == a.Epoch:
+		return false // a gap, or a new bucket
 	}
 	r.advance(v.next(a))
 	return true
@@ -281,10 +306,15 @@ func (r *Roster) read(ctx context.Context, want uint64) error {
 	v, err := parseView(e)
 	r.mu.Lock()
 	r.err = err
+	sifted := r.sifted
+	r.sifted = false
 	r.mu.Unlock()
 	if err != nil {
 		r.view.Update(func(v *View) (*View, bool) { return v, true }) // wake who waits
 		return err
+	}
+	if sifted {
+		r.view.Update(func(old *View) (*View, bool) { return v, v.Token == old.Token && v.Epoch == old.Epoch })
 	}
 	r.advance(v)
 	if v.Epoch < want {
