@@ -103,3 +103,31 @@ func TestJoinThatFailedCanBeRepeated(t *testing.T) {
 		}
 	})
 }
+
+// The members of the fabric come and go, those of the group do not: the group's
+// coordinator is heard all the same, or everybody would stand by for it.
+func TestBeaconWhileTheFabricChanges(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a, _ := joinNode(t, s, "a")
+		if _, err := balance.Join(within(t, time.Minute), a, balance.Config{Group: "g"}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		nc := s.Connect()
+		beacons, err := nc.SubscribeSync("fab.c.production.y.view-g-g.*")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 10 {
+			b, _ := joinNode(t, s, "b")
+			time.Sleep(2 * time.Second)
+			if err := b.Leave(within(t, time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(2 * time.Second)
+		}
+		if n, _, _ := beacons.Pending(); n < 4 {
+			t.Errorf("%d beacons in 40 s, want one each 5 s", n)
+		}
+	})
+}

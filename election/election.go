@@ -88,7 +88,8 @@ func (e *Election) lead(ctx context.Context, t *Term, f func(context.Context, *T
 	stop := context.AfterFunc(t.Context(), func() { cancel(context.Cause(t.Context())) })
 	err = f(term, t)
 	stop()
-	held := t.Valid()
+	// As it is now: the clock may have ended the term before any timer did.
+	held, resigned := t.Valid(), errors.Is(context.Cause(t.Context()), ErrResigned)
 	cancel(nil)
 	// The work has stopped. The claim goes back even if ctx has ended, within a lease.
 	release, cancelRelease := context.WithTimeout(context.WithoutCancel(ctx), e.node.Lease())
@@ -101,8 +102,8 @@ func (e *Election) lead(ctx context.Context, t *Term, f func(context.Context, *T
 		return true, err
 	case ctx.Err() != nil:
 		return true, context.Cause(ctx)
-	case errors.Is(context.Cause(t.Context()), ErrResigned):
-		return true, err // resigned by f itself, or the node leaves
+	case resigned:
+		return true, err // by f itself, or the node leaves
 	}
 	return false, nil
 }

@@ -53,7 +53,8 @@ func (e *Election) explain(err error) error {
 		err = fabric.ErrPassive
 	case errors.Is(err, lease.ErrLeft):
 		err = fabric.ErrClosed
-	case e.host.Session.Leaving().Err() != nil && context.Cause(e.node.Context()) != nil:
+	case e.host.Session.Leaving().Err() != nil && context.Cause(e.host.Session.Leaving()) != lease.ErrLeft:
+		<-e.node.Context().Done() // the session has ended, so the node does, and says why
 		err = context.Cause(e.node.Context())
 	}
 	return fmt.Errorf("election %s: %w", e.cfg.Name, err)

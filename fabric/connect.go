@@ -17,11 +17,11 @@ import (
 type link struct {
 	nc    *nats.Conn
 	owned bool
+
+	mu     sync.Mutex // guards the fields below
+	denied map[string]string
 	// onError is told of slow consumers and permission violations.
 	onError func(err error, sub *nats.Subscription)
-
-	mu     sync.Mutex // guards the field below
-	denied map[string]string
 }
 
 // dial connects, and tries again until ctx ends: a process may come up before its
@@ -96,9 +96,19 @@ func (l *link) asyncError(sub *nats.Subscription, err error) {
 		l.denied[subject] = op
 		l.mu.Unlock()
 	}
-	if l.onError != nil {
-		l.onError(err, sub)
+	l.mu.Lock()
+	onError := l.onError
+	l.mu.Unlock()
+	if onError != nil {
+		onError(err, sub)
 	}
+}
+
+// tell has f told of errors from now on.
+func (l *link) tell(f func(err error, sub *nats.Subscription)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.onError = f
 }
 
 // violation parses the server's text: Permissions Violation for Publish to "x".

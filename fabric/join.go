@@ -15,9 +15,14 @@ import (
 	"github.com/natsfabric/natsfabric/internal/roster"
 )
 
-// signalOpen is the signal kind that every node with a session subscribes to: a
-// request on it finds out whether any is connected.
-const signalOpen = "open"
+const (
+	// signalOpen is the signal kind that every node with a session subscribes to: a
+	// request on it finds out whether any is connected, and makes those renew at
+	// once, because the bucket is new: they may have a longer lease than who asks.
+	signalOpen = "open"
+	// signalProbe is one that nobody subscribes to.
+	signalProbe = "probe"
+)
 
 // Join joins the fabric and returns once the node holds its PID, receives what is
 // sent to it, and is a member in its own view. The caller must call Leave when
@@ -80,6 +85,7 @@ func (n *Node) join(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	n.holder.Store(n.session)
 	rc := roster.Config{
 		Name: "members", Session: n.session, Signals: signals{n.courier},
 		Quiet: roster.DefaultQuiet, Ceiling: roster.DefaultCeiling, Logger: n.cfg.Logger,
@@ -104,11 +110,11 @@ func (n *Node) subscribe(ctx context.Context) (err error) {
 		return err
 	}
 	if !n.cfg.Passive {
-		if n.opens, err = n.link.nc.Subscribe(n.subjects.signalAll(signalOpen), func(*nats.Msg) {}); err != nil {
+		if n.opens, err = n.link.nc.Subscribe(n.subjects.signalAll(signalOpen), n.opened); err != nil {
 			return err
 		}
 	}
-	if err := n.courier.signal(signalOpen, nil); err != nil { // shows a missing permission to publish
+	if err := n.courier.signal(signalProbe, nil); err != nil { // shows a missing permission to publish
 		return err
 	}
 	for try := 0; ; try++ {
@@ -135,6 +141,13 @@ func (n *Node) awaitSelf(ctx context.Context) error {
 		return ok && m.Inc == n.Incarnation()
 	})
 	return err
+}
+
+// opened is called when some process finds the bucket new.
+func (n *Node) opened(*nats.Msg) {
+	if s := n.holder.Load(); s != nil {
+		s.Poke()
+	}
 }
 
 // alone reports whether no node with a session is connected anywhere: nobody has

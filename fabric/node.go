@@ -23,6 +23,7 @@ type Node struct {
 	bucket   *kv.Bucket
 	courier  *courier
 	session  *lease.Session
+	holder   atomic.Pointer[lease.Session] // session, for opened, which begins before it
 	members  *roster.Roster
 	roster   atomic.Pointer[roster.Roster] // members, for the courier, which begins before it
 	opens    *nats.Subscription
@@ -82,7 +83,7 @@ func (n *Node) Host() *roster.Host {
 
 // begin starts what runs until the node ends.
 func (n *Node) begin() {
-	n.link.onError = n.asyncError
+	n.link.tell(n.asyncError)
 	n.wg.Go(n.followConn)
 	if !n.cfg.Passive {
 		n.wg.Go(n.followSession)
@@ -107,6 +108,10 @@ func (n *Node) asyncError(err error, sub *nats.Subscription) {
 func (n *Node) followConn() {
 	changes := n.link.nc.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.CLOSED)
 	defer n.link.nc.RemoveStatusListener(changes)
+	if n.link.nc.IsClosed() { // before anybody listened
+		n.disconnect()
+		return
+	}
 	for {
 		select {
 		case <-n.ctx.Done():
@@ -124,13 +129,18 @@ func (n *Node) followConn() {
 				n.bucket.Nudge()
 				n.members.Reread()
 			case nats.CLOSED:
-				if n.ctx.Err() == nil {
-					n.session.Fail(ErrConnClosed)
-					n.end(ErrConnClosed)
-				}
+				n.disconnect()
 				return
 			}
 		}
+	}
+}
+
+// disconnect ends the node because its connection is closed for good.
+func (n *Node) disconnect() {
+	if n.ctx.Err() == nil {
+		n.session.Fail(ErrConnClosed)
+		n.end(ErrConnClosed)
 	}
 }
 

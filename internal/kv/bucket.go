@@ -32,8 +32,13 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// attempt bounds one round trip of a call whose context allows longer.
-const attempt = time.Second
+// A round trip of a call whose context allows longer is given up after attempt, and
+// after twice as long each time in a row, up to maxAttempt: a server that is behind
+// with its work must not be asked the same thing over and over.
+const (
+	attempt    = time.Second
+	maxAttempt = 8 * time.Second
+)
 
 // A Bucket is a handle; it may exist before the bucket does.
 type Bucket struct {
@@ -48,6 +53,7 @@ type Bucket struct {
 	mu      sync.Mutex    // guards the fields below
 	created time.Time     // of the stream, when it was last opened
 	longest time.Duration // lease in the fabric
+	attempt time.Duration // of the next round trip; 0 is the least
 }
 
 // New returns a handle. It does no I/O.
@@ -241,9 +247,19 @@ func (b *Bucket) call(ctx context.Context, verb, req string, resp any) error {
 
 // roundTrip sends msg to JetStream and reads the answer into resp.
 func (b *Bucket) roundTrip(ctx context.Context, msg *nats.Msg, resp any) error {
-	ctx, cancel := context.WithTimeout(ctx, attempt)
+	b.mu.Lock()
+	limit := max(b.attempt, attempt)
+	b.mu.Unlock()
+	sent := time.Now()
+	try, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	answer, err := b.nc.RequestMsgWithContext(ctx, msg)
+	answer, err := b.nc.RequestMsgWithContext(try, msg)
+	switch {
+	case err == nil:
+		b.setAttempt(min(4*time.Since(sent), maxAttempt))
+	case try.Err() != nil && ctx.Err() == nil:
+		b.setAttempt(min(2*limit, maxAttempt))
+	}
 	if err != nil {
 		if b.cfg.Denied != nil {
 			if denied := b.cfg.Denied(msg.Subject); denied != nil {
@@ -253,4 +269,10 @@ func (b *Bucket) roundTrip(ctx context.Context, msg *nats.Msg, resp any) error {
 		return err
 	}
 	return decode(answer.Data, resp)
+}
+
+func (b *Bucket) setAttempt(d time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.attempt = d
 }

@@ -66,10 +66,12 @@ func final(err error) bool {
 }
 
 func (b *Bucket) open(ctx context.Context) error {
-	if err := b.checkServer(ctx); err != nil {
-		return err
-	}
 	info, err := b.info(ctx)
+	if err != nil { // a bucket that is there and passes check needs no such proof
+		if err := b.checkServer(ctx); err != nil {
+			return err
+		}
+	}
 	made := false
 	if errors.Is(err, ErrNoBucket) {
 		info, err = b.create(ctx)
@@ -206,7 +208,10 @@ func (b *Bucket) check(got jetstream.StreamConfig) error {
 // it when that is safe.
 func (b *Bucket) unlock(ctx context.Context, created time.Time, made bool) error {
 	wait := b.Longest()
-	asked := false
+	b.mu.Lock()
+	newcomer := b.longest == 0
+	b.mu.Unlock()
+	ask := made || newcomer
 	for since := time.Now(); ; {
 		e, err := b.Get(ctx, keyOpen)
 		if err != nil {
@@ -216,10 +221,10 @@ func (b *Bucket) unlock(ctx context.Context, created time.Time, made bool) error
 		if json.Unmarshal(e.Value, &r) == nil && r.Key == keyOpen && r.Created.Equal(created) && r.LeaseMS > 0 {
 			return b.opened(created, time.Duration(r.LeaseMS)*time.Millisecond)
 		}
-		if !asked {
-			// Also who did not make it asks: that makes the nodes which are connected
-			// find out, and stop, who may have a longer lease than we know of.
-			asked = true
+		if ask {
+			// Also a newcomer that did not make it asks: that makes the nodes which are
+			// connected find out, and stop, who may have a longer lease than we know of.
+			ask = false
 			if alone, err := b.cfg.Alone(ctx); err == nil && alone && made {
 				wait = 0
 			}

@@ -40,6 +40,16 @@ func (s *Session) Claim(key string) *Claim {
 // a [*ForeignError]; a write that may still land by then is settled and given back
 // in the background.
 func (c *Claim) Acquire(ctx context.Context, grace time.Duration) (*Grant, error) {
+	return c.acquire(ctx, grace, true)
+}
+
+// AcquireFree is Acquire for one who does not want to wait for the holder: if there
+// is one, the error is [ErrTaken].
+func (c *Claim) AcquireFree(ctx context.Context, grace time.Duration) (*Grant, error) {
+	return c.acquire(ctx, grace, false)
+}
+
+func (c *Claim) acquire(ctx context.Context, grace time.Duration, wait bool) (*Grant, error) {
 	select {
 	case c.turn <- struct{}{}:
 	case <-ctx.Done():
@@ -58,7 +68,7 @@ func (c *Claim) Acquire(ctx context.Context, grace time.Duration) (*Grant, error
 		}
 		var g *Grant
 		if hold.Valid(grace) {
-			g, err = c.try(ctx, hold, grace)
+			g, err = c.try(ctx, hold, grace, wait)
 		} else { // what is left of the hold would be its grace: renew first
 			c.s.Poke()
 			err = kv.Pause(ctx, 0)
@@ -71,7 +81,7 @@ func (c *Claim) Acquire(ctx context.Context, grace time.Duration) (*Grant, error
 			return nil, context.Cause(ctx)
 		}
 		_, foreign := errors.AsType[*ForeignError](err)
-		if !foreign && err != nil {
+		if !foreign && err != nil && !errors.Is(err, ErrTaken) {
 			c.s.cfg.Logger.Debug("cannot claim yet", "key", c.key, "err", err)
 			err = kv.Pause(ctx, n)
 		}
@@ -95,8 +105,8 @@ func (e *doubtError) Error() string { return "claim of " + e.record.Key + ": out
 
 // try waits until nobody else holds the claim and takes it once. Nil and no error:
 // another was faster, or our lease ended meanwhile.
-func (c *Claim) try(ctx context.Context, hold *Hold, grace time.Duration) (*Grant, error) {
-	rev, term, err := c.vacant(ctx, hold)
+func (c *Claim) try(ctx context.Context, hold *Hold, grace time.Duration, wait bool) (*Grant, error) {
+	rev, term, err := c.vacant(ctx, hold, wait)
 	if err != nil {
 		return nil, err
 	}
@@ -131,13 +141,9 @@ func (c *Claim) try(ctx context.Context, hold *Hold, grace time.Duration) (*Gran
 }
 
 // vacant waits until the claim may be taken, and returns the revision to take it
-// at and the term that ended.
-func (c *Claim) vacant(ctx context.Context, hold *Hold) (rev, term uint64, err error) {
-	w, err := c.s.b.Watch(ctx, c.key)
-	if err != nil {
-		return 0, 0, err
-	}
-	defer w.Close()
+// at and the term that ended. If it must not wait, a holder is [ErrTaken].
+func (c *Claim) vacant(ctx context.Context, hold *Hold, wait bool) (rev, term uint64, err error) {
+	var w *kv.Watch // once there is something to wait for
 	e, err := c.s.b.Get(ctx, c.key)
 	for err == nil {
 		if e.Value == nil {
@@ -152,7 +158,21 @@ func (c *Claim) vacant(ctx context.Context, hold *Hold) (rev, term uint64, err e
 			return e.Rev, r.Term, nil
 		}
 		var over bool
-		if over, e, err = c.next(ctx, w, e, r); over {
+		if !wait {
+			over, err = c.s.IsOver(ctx, r.PID, r.Inc)
+			if err == nil && !over {
+				err = ErrTaken
+			}
+		} else {
+			if w == nil {
+				if w, err = c.s.b.Watch(ctx, c.key); err != nil {
+					break
+				}
+				defer w.Close()
+			}
+			over, e, err = c.next(ctx, w, e, r)
+		}
+		if over && err == nil {
 			return e.Rev, r.Term, nil
 		}
 	}

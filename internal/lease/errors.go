@@ -13,6 +13,8 @@ var (
 	ErrReleased = errors.New("released")
 	// ErrLeft: the session has left, or is leaving.
 	ErrLeft = errors.New("session has left")
+	// ErrTaken: another holds the claim, and it was not to be waited for.
+	ErrTaken = errors.New("claim is taken")
 	// ErrPassive: a passive session holds nothing.
 	ErrPassive = errors.New("session is passive")
 )

@@ -176,8 +176,10 @@ func (s *Session) Observe(ctx context.Context, key string, report func(Holder) b
 				pid.Close()
 				pid = nil
 			}
-			if over, err := s.IsOver(ctx, now.PID, now.Inc); now.PID != "" && err == nil && over {
-				now = Holder{}
+			if now.PID != "" {
+				if over, err := s.IsOver(ctx, now.PID, now.Inc); err == nil && over {
+					now = Holder{}
+				}
 			}
 			if now.PID != "" {
 				if pid, err = s.b.Watch(ctx, KeyPID(now.PID)); err != nil {

@@ -14,103 +14,6 @@ import (
 	"github.com/natsfabric/natsfabric/internal/lease"
 )
 
-// candidate waits for its turn to coordinate, and coordinates, until ctx or the
-// session ends.
-func (r *Roster) candidate(ctx context.Context) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(r.cfg.Session.Leaving(), cancel)()
-	for n := 0; r.standBy(ctx); {
-		err := r.turn(ctx)
-		if err == nil {
-			n = 0
-			continue
-		}
-		if ctx.Err() == nil {
-			r.cfg.Logger.Warn("not coordinating", "roster", r.cfg.Name, "err", err)
-		}
-		for range 1 << min(n, 5) { // up to about 7 s: a view that is not ours stays so
-			kv.Pause(ctx, 3)
-		}
-		n++
-	}
-}
-
-// standBy returns when this node should wait for the claim; false when ctx ends.
-func (r *Roster) standBy(ctx context.Context) bool {
-	for {
-		_, changed := r.view.Load()
-		if ctx.Err() != nil {
-			return false
-		}
-		if r.near() {
-			return true
-		}
-		timer := time.NewTimer(beacon)
-		select {
-		case <-ctx.Done():
-		case <-changed:
-		case <-timer.C:
-		}
-		timer.Stop()
-	}
-}
-
-// near reports whether this node is one of those that stand by: one of the oldest
-// members, or anyone when no coordinator is heard.
-func (r *Roster) near() bool {
-	v := r.view.Get()
-	r.mu.Lock()
-	silent := time.Since(r.alive) > 2*beacon
-	r.mu.Unlock()
-	if silent || len(v.Members) <= standbys {
-		return true
-	}
-	older := 0
-	me, ok := v.Find(r.cfg.Session.PID())
-	for _, m := range v.Members {
-		if m.PID != v.PID && m.PID != me.PID && m.Inc < me.Inc {
-			older++
-		}
-	}
-	return ok && older < standbys
-}
-
-// turn waits for the claim and coordinates under it.
-func (r *Roster) turn(ctx context.Context) error {
-	wait, cancel := context.WithCancel(ctx)
-	defer cancel()
-	watched := make(chan struct{})
-	go func() { // ends the wait when others are nearer
-		defer close(watched)
-		for {
-			_, changed := r.view.Load()
-			select {
-			case <-wait.Done():
-				return
-			case <-changed:
-			}
-			if !r.near() {
-				cancel()
-			}
-		}
-	}()
-	g, err := r.claim.Acquire(wait, 0)
-	cancel()
-	<-watched
-	if err != nil {
-		if ctx.Err() == nil && wait.Err() != nil && errors.Is(err, context.Canceled) {
-			return nil // others are nearer now
-		}
-		return err
-	}
-	r.cfg.Logger.Info("coordinating", "roster", r.cfg.Name, "rev", g.Token)
-	err = r.coordinate(g)
-	release, done := context.WithTimeout(context.WithoutCancel(ctx), r.cfg.Session.Lease())
-	defer done()
-	return errors.Join(err, g.Release(release))
-}
-
 // A census result.
 type counted struct {
 	members []Member
@@ -136,6 +39,8 @@ func (r *Roster) coordinate(g *lease.Grant) error {
 	}()
 	defer func() { cancel(); <-failed; failed <- nil }()
 	var last time.Time // when the last view was written
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
 		c, changed := count.Load()
 		var a announcement
@@ -143,7 +48,7 @@ func (r *Roster) coordinate(g *lease.Grant) error {
 			a.Set, a.Gone = base.diff(c.members, c.failed)
 		}
 		if len(a.Set) > 0 || len(a.Gone) > 0 {
-			c = r.settle(ctx, &count, time.Since(last) > r.cfg.Ceiling && !last.IsZero())
+			c = r.settle(ctx, base, &count, time.Since(last) > r.cfg.Ceiling && !last.IsZero())
 			if c == nil {
 				return r.ended(g, context.Cause(ctx))
 			}
@@ -151,22 +56,20 @@ func (r *Roster) coordinate(g *lease.Grant) error {
 				return r.ended(g, err)
 			}
 			last = time.Now()
+			timer.Reset(beacon)
 			continue
 		}
-		timer := time.NewTimer(beacon)
 		select {
 		case <-changed:
 		case <-timer.C:
-			r.announce(announcement{Epoch: base.Epoch, Prev: base.Epoch, Token: base.Token, PID: base.PID})
+			r.announce(beaconOf(base.Epoch, base.Token, r.cfg.Session.PID()))
+			timer.Reset(beacon)
 		case err := <-failed:
 			failed <- nil
-			timer.Stop()
 			return r.ended(g, err)
 		case <-ctx.Done():
-			timer.Stop()
 			return nil
 		}
-		timer.Stop()
 	}
 }
 
@@ -181,9 +84,11 @@ func (r *Roster) ended(g *lease.Grant, err error) error {
 // settle waits until the census has been quiet, or the first change has waited
 // long enough, and returns the newest. early shortens the quiet time, after a time
 // without changes. Nil when ctx ends.
-func (r *Roster) settle(ctx context.Context, count *latest.Value[*counted], early bool) *counted {
+func (r *Roster) settle(ctx context.Context, base *View, count *latest.Value[*counted], early bool) *counted {
 	ceiling := time.NewTimer(r.cfg.Ceiling)
 	defer ceiling.Stop()
+	sign := time.NewTicker(r.cfg.Ceiling / 2) // those who come must not think that nobody is here
+	defer sign.Stop()
 	quiet := r.cfg.Quiet
 	if early {
 		quiet /= 10
@@ -195,6 +100,10 @@ func (r *Roster) settle(ctx context.Context, count *latest.Value[*counted], earl
 		case <-changed:
 			quiet = r.cfg.Quiet
 			timer.Stop()
+			continue
+		case <-sign.C:
+			timer.Stop()
+			r.announce(beaconOf(base.Epoch, base.Token, r.cfg.Session.PID()))
 			continue
 		case <-timer.C:
 		case <-ceiling.C:
@@ -230,7 +139,7 @@ func (r *Roster) base(ctx context.Context, token uint64) (*View, uint64, error) 
 // publish writes the view that follows base and announces it.
 func (r *Roster) publish(ctx context.Context, g *lease.Grant, base *View, rev uint64, c *counted) (*View, uint64, error) {
 	for {
-		a := announcement{Epoch: base.Epoch + 1, Prev: base.Epoch, Token: g.Token, PID: r.cfg.Session.PID()}
+		a := announcement{Epoch: base.Epoch + 1, Prev: base.Epoch, After: base.Token, Token: g.Token, PID: r.cfg.Session.PID()}
 		a.Set, a.Gone = base.diff(c.members, c.failed)
 		v := base.next(a)
 		v.Nonce = nuid.Next()
@@ -260,16 +169,10 @@ func (r *Roster) publish(ctx context.Context, g *lease.Grant, base *View, rev ui
 
 // announce tells the followers. One that does not get it reads at the next beacon.
 func (r *Roster) announce(a announcement) {
-	r.mu.Lock()
-	r.alive = time.Now()
-	r.mu.Unlock()
-	data, err := json.Marshal(a)
-	if err == nil {
-		err = r.cfg.Signals.Signal(r.kind, data)
-	}
+	r.heardOne()
+	err := r.cfg.Signals.Signal(r.kind, a.encode())
 	if err != nil { // too large, or disconnected: name the epoch only, now or later
-		data, _ = json.Marshal(announcement{Epoch: a.Epoch, Prev: a.Epoch, Token: a.Token, PID: a.PID})
-		if err := r.cfg.Signals.Signal(r.kind, data); err != nil {
+		if err := r.cfg.Signals.Signal(r.kind, beaconOf(a.Epoch, a.Token, a.PID).encode()); err != nil {
 			r.cfg.Logger.Debug("view not announced", "roster", r.cfg.Name, "err", err)
 		}
 	}

@@ -2,7 +2,6 @@ package roster
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -73,10 +72,10 @@ type Roster struct {
 	heard chan announcement // capacity 64: when full the follower is told to read
 	again chan struct{}     // capacity 1: asks the follower to read
 
-	mu     sync.Mutex // guards the fields below
-	alive  time.Time  // when a coordinator was last heard
-	err    error      // why the view cannot be read, if it is not the fabric's
-	sifted bool       // the view is what sync left of the one in the bucket
+	mu      sync.Mutex // guards the fields below
+	turnout turnout
+	err     error // why the view cannot be read, if it is not the fabric's
+	sifted  bool  // the view is what sync left of the one in the bucket
 }
 
 // Start follows the roster, and lets this node coordinate it if cfg has a census.
@@ -221,8 +220,8 @@ func (r *Roster) sync(ctx context.Context) error {
 
 // hear takes an announcement off the reader's hands.
 func (r *Roster) hear(_ string, data []byte) {
-	var a announcement
-	if json.Unmarshal(data, &a) != nil || a.Epoch == 0 {
+	a, err := decodeAnnouncement(data)
+	if err != nil {
 		return
 	}
 	select {
@@ -271,8 +270,8 @@ func (r *Roster) follow(ctx context.Context) {
 
 // take applies a, and reports false if the view must be read instead.
 func (r *Roster) take(a announcement) bool {
+	r.heardOne()
 	r.mu.Lock()
-	r.alive = time.Now()
 	sifted := r.sifted
 	r.mu.Unlock()
 	v := r.view.Get()
@@ -281,8 +280,8 @@ func (r *Roster) take(a announcement) bool {
 		return false // there is a coordinator: its view counts
 	case a.Token < v.Token, a.Token == v.Token && a.Epoch <= v.Epoch:
 		return true // old news
-	case a.Token > v.Token, a.Prev != v.Epoch, a.Prev == a.Epoch:
-		return false // another coordinator, perhaps in a new bucket; or a gap
+	case a.After != v.Token, a.Prev != v.Epoch, a.Prev == a.Epoch:
+		return false // a gap, or a new bucket
 	}
 	r.advance(v.next(a))
 	return true

@@ -2,6 +2,7 @@ package roster
 
 import (
 	"encoding/json"
+	"iter"
 	"maps"
 	"slices"
 	"time"
@@ -71,14 +72,18 @@ func (v *View) Failed(pid string, inc uint64) bool {
 }
 
 // An announcement is the step from one view to the next, or with Prev == Epoch the
-// beacon that names the current one.
+// beacon that names the current one. Its form on the wire is wire.go's.
 type announcement struct {
-	Epoch uint64      `json:"epoch"`
-	Prev  uint64      `json:"prev"`
-	Token uint64      `json:"token"`
-	PID   string      `json:"pid"`
-	Set   []Member    `json:"set,omitempty"`
-	Gone  []Departure `json:"gone,omitempty"`
+	Epoch, Token uint64
+	Prev, After  uint64 // epoch and token of the view before
+	PID          string // the coordinator
+	Set          []Member
+	Gone         []Departure
+}
+
+// beaconOf names a view.
+func beaconOf(epoch, token uint64, pid string) announcement {
+	return announcement{Epoch: epoch, Prev: epoch, After: token, Token: token, PID: pid}
 }
 
 // diff returns what leads from v's members to those given: the new and changed
@@ -101,28 +106,44 @@ func (v *View) diff(members []Member, failed func(Member) bool) (set []Member, g
 	for _, m := range old {
 		gone = append(gone, Departure{m.PID, m.Inc, failed(m)})
 	}
+	// Followers sort faster what is sorted, or nearly.
+	order := token.Order((&View{Members: set}).pids())
+	slices.SortFunc(set, func(a, b Member) int { return order(a.PID, b.PID) })
 	return set, gone
 }
 
 // next returns the view that the step leads to.
 func (v *View) next(a announcement) *View {
-	members := make(map[string]Member, len(v.Members)+len(a.Set))
-	for _, m := range v.Members {
-		members[m.PID] = m
-	}
+	replaced := make(map[string]struct{}, len(a.Set)+len(a.Gone))
 	for _, d := range a.Gone {
-		delete(members, d.PID)
+		replaced[d.PID] = struct{}{}
 	}
 	for _, m := range a.Set {
-		members[m.PID] = m
+		replaced[m.PID] = struct{}{}
 	}
 	n := &View{Key: v.Key, Epoch: a.Epoch, Token: a.Token, PID: a.PID}
-	n.Members = slices.Collect(maps.Values(members))
-	order := token.Order(maps.Keys(members))
+	n.Members = make([]Member, 0, len(v.Members)+len(a.Set))
+	for _, m := range v.Members {
+		if _, ok := replaced[m.PID]; !ok {
+			n.Members = append(n.Members, m)
+		}
+	}
+	n.Members = append(n.Members, a.Set...)
+	order := token.Order(n.pids())
 	slices.SortFunc(n.Members, func(a, b Member) int { return order(a.PID, b.PID) })
 	n.Gone = slices.Concat(v.Gone, a.Gone)
 	n.Gone = n.Gone[max(0, len(n.Gone)-keepGone):]
 	return n
+}
+
+func (v *View) pids() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for i := range v.Members {
+			if !yield(v.Members[i].PID) {
+				return
+			}
+		}
+	}
 }
 
 // parseView reads a view; an absent one is empty, with epoch 0.

@@ -1,0 +1,275 @@
+package election_test
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/natsfabric/natsfabric/election"
+	"github.com/natsfabric/natsfabric/fabric"
+	"github.com/natsfabric/natsfabric/internal/natstest"
+)
+
+var (
+	churnFor  = flag.Duration("churn.for", time.Hour, "simulated time of TestChurn")
+	churnSeed = flag.Uint64("churn.seed", 0, "seed of TestChurn; 0 is a new one")
+	churnLog  = flag.Bool("churn.log", false, "let the nodes of TestChurn log to stderr")
+)
+
+// candidates is how many processes take part.
+const candidates = 6
+
+// A world is the processes of a churn test, and what they believed.
+type world struct {
+	t    *testing.T
+	s    *natstest.Server
+	rand *rand.Rand // of the nemesis
+
+	mu      sync.Mutex // guards the fields below
+	procs   []*process
+	history []belief
+	joins   int
+	faults  map[string]int
+}
+
+// A process is one PID's current life.
+type process struct {
+	pid   string
+	link  *natstest.Link
+	ctx   context.Context // ends with the life
+	crash context.CancelFunc
+	node  *fabric.Node // nil while joining
+}
+
+// live runs one PID: it joins, campaigns, leads, resigns, and after a crash begins
+// again at once under the same PID.
+func (w *world) live(ctx context.Context, i int, r *rand.Rand) {
+	pid := fmt.Sprint("p", i)
+	for ctx.Err() == nil {
+		p := &process{pid: pid, link: w.s.Link()}
+		p.ctx, p.crash = context.WithCancel(ctx)
+		w.mu.Lock()
+		w.procs[i] = p
+		w.mu.Unlock()
+		w.life(p, r)
+		p.crash()
+	}
+}
+
+func (w *world) life(p *process, r *rand.Rand) {
+	logger := slog.New(slog.DiscardHandler)
+	if *churnLog {
+		logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", p.pid)
+	}
+	node, err := fabric.Join(p.ctx, fabric.Config{
+		Cluster: "churn", PID: fabric.PID(p.pid), NATS: options(p.link), Inbox: fabric.Inbox{Off: true}, Logger: logger,
+	})
+	if err != nil {
+		if p.ctx.Err() == nil && !errors.Is(err, fabric.ErrPIDInUse) {
+			w.t.Errorf("join as %s: %v", p.pid, err)
+		}
+		return
+	}
+	w.mu.Lock()
+	p.node = node
+	w.joins++
+	w.mu.Unlock()
+	defer func() {
+		// A process that crashed writes nothing any more; its link is cut by then.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(p.ctx), 20*time.Second)
+		defer cancel()
+		if p.ctx.Err() != nil {
+			cancel()
+		}
+		node.Leave(ctx) // fails if the link is cut: the lease runs out
+	}()
+	grace := time.Duration(r.IntN(3)) * 500 * time.Millisecond
+	e, err := election.New(node, election.Config{Name: "x", Grace: grace, Logger: logger})
+	if err != nil {
+		w.t.Error(err)
+		return
+	}
+	for p.ctx.Err() == nil && node.Context().Err() == nil {
+		wait, cancel := context.WithTimeout(p.ctx, time.Duration(1+r.IntN(60))*time.Second)
+		term, err := e.Campaign(wait)
+		cancel()
+		if err != nil {
+			continue
+		}
+		if w.lead(p, term, time.Duration(r.ExpFloat64()*float64(8*time.Second))) {
+			ctx, cancel := context.WithTimeout(p.ctx, 20*time.Second)
+			term.Resign(ctx) // goes on in the background if the link is cut
+			cancel()
+		}
+	}
+}
+
+// lead believes in term for as long as it may, at most for the time given, and
+// records that. It reports whether it ended by itself.
+func (w *world) lead(p *process, term *election.Term, most time.Duration) bool {
+	b := belief{pid: p.pid, term: term.Number(), token: term.Token(), from: time.Now(), to: time.Now()}
+	deadline := b.from.Add(most)
+	for time.Now().Before(deadline) && p.ctx.Err() == nil {
+		// Either is enough to act on, so either is a belief.
+		if !term.Valid() && term.Context().Err() != nil {
+			break
+		}
+		b.to = time.Now()
+		time.Sleep(20 * time.Millisecond) // a margin of a lease is ten times that
+	}
+	w.mu.Lock()
+	w.history = append(w.history, b)
+	w.mu.Unlock()
+	return p.ctx.Err() == nil
+}
+
+// pick returns one of the processes.
+func (w *world) pick() *process {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.procs[w.rand.IntN(len(w.procs))]
+}
+
+// leader returns the process that leads, as far as the records say, or any.
+func (w *world) leader(e *election.Election) *process {
+	ctx, cancel := context.WithTimeout(w.t.Context(), time.Second)
+	defer cancel()
+	l, err := e.Leader(ctx)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, p := range w.procs {
+		if err == nil && p.pid == string(l.PID) {
+			return p
+		}
+	}
+	return w.procs[w.rand.IntN(len(w.procs))]
+}
+
+func (w *world) between(low, high time.Duration) time.Duration {
+	return low + time.Duration(w.rand.Int64N(int64(high-low)))
+}
+
+// fault does one thing to the world, and returns when the server is up again; links
+// that were cut heal later.
+func (w *world) fault(e *election.Election) {
+	victim := w.pick()
+	if w.rand.IntN(2) == 0 {
+		victim = w.leader(e)
+	}
+	link := victim.link
+	kind := ""
+	switch n := w.rand.IntN(100); {
+	case n < 20:
+		kind = "cut"
+		link.Cut()
+		time.AfterFunc(w.between(100*time.Millisecond, 15*time.Second), link.Heal)
+	case n < 35:
+		kind = "replies cut"
+		link.CutReplies()
+		time.AfterFunc(w.between(100*time.Millisecond, 15*time.Second), link.Heal)
+	case n < 55:
+		// An acknowledgement comes late, and then nothing comes any more.
+		kind = "ack late, then cut"
+		link.CutReplies()
+		time.AfterFunc(w.between(500*time.Millisecond, 990*time.Millisecond), func() {
+			link.Heal()
+			time.Sleep(time.Millisecond)
+			link.Cut()
+			time.Sleep(8 * time.Second)
+			link.Heal()
+		})
+	case n < 65:
+		// A renewal waits in the network until the lease has run out, and arrives.
+		kind = "request late"
+		link.Cut()
+		time.AfterFunc(w.between(4500*time.Millisecond, 5500*time.Millisecond), link.Heal)
+	case n < 75:
+		kind = "connection killed"
+		link.Kill()
+	case n < 90:
+		kind = "crash"
+		link.Cut()
+		if w.rand.IntN(2) == 0 {
+			link.Kill() // what was on its way is lost, else it arrives later
+		}
+		victim.crash()
+		time.AfterFunc(w.between(0, 20*time.Second), link.Heal)
+	case n < 95:
+		kind = "server restart"
+		w.s.Restart()
+		synctest.Wait()
+	default:
+		kind = "outage"
+		w.s.Stop()
+		synctest.Wait()
+		time.Sleep(w.between(time.Second, 12*time.Second))
+		w.s.Start()
+		synctest.Wait()
+	}
+	w.mu.Lock()
+	w.faults[kind]++
+	w.mu.Unlock()
+}
+
+// TestChurn lets processes campaign for one election while links are cut, answers
+// are lost or late, processes crash and come back under their PID, and the server
+// restarts. At no moment do two believe that they lead.
+func TestChurn(t *testing.T) {
+	seed := *churnSeed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	t.Logf("seed: -churn.seed %d", seed)
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		w := &world{
+			t: t, s: s, rand: rand.New(rand.NewPCG(seed, 0)), procs: make([]*process, candidates), faults: map[string]int{},
+		}
+		observer := join(t, s, "observer", func(c *fabric.Config) { c.Passive, c.Cluster = true, "churn" })
+		e, err := election.New(observer, election.Config{Name: "x"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		for i := range candidates {
+			w.procs[i] = &process{link: s.Link(), crash: func() {}}
+			wg.Go(func() { w.live(ctx, i, rand.New(rand.NewPCG(seed, uint64(i+1)))) })
+		}
+		var healed []time.Time
+		end := time.Now().Add(*churnFor)
+		for n := 1; time.Now().Before(end); n++ {
+			time.Sleep(w.between(200*time.Millisecond, 8*time.Second))
+			w.fault(e)
+			if n%20 == 0 {
+				time.Sleep(20 * time.Second) // every link has healed by now
+				healed = append(healed, time.Now())
+				time.Sleep(20 * time.Second)
+			}
+		}
+		time.Sleep(20 * time.Second)
+		healed = append(healed, time.Now())
+		time.Sleep(30 * time.Second)
+		stop()
+		wg.Wait()
+
+		t.Logf("%d terms, %d joins, faults %v", len(w.history), w.joins, w.faults)
+		for _, wrong := range append(check(w.history), stuck(w.history, healed, 15*time.Second)...) {
+			t.Error(wrong)
+		}
+		hours := churnFor.Hours()
+		if got, want := len(w.history), int(200*hours); got < want {
+			t.Errorf("%d terms in %v, want %d for the test to mean anything", got, *churnFor, want)
+		}
+		if got, want := w.joins, int(20*hours)+candidates; got < want {
+			t.Errorf("%d joins in %v, want %d for the test to mean anything", got, *churnFor, want)
+		}
+	})
+}

@@ -1,0 +1,89 @@
+package fabric_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/natsfabric/natsfabric/fabric"
+	"github.com/natsfabric/natsfabric/internal/natstest"
+)
+
+func within(t *testing.T, d time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// The store takes no writes for longer than a lease, at any phase of the renewals.
+// Nobody is expelled, also where leases differ.
+func TestOutageExpelsNobody(t *testing.T) {
+	for _, away := range []time.Duration{4 * time.Second, 6 * time.Second, 8 * time.Second, 30 * time.Second} {
+		t.Run(away.String(), func(t *testing.T) {
+			natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+				var nodes []*fabric.Node
+				var pids []fabric.PID
+				for i, lease := range []time.Duration{5, 5, 1, 2, 5} {
+					pid := fmt.Sprint("n", i)
+					pids = append(pids, fabric.PID(pid))
+					nodes = append(nodes, join(t, s, pid, func(c *fabric.Config) { c.Lease = lease * time.Second }))
+				}
+				await(t, nodes[0], pids...)
+				for round := range 3 {
+					time.Sleep(11*time.Second + time.Duration(round)*600*time.Millisecond)
+					epoch := nodes[0].View().Epoch
+					s.Stop()
+					time.Sleep(away)
+					s.Start()
+					time.Sleep(20 * time.Second)
+					for _, n := range nodes {
+						if v := n.View(); v.Epoch != epoch || !same(v, pids) {
+							t.Errorf("after outage %d, %s has %v in epoch %d, was %d", round, n.PID(), v.Members, v.Epoch, epoch)
+						}
+						if n.Incarnation() == 0 {
+							t.Errorf("after outage %d, %s has no lease", round, n.PID())
+						}
+					}
+				}
+			})
+		})
+	}
+}
+
+// After the bucket was lost and made anew everyone has the same members again.
+func TestViewsAfterTheBucketWasLost(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		var nodes []*fabric.Node
+		var pids []fabric.PID
+		for i := range 4 {
+			pid := fmt.Sprint("n", i)
+			pids = append(pids, fabric.PID(pid))
+			nodes = append(nodes, join(t, s, pid))
+		}
+		for range 5 { // epochs
+			n := join(t, s, "x")
+			if err := n.Leave(within(t, time.Second)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		await(t, nodes[0], pids...)
+		nc := s.Connect()
+		if _, err := nc.Request("$JS.API.STREAM.DELETE.KV_fab_c_production", nil, time.Second); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		first := nodes[0].View()
+		for _, n := range nodes {
+			v := n.View()
+			if !same(v, pids) || v.Epoch != first.Epoch {
+				t.Errorf("%s has %v in epoch %d, the first has epoch %d", n.PID(), v.Members, v.Epoch, first.Epoch)
+				continue
+			}
+			if m := v.Members[0]; m.Incarnation != nodes[0].Incarnation() {
+				t.Errorf("%s has %s under incarnation %d, which has %d", n.PID(), m.PID, m.Incarnation, nodes[0].Incarnation())
+			}
+		}
+	})
+}

@@ -1,0 +1,161 @@
+package roster
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/natsfabric/natsfabric/internal/kv"
+	"github.com/natsfabric/natsfabric/internal/lease"
+)
+
+// A turnout is what a node knows of whether anybody coordinates.
+type turnout struct {
+	inc   uint64    // our incarnation
+	alive time.Time // when a coordinator was last heard, or inc began
+	tried bool      // whether inc has tried to take the claim if it is free
+}
+
+// candidate waits for its turn to coordinate, and coordinates, until ctx or the
+// session ends.
+func (r *Roster) candidate(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(r.cfg.Session.Leaving(), cancel)()
+	for n := 0; ; {
+		acquire, err := r.standBy(ctx)
+		if err != nil {
+			return
+		}
+		if err = r.turn(ctx, acquire); err == nil {
+			n = 0
+			continue
+		}
+		if ctx.Err() == nil {
+			r.cfg.Logger.Warn("not coordinating", "roster", r.cfg.Name, "err", err)
+		}
+		for range 1 << min(n, 5) { // up to about 7 s: a view that is not ours stays so
+			kv.Pause(ctx, 3)
+		}
+		n++
+	}
+}
+
+// An acquire is one of the claim's ways to be acquired.
+type acquire func(context.Context, time.Duration) (*lease.Grant, error)
+
+// standBy returns when this node should acquire the claim, and how; it fails when
+// ctx ends.
+//
+// Those who wait for the claim are a few of the oldest members, or everyone when no
+// coordinator is heard. A node that has just come takes the claim if it is free, and
+// else gives the coordinator the time to take it up: of a thousand that come at
+// once, all but a few would watch the claim in vain.
+func (r *Roster) standBy(ctx context.Context) (acquire, error) {
+	for {
+		_, changed := r.view.Load()
+		_, session := r.cfg.Session.State()
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		near, wait := r.near()
+		switch {
+		case near:
+			return r.claim.Acquire, nil
+		case r.newcomer():
+			return r.claim.AcquireFree, nil
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		case <-session:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// near reports whether this node is one of those that wait for the claim. If not,
+// it is to be asked again after wait.
+func (r *Roster) near() (near bool, wait time.Duration) {
+	st, _ := r.cfg.Session.State()
+	if st.Hold == nil {
+		return false, beacon
+	}
+	v := r.view.Get()
+	r.mu.Lock()
+	if r.turnout.inc != st.Hold.Incarnation {
+		r.turnout = turnout{inc: st.Hold.Incarnation, alive: time.Now()}
+	}
+	t := r.turnout
+	r.mu.Unlock()
+	me, _ := v.Find(r.cfg.Session.PID())
+	member := me.Inc == t.inc
+	limit := 2 * beacon
+	if !member {
+		limit = r.cfg.Ceiling * 3 / 2
+	}
+	older := 0
+	for _, m := range v.Members {
+		if m.PID != v.PID && m.Inc < t.inc {
+			older++
+		}
+	}
+	silence := time.Since(t.alive)
+	return member && older < standbys || silence > limit, max(limit-silence, 0) + time.Millisecond
+}
+
+// newcomer reports, once for every incarnation, that it has begun.
+func (r *Roster) newcomer() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	first := !r.turnout.tried && r.turnout.inc != 0
+	r.turnout.tried = true
+	return first
+}
+
+// heardOne notes that there is a coordinator.
+func (r *Roster) heardOne() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.turnout.alive = time.Now()
+}
+
+// turn acquires the claim and coordinates under it.
+func (r *Roster) turn(ctx context.Context, acquire acquire) error {
+	wait, cancel := context.WithCancel(ctx)
+	defer cancel()
+	watched := make(chan struct{})
+	go func() { // ends the wait when others are nearer
+		defer close(watched)
+		for {
+			_, changed := r.view.Load()
+			select {
+			case <-wait.Done():
+				return
+			case <-changed:
+			}
+			if near, _ := r.near(); !near {
+				cancel()
+			}
+		}
+	}()
+	g, err := acquire(wait, 0)
+	cancel()
+	<-watched
+	switch {
+	case err == nil:
+	case errors.Is(err, lease.ErrTaken):
+		return nil
+	case ctx.Err() == nil && wait.Err() != nil && errors.Is(err, context.Canceled):
+		return nil // others are nearer now
+	default:
+		return err
+	}
+	r.cfg.Logger.Info("coordinating", "roster", r.cfg.Name, "rev", g.Token)
+	err = r.coordinate(g)
+	release, done := context.WithTimeout(context.WithoutCancel(ctx), r.cfg.Session.Lease())
+	defer done()
+	return errors.Join(err, g.Release(release))
+}

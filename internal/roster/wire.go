@@ -1,0 +1,150 @@
+package roster
+
+import (
+	"encoding/binary"
+	"errors"
+	"time"
+)
+
+// An announcement goes to every follower, and one after a thousand joins carries a
+// thousand members: JSON would cost each follower milliseconds, and a copy of every
+// string. So it is a sequence of varints and of strings behind their length, and a
+// decoded one shares the memory of the message.
+
+// wireVersion begins every announcement. What begins otherwise is not understood,
+// and the view is read instead.
+const wireVersion = 1
+
+var errWire = errors.New("not an announcement")
+
+func (a announcement) encode() []byte {
+	b := make([]byte, 0, 64+96*len(a.Set)+48*len(a.Gone))
+	b = append(b, wireVersion)
+	for _, n := range [...]uint64{a.Epoch, a.Prev, a.After, a.Token} {
+		b = binary.AppendUvarint(b, n)
+	}
+	b = appendString(b, a.PID)
+	b = binary.AppendUvarint(b, uint64(len(a.Set)))
+	for _, m := range a.Set {
+		b = appendString(b, m.PID)
+		b = binary.AppendUvarint(b, m.Inc)
+		b = appendString(b, m.Host)
+		b = binary.AppendVarint(b, m.Since.UnixNano())
+		b = binary.AppendUvarint(b, uint64(len(m.Meta)))
+		for k, v := range m.Meta {
+			b = appendString(appendString(b, k), v)
+		}
+		b = binary.AppendUvarint(b, uint64(max(m.Workers, 0)))
+		b = appendBool(b, m.Passive)
+	}
+	b = binary.AppendUvarint(b, uint64(len(a.Gone)))
+	for _, d := range a.Gone {
+		b = appendString(b, d.PID)
+		b = binary.AppendUvarint(b, d.Inc)
+		b = appendBool(b, d.Failed)
+	}
+	return b
+}
+
+func appendString(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+func appendBool(b []byte, v bool) []byte {
+	if v {
+		return append(b, 1)
+	}
+	return append(b, 0)
+}
+
+func decodeAnnouncement(data []byte) (a announcement, err error) {
+	r := reader{data: data, text: string(data)}
+	if r.byte() != wireVersion {
+		return a, errWire
+	}
+	a.Epoch, a.Prev, a.After, a.Token, a.PID = r.uint(), r.uint(), r.uint(), r.uint(), r.string()
+	if n := r.count(8); n > 0 {
+		a.Set = make([]Member, n)
+	}
+	for i := range a.Set {
+		m := &a.Set[i]
+		m.PID, m.Inc, m.Host, m.Since = r.string(), r.uint(), r.string(), time.Unix(0, r.int()).UTC()
+		if n := r.count(2); n > 0 {
+			m.Meta = make(map[string]string, n)
+			for range n {
+				k := r.string()
+				m.Meta[k] = r.string()
+			}
+		}
+		m.Workers, m.Passive = int(r.uint()), r.byte() != 0
+	}
+	if n := r.count(4); n > 0 {
+		a.Gone = make([]Departure, n)
+	}
+	for i := range a.Gone {
+		a.Gone[i] = Departure{r.string(), r.uint(), r.byte() != 0}
+	}
+	if r.bad || len(r.data) > 0 || a.PID == "" {
+		return announcement{}, errWire
+	}
+	return a, nil
+}
+
+// A reader takes values off data. After the first that is not there it is bad, and
+// returns zeros.
+type reader struct {
+	data []byte
+	text string // data as it was at first, as one string
+	bad  bool
+}
+
+func (r *reader) take(n int) {
+	if n <= 0 {
+		r.bad, r.data = true, nil
+		return
+	}
+	r.data = r.data[n:]
+}
+
+func (r *reader) byte() byte {
+	if len(r.data) == 0 {
+		r.take(0)
+		return 0
+	}
+	b := r.data[0]
+	r.take(1)
+	return b
+}
+
+func (r *reader) uint() uint64 {
+	v, n := binary.Uvarint(r.data)
+	r.take(n)
+	return v
+}
+
+func (r *reader) int() int64 {
+	v, n := binary.Varint(r.data)
+	r.take(n)
+	return v
+}
+
+// count returns how many elements of at least size bytes follow: what is allocated
+// for them is bounded by what has arrived.
+func (r *reader) count(size int) int {
+	n := r.uint()
+	if n > uint64(len(r.data)/size) {
+		r.take(0)
+		return 0
+	}
+	return int(n)
+}
+
+func (r *reader) string() string {
+	n := r.count(1)
+	if n == 0 {
+		return ""
+	}
+	at := len(r.text) - len(r.data)
+	r.take(n)
+	return r.text[at : at+n]
+}

@@ -1,0 +1,50 @@
+package roster
+
+import (
+	"bytes"
+	"reflect"
+	"testing"
+	"time"
+)
+
+var announcements = []announcement{
+	beaconOf(7, 1795220590763, "a"),
+	{Epoch: 1, Token: 5, PID: "a", Set: []Member{
+		{PID: "a", Inc: 5, Host: "h", Since: time.Unix(1, 2).UTC(), Meta: map[string]string{"zone": "1", "": "x"}},
+		{PID: "10", Inc: 1 << 60, Since: time.Unix(0, 0).UTC(), Workers: 65536, Passive: true},
+	}},
+	{Epoch: 9, Prev: 8, After: 5, Token: 6, PID: "b", Gone: []Departure{{"a", 5, true}, {"c", 6, false}}},
+}
+
+func TestAnnouncementsOnTheWire(t *testing.T) {
+	for _, want := range announcements {
+		data := want.encode()
+		got, err := decodeAnnouncement(data)
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("decode(encode(%+v)) = %+v, %v", want, got, err)
+		}
+		for i := range data {
+			if a, err := decodeAnnouncement(data[:i]); err == nil {
+				t.Errorf("%d of %d bytes decode to %+v", i, len(data), a)
+			}
+		}
+	}
+}
+
+// FuzzAnnouncement: what is decoded survives being encoded, and garbage does not
+// make anything large.
+func FuzzAnnouncement(f *testing.F) {
+	for _, a := range announcements {
+		f.Add(a.encode())
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		a, err := decodeAnnouncement(bytes.Clone(data))
+		if err != nil {
+			return
+		}
+		again, err := decodeAnnouncement(a.encode())
+		if err != nil || !reflect.DeepEqual(again, a) {
+			t.Errorf("%+v became %+v, %v", a, again, err)
+		}
+	})
+}

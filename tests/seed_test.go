@@ -1,0 +1,239 @@
+package tests
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"runtime"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/natsfabric/natsfabric/fabric"
+	"github.com/natsfabric/natsfabric/internal/natstest"
+)
+
+// These are the loads that the libraries of the same kind tested themselves with:
+// pkhadilkar/cluster ("ClusterTalk"), BurntSushi/cluster and vibhor1403/Raft. Here
+// every message must arrive, once and in order, with the default inbox.
+
+func number(i int) fabric.PID { return fabric.PID(strconv.Itoa(i)) }
+
+// encode and decode carry a sequence number.
+func encode(i int) []byte { return binary.BigEndian.AppendUint64(nil, uint64(i)) }
+
+func decode(m *fabric.Message) int {
+	if len(m.Data) != 8 {
+		return -1
+	}
+	return int(binary.BigEndian.Uint64(m.Data))
+}
+
+// expect receives perSender messages from each of so many senders, and returns an
+// error unless each comes once and in its sender's order, and nothing else does.
+func expect(ctx context.Context, n *fabric.Node, senders, perSender int) error {
+	next := map[fabric.PID]int{}
+	for range senders * perSender {
+		m, err := n.Receive(ctx)
+		if err != nil {
+			return fmt.Errorf("%s has received %v: %w", n.PID(), next, err)
+		}
+		if got := decode(m); got != next[m.From] {
+			return fmt.Errorf("%s received %d from %s, want %d", n.PID(), got, m.From, next[m.From])
+		}
+		next[m.From]++
+	}
+	for from, got := range next {
+		if got != perSender {
+			return fmt.Errorf("%s received %d from %s, want %d", n.PID(), got, from, perSender)
+		}
+	}
+	return checkStats(n, senders*perSender)
+}
+
+// checkStats returns an error if n took in more than it received, or dropped
+// anything.
+func checkStats(n *fabric.Node, received int) error {
+	if s := n.Stats(); s.Received != uint64(received) || s.Rejected != 0 || s.Invalid != 0 || s.Undeliverable != 0 {
+		return fmt.Errorf("%s: %+v, want %d received and nothing else", n.PID(), s, received)
+	}
+	return nil
+}
+
+// all runs f for every node at once and fails the test with what they return.
+func all(t testing.TB, nodes []*fabric.Node, f func(int, *fabric.Node) error) {
+	t.Helper()
+	var wg sync.WaitGroup
+	errs := make([]error, len(nodes))
+	for i, n := range nodes {
+		wg.Go(func() { errs[i] = f(i, n) })
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestOneWay(t *testing.T) {
+	count := 10_000
+	if *full {
+		count = 1_000_000
+	}
+	s := natstest.Start(t)
+	nodes := joinMany(t, s.URL(), 2)
+	ctx := within(t, patience)
+	// A sender in one process may be faster than the receiver: it waits now and then
+	// for what is beyond the inbox.
+	const window = fabric.DefaultInboxMessages / 2
+	room := make(chan struct{}, 2) // capacity 2: half windows that may be under way
+	began := time.Now()
+	all(t, nodes, func(i int, n *fabric.Node) error {
+		if i == 0 {
+			for i := range count {
+				if i%window == 0 {
+					room <- struct{}{}
+				}
+				if err := n.Send(ctx, "1", encode(i)); err != nil {
+					return err
+				}
+			}
+			return n.Flush(ctx)
+		}
+		for i := range count {
+			m, err := n.Receive(ctx)
+			if err != nil {
+				return err
+			}
+			if got := decode(m); got != i {
+				return fmt.Errorf("received %d, want %d", got, i)
+			}
+			if i%window == window-1 {
+				<-room
+			}
+		}
+		return checkStats(n, count)
+	})
+	t.Logf("%d messages in %v", count, time.Since(began))
+}
+
+// TestBroadcast: five nodes broadcast 10 000 messages each and receive 40 000.
+func TestBroadcast(t *testing.T) {
+	const count, size = 10_000, 5
+	s := natstest.Start(t)
+	nodes := joinMany(t, s.URL(), size)
+	ctx := within(t, patience)
+	began := time.Now()
+	all(t, nodes, func(_ int, n *fabric.Node) error {
+		sent := make(chan error, 1) // capacity 1: read once, by whom started it
+		go func() {
+			for i := range count {
+				if err := n.Broadcast(ctx, encode(i)); err != nil {
+					sent <- err
+					return
+				}
+			}
+			sent <- nil
+		}()
+		return errors.Join(expect(ctx, n, size-1, count), <-sent)
+	})
+	t.Logf("%d deliveries in %v", size*(size-1)*count, time.Since(began))
+}
+
+// TestPeers: five servers each send to each other one and broadcast, all at once.
+func TestPeers(t *testing.T) {
+	const count, size = 2_000, 5
+	s := natstest.Start(t)
+	nodes := joinMany(t, s.URL(), size)
+	ctx := within(t, patience)
+	all(t, nodes, func(i int, n *fabric.Node) error {
+		sent := make(chan error, 1) // capacity 1: read once, by whom started it
+		go func() {
+			sent <- func() error {
+				for k := range count {
+					if k%2 == 1 {
+						if err := n.Broadcast(ctx, encode(k)); err != nil {
+							return err
+						}
+						continue
+					}
+					for j := range nodes {
+						if j == i {
+							continue
+						}
+						if err := n.Send(ctx, number(j), encode(k)); err != nil {
+							return err
+						}
+					}
+				}
+				return n.Flush(ctx)
+			}()
+		}()
+		return errors.Join(expect(ctx, n, size-1, count), <-sent)
+	})
+}
+
+// TestRing: a thousand nodes, each with a connection of its own, that pass a
+// thousand messages on to their neighbour until the first has them back.
+func TestRing(t *testing.T) {
+	const size, count = 1000, 1000
+	s := natstest.Start(t)
+	before := memory()
+	began := time.Now()
+	nodes := joinMany(t, s.URL(), size)
+	joined := time.Now()
+	all(t, nodes, func(_ int, n *fabric.Node) error {
+		_, err := viewOf(within(t, patience), n, members(size))
+		return err
+	})
+	converged := time.Since(joined)
+	epoch := nodes[0].View().Epoch
+	t.Logf("%d nodes joined in %v, the last has the whole view %v later; %d views; %d MiB",
+		size, joined.Sub(began), converged, epoch, (memory()-before)>>20)
+	for _, n := range nodes {
+		if v := n.View(); v.Epoch != epoch {
+			t.Errorf("%s is at epoch %d, others at %d", n.PID(), v.Epoch, epoch)
+		}
+	}
+	if epoch > 5 || converged > 5*time.Second {
+		t.Errorf("a thousand joins made %d views, the last of them known to all after %v", epoch, converged)
+	}
+	ctx := within(t, 2*patience)
+	began = time.Now()
+	all(t, nodes, func(i int, n *fabric.Node) error {
+		to := number((i + 1) % size)
+		if i == 0 {
+			for k := range count {
+				if err := n.Send(ctx, to, encode(k)); err != nil {
+					return err
+				}
+			}
+		}
+		for k := range count {
+			m, err := n.Receive(ctx)
+			if err != nil {
+				return fmt.Errorf("%s has %d messages: %w", n.PID(), k, err)
+			}
+			if got := decode(m); got != k || m.From != number((i+size-1)%size) {
+				return fmt.Errorf("%s received %d from %s, want %d", n.PID(), got, m.From, k)
+			}
+			if i == 0 {
+				continue
+			}
+			if err := n.Send(ctx, to, m.Data); err != nil {
+				return err
+			}
+		}
+		return checkStats(n, count)
+	})
+	took := time.Since(began)
+	t.Logf("%d hops in %v, %.0f/s; %d MiB", size*count, took, size*count/took.Seconds(), (memory()-before)>>20)
+}
+
+// memory is what the process has from the system, and has not given back.
+func memory() uint64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.Sys - m.HeapReleased
+}
