@@ -24,6 +24,9 @@ var (
 	churnLog  = flag.Bool("churn.log", false, "let the nodes of TestChurn log to stderr")
 )
 
+// longest is the longest lease of a candidate.
+const longest = 5 * time.Second
+
 // candidates is how many processes take part.
 const candidates = 6
 
@@ -36,6 +39,7 @@ type world struct {
 	mu      sync.Mutex // guards the fields below
 	procs   []*process
 	history []belief
+	buckets int // how many were lost
 	joins   int
 	faults  map[string]int
 }
@@ -69,8 +73,12 @@ func (w *world) life(p *process, r *rand.Rand) {
 	if *churnLog {
 		logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", p.pid)
 	}
+	lease := longest
+	if r.IntN(2) == 0 {
+		lease = 3 * time.Second
+	}
 	node, err := fabric.Join(p.ctx, fabric.Config{
-		Cluster: "churn", PID: fabric.PID(p.pid), NATS: options(p.link), Inbox: fabric.Inbox{Off: true}, Logger: logger,
+		Cluster: "churn", PID: fabric.PID(p.pid), Lease: lease, NATS: options(p.link), Inbox: fabric.Inbox{Off: true}, Logger: logger,
 	})
 	if err != nil {
 		if p.ctx.Err() == nil && !errors.Is(err, fabric.ErrPIDInUse) {
@@ -91,7 +99,7 @@ func (w *world) life(p *process, r *rand.Rand) {
 		}
 		node.Leave(ctx) // fails if the link is cut: the lease runs out
 	}()
-	grace := time.Duration(r.IntN(3)) * 500 * time.Millisecond
+	grace := time.Duration(r.IntN(3)) * 500 * time.Millisecond // of a lease of 3 s or more
 	e, err := election.New(node, election.Config{Name: "x", Grace: grace, Logger: logger})
 	if err != nil {
 		w.t.Error(err)
@@ -99,23 +107,65 @@ func (w *world) life(p *process, r *rand.Rand) {
 	}
 	for p.ctx.Err() == nil && node.Context().Err() == nil {
 		wait, cancel := context.WithTimeout(p.ctx, time.Duration(1+r.IntN(60))*time.Second)
-		term, err := e.Campaign(wait)
-		cancel()
-		if err != nil {
-			continue
-		}
-		if w.lead(p, term, time.Duration(r.ExpFloat64()*float64(8*time.Second))) {
+		most := time.Duration(r.ExpFloat64() * float64(8*time.Second))
+		if r.IntN(2) == 0 {
+			w.byLead(wait, p, e, most, grace, time.Duration(r.Int64N(int64(time.Second))))
+		} else if term, err := e.Campaign(wait); err == nil && w.lead(p, term, most) {
 			ctx, cancel := context.WithTimeout(p.ctx, 20*time.Second)
 			term.Resign(ctx) // goes on in the background if the link is cut
 			cancel()
 		}
+		cancel()
 	}
+}
+
+// byLead leads by Lead. The work takes the whole grace to stop when the term is lost,
+// and as long as given when it ends by itself.
+func (w *world) byLead(ctx context.Context, p *process, e *election.Election, most, grace, stopping time.Duration) {
+	e.Lead(ctx, func(ctx context.Context, term *election.Term) error {
+		b := w.believe(p, term)
+		defer func() { w.record(b) }()
+		timer := time.NewTimer(most)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			b.to = time.Now()
+			return nil
+		case <-p.ctx.Done():
+			b.to = time.Now()
+			return nil
+		case <-ctx.Done():
+		}
+		if errors.Is(context.Cause(ctx), election.ErrLost) {
+			stopping = grace
+		}
+		select { // a process that crashes stops at once
+		case <-time.After(stopping):
+		case <-p.ctx.Done():
+		}
+		b.to = time.Now()
+		return nil
+	})
+}
+
+// believe begins a belief.
+func (w *world) believe(p *process, term *election.Term) *belief {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return &belief{pid: p.pid, bucket: w.buckets, term: term.Number(), token: term.Token(), from: time.Now(), to: time.Now()}
+}
+
+func (w *world) record(b *belief) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.history = append(w.history, *b)
 }
 
 // lead believes in term for as long as it may, at most for the time given, and
 // records that. It reports whether it ended by itself.
 func (w *world) lead(p *process, term *election.Term, most time.Duration) bool {
-	b := belief{pid: p.pid, term: term.Number(), token: term.Token(), from: time.Now(), to: time.Now()}
+	b := w.believe(p, term)
+	defer w.record(b)
 	deadline := b.from.Add(most)
 	for time.Now().Before(deadline) && p.ctx.Err() == nil {
 		// Either is enough to act on, so either is a belief.
@@ -125,9 +175,6 @@ func (w *world) lead(p *process, term *election.Term, most time.Duration) bool {
 		b.to = time.Now()
 		time.Sleep(20 * time.Millisecond) // a margin of a lease is ten times that
 	}
-	w.mu.Lock()
-	w.history = append(w.history, b)
-	w.mu.Unlock()
 	return p.ctx.Err() == nil
 }
 
@@ -219,9 +266,20 @@ func (w *world) fault(e *election.Election) {
 	w.mu.Unlock()
 }
 
+// loseBucket deletes the bucket while everyone is connected: that is assumed.
+func (w *world) loseBucket() {
+	w.mu.Lock()
+	w.buckets++
+	w.faults["bucket lost"]++
+	w.mu.Unlock()
+	if _, err := w.s.Connect().Request("$JS.API.STREAM.DELETE.KV_fab_churn_production", nil, time.Second); err != nil {
+		w.t.Errorf("delete the bucket: %v", err)
+	}
+}
+
 // TestChurn lets processes campaign for one election while links are cut, answers
-// are lost or late, processes crash and come back under their PID, and the server
-// restarts. At no moment do two believe that they lead.
+// are lost or late, processes crash and come back under their PID, the server
+// restarts, and the bucket is lost. At no moment do two believe that they lead.
 func TestChurn(t *testing.T) {
 	seed := *churnSeed
 	if seed == 0 {
@@ -237,6 +295,8 @@ func TestChurn(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		first := join(t, s, "first", func(c *fabric.Config) { c.Cluster, c.Lease = "churn", longest })
+		leave(t, first)
 		ctx, stop := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		for i := range candidates {
@@ -251,6 +311,11 @@ func TestChurn(t *testing.T) {
 			if n%20 == 0 {
 				time.Sleep(20 * time.Second) // every link has healed by now
 				healed = append(healed, time.Now())
+				time.Sleep(20 * time.Second)
+			}
+			if n%60 == 0 {
+				w.loseBucket()
+				healed = append(healed, time.Now().Add(longest))
 				time.Sleep(20 * time.Second)
 			}
 		}

@@ -102,8 +102,10 @@ func (e *Election) lead(ctx context.Context, t *Term, f func(context.Context, *T
 		return true, err
 	case ctx.Err() != nil:
 		return true, context.Cause(ctx)
+	case e.host.Session.Leaving().Err() != nil:
+		return true, e.explain(context.Cause(e.host.Session.Leaving()))
 	case resigned:
-		return true, err // by f itself, or the node leaves
+		return true, err // by f itself
 	}
 	return false, nil
 }

@@ -10,6 +10,7 @@ import (
 // A belief is one stretch in which one process believed that it led.
 type belief struct {
 	pid         string
+	bucket      int // how many buckets were lost before it: each counts its terms
 	term, token uint64
 	from, to    time.Time
 }
@@ -37,7 +38,7 @@ func check(history []belief) (wrong []string) {
 		if a := byStart[i-1]; b.token <= a.token {
 			wrong = append(wrong, fmt.Sprintf("token does not rise: %v, then %v", a, b))
 		}
-		if a := byStart[i-1]; b.term <= a.term {
+		if a := byStart[i-1]; b.term <= a.term && b.bucket == a.bucket {
 			wrong = append(wrong, fmt.Sprintf("term does not rise: %v, then %v", a, b))
 		}
 	}
@@ -59,10 +60,14 @@ func stuck(history []belief, healed []time.Time, bound time.Duration) (wrong []s
 func TestCheckFindsWhatIsPlanted(t *testing.T) {
 	at := func(s int) time.Time { return time.Unix(int64(s), 0) }
 	good := []belief{
-		{"a", 1, 10, at(0), at(5)}, {"b", 2, 20, at(5), at(9)}, {"a", 3, 30, at(12), at(12)}, {"c", 5, 31, at(20), at(30)},
+		{"a", 0, 1, 10, at(0), at(5)}, {"b", 0, 2, 20, at(5), at(9)}, {"a", 0, 3, 30, at(12), at(12)}, {"c", 0, 5, 31, at(20), at(30)},
 	}
 	if wrong := check(good); len(wrong) > 0 {
 		t.Errorf("a good history: %v", wrong)
+	}
+	again := append(slices.Clone(good), belief{"a", 1, 1, 40, at(31), at(32)})
+	if wrong := check(again); len(wrong) > 0 {
+		t.Errorf("terms that begin again in a new bucket: %v", wrong)
 	}
 	if wrong := stuck(good, []time.Time{at(1), at(9), at(11), at(25)}, 11*time.Second); len(wrong) > 0 {
 		t.Errorf("a history that goes on: %v", wrong)
@@ -74,17 +79,17 @@ func TestCheckFindsWhatIsPlanted(t *testing.T) {
 		t.Errorf("a vacancy at the end passed")
 	}
 	for name, bad := range map[string]belief{
-		"overlaps the end":        {"d", 4, 30, at(19), at(21)},
-		"overlaps by a little":    {"d", 2, 11, at(4), at(5)},
-		"within another":          {"d", 6, 32, at(22), at(23)},
-		"contains another":        {"d", 4, 30, at(13), at(40)},
-		"same term":               {"d", 5, 40, at(31), at(32)},
-		"same process, overlap":   {"c", 6, 40, at(29), at(31)},
-		"token falls":             {"d", 6, 25, at(31), at(32)},
-		"token stays":             {"d", 6, 31, at(31), at(32)},
-		"term falls":              {"d", 4, 40, at(31), at(32)},
-		"ends before it begins":   {"d", 6, 40, at(33), at(32)},
-		"begins inside the first": {"d", 1, 9, at(1), at(2)},
+		"overlaps the end":        {"d", 0, 4, 30, at(19), at(21)},
+		"overlaps by a little":    {"d", 0, 2, 11, at(4), at(5)},
+		"within another":          {"d", 0, 6, 32, at(22), at(23)},
+		"contains another":        {"d", 0, 4, 30, at(13), at(40)},
+		"same term":               {"d", 0, 5, 40, at(31), at(32)},
+		"same process, overlap":   {"c", 0, 6, 40, at(29), at(31)},
+		"token falls":             {"d", 0, 6, 25, at(31), at(32)},
+		"token stays":             {"d", 0, 6, 31, at(31), at(32)},
+		"term falls":              {"d", 0, 4, 40, at(31), at(32)},
+		"ends before it begins":   {"d", 0, 6, 40, at(33), at(32)},
+		"begins inside the first": {"d", 0, 1, 9, at(1), at(2)},
 	} {
 		if wrong := check(append(slices.Clone(good), bad)); len(wrong) == 0 {
 			t.Errorf("%s: passed", name)

@@ -33,31 +33,18 @@ func joinFor(t *testing.T, s *natstest.Server, pid string, lease time.Duration) 
 	return n
 }
 
-func campaign(t *testing.T, n *fabric.Node) *election.Term {
-	t.Helper()
-	e, err := election.New(n, election.Config{Name: "x"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	term, err := e.Campaign(limited(t, 10*time.Minute))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return term
-}
-
 // The bucket is lost, and who makes it anew does not know how long a lease the
 // leader has: it must have stopped before the new bucket opens.
 func TestLeaderWithALongLeaseStopsBeforeALostBucketIsOpenAgain(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
 		a := joinFor(t, s, "a", 2*time.Minute)
-		ta := campaign(t, a)
+		ta := campaign(t, of(t, a, 0))
 		time.Sleep(time.Second)
 		if _, err := s.Connect().Request("$JS.API.STREAM.DELETE.KV_fab_c_production", nil, time.Second); err != nil {
 			t.Fatal(err)
 		}
 		b := joinFor(t, s, "b", time.Second)
-		tb := campaign(t, b)
+		tb := campaign(t, of(t, b, 0))
 		if ta.Valid() {
 			t.Error("two terms are valid at once")
 		}
@@ -78,7 +65,7 @@ func TestCampaignSaysWhyTheNodeEnded(t *testing.T) {
 			t.Fatal(err)
 		}
 		b := joinFor(t, s, "b", 5*time.Second)
-		tb := campaign(t, b)
+		tb := campaign(t, of(t, b, 0))
 		e, err := election.New(a, election.Config{Name: "x"})
 		if err != nil {
 			t.Fatal(err)

@@ -18,6 +18,8 @@ type link struct {
 	nc    *nats.Conn
 	owned bool
 
+	gate gate // of nc, if owned
+
 	mu     sync.Mutex // guards the fields below
 	denied map[string]string
 	// onError is told of slow consumers and permission violations.
@@ -68,6 +70,7 @@ func (l *link) options(ctx context.Context, cfg Config) []nats.Option {
 	}
 	opts = append(opts, cfg.NATS...)
 	return append(opts, func(o *nats.Options) error {
+		l.gate.install(o)
 		users := o.AsyncErrorCB
 		o.AsyncErrorCB = func(nc *nats.Conn, sub *nats.Subscription, err error) {
 			l.asyncError(sub, err)

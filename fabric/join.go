@@ -100,13 +100,20 @@ func (n *Node) join(ctx context.Context) (err error) {
 		return err
 	}
 	n.roster.Store(n.members)
-	return n.awaitSelf(ctx)
+	if err := n.awaitSelf(ctx); err != nil {
+		return err
+	}
+	return n.link.anyRefused() // a subscription to the feed or to the signals
 }
 
 // subscribe takes the node's subjects and waits until the server has them.
 func (n *Node) subscribe(ctx context.Context) (err error) {
+	var g *gate
+	if n.link.owned {
+		g = &n.link.gate
+	}
 	n.courier, err = newCourier(courierConfig{
-		nc: n.link.nc, subjects: n.subjects, pid: n.cfg.PID, passive: n.cfg.Passive, inbox: n.cfg.Inbox,
+		nc: n.link.nc, gate: g, subjects: n.subjects, pid: n.cfg.PID, passive: n.cfg.Passive, inbox: n.cfg.Inbox,
 		logger: n.cfg.Logger, onUndeliverable: n.cfg.OnUndeliverable, known: n.knows, gone: n.gone,
 	})
 	if err != nil {

@@ -242,7 +242,7 @@ func (b *Bucket) unlock(ctx context.Context, created time.Time, made bool) error
 }
 
 func (b *Bucket) writeOpen(ctx context.Context, rev uint64, created time.Time) error {
-	value, err := json.Marshal(openRecord{Key: keyOpen, Created: created, LeaseMS: b.Longest().Milliseconds()})
+	value, err := json.Marshal(openRecord{Key: keyOpen, Created: created, LeaseMS: (b.Longest() + time.Millisecond - 1).Milliseconds()})
 	if err != nil {
 		return err
 	}

@@ -110,6 +110,9 @@ func (c *Claim) try(ctx context.Context, hold *Hold, grace time.Duration, wait b
 	if err != nil {
 		return nil, err
 	}
+	if !hold.Valid(grace) {
+		return nil, nil // it ended while we waited: no term for that
+	}
 	r := ClaimRecord{
 		Key: c.key, State: stateHeld, PID: c.s.cfg.PID, Inc: hold.Incarnation,
 		Term: term + 1, Since: time.Now().UTC(), Nonce: nuid.Next(),

@@ -88,7 +88,7 @@ func Start(ctx context.Context, b *kv.Bucket, cfg Config) (*Session, error) {
 		s.state.Store(State{Err: ErrPassive})
 		return s, nil
 	}
-	hold, err := s.take(ctx, 0)
+	hold, err := s.take(ctx)
 	if err != nil {
 		s.end()
 		return nil, err
@@ -179,7 +179,10 @@ func (s *Session) run(hold *Hold) {
 		}
 		s.cfg.Logger.Warn("lease lost", "pid", s.cfg.PID, "rev", hold.Incarnation, "err", err)
 		s.become(State{Err: err})
-		if hold, err = s.retake(hold.Incarnation); err != nil {
+		s.mu.Lock()
+		s.lastAck, s.outageOf = time.Time{}, 0 // as one that joins: nothing is renewed now
+		s.mu.Unlock()
+		if hold, err = s.retake(); err != nil {
 			if s.life.Err() == nil {
 				s.fail(err)
 			}
@@ -201,12 +204,12 @@ func (s *Session) become(next State) {
 }
 
 // retake opens the bucket, which may be a new one, and takes the PID.
-func (s *Session) retake(old uint64) (*Hold, error) {
+func (s *Session) retake() (*Hold, error) {
 	for n := 0; ; n++ {
 		err := s.b.Open(s.life)
 		if err == nil {
 			var hold *Hold
-			if hold, err = s.take(s.life, old); err == nil {
+			if hold, err = s.take(s.life); err == nil {
 				return hold, nil
 			}
 		}
