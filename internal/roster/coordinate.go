@@ -128,6 +128,11 @@ func (r *Roster) base(ctx context.Context, token uint64) (*View, uint64, error) 
 			if err == nil && v.Token > token {
 				err = errSuperseded
 			}
+			if err == nil && v.Epoch == 0 {
+				// Removed by a person, or the bucket is new: the epochs go on, since
+				// those who have a view take none of the same token that is older.
+				v.Epoch = r.view.Get().Epoch
+			}
 			return v, e.Rev, err
 		}
 		if err := kv.Pause(ctx, n); err != nil {
