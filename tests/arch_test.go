@@ -32,9 +32,9 @@ type rule struct {
 }
 
 const (
-	server  = "github.com/nats-io/nats-server/v2"
-	library = "a client-only binary is a third of one with a server, and a fault of one is its own"
-	arrows  = "the arrows of docs/DESIGN.md point one way"
+	natsServer = "github.com/nats-io/nats-server/v2"
+	library    = "a client-only binary is a third of one with a server, and a fault of one is its own"
+	arrows     = "the arrows of docs/DESIGN.md point one way"
 )
 
 // client is what a library may import of third parties: nats.go, nuid, and what
@@ -152,7 +152,7 @@ func TestImportsAreChecked(t *testing.T) {
 			case name == "ours":
 				imp = module + "/cmd/fabric-node"
 			case name == "third":
-				imp = server + "/server"
+				imp = natsServer + "/server"
 			case !strings.Contains(name, "."):
 				imp = module + "/" + name
 			}
