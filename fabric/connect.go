@@ -20,16 +20,26 @@ type link struct {
 
 	gate gate // of nc, if owned
 
-	mu     sync.Mutex // guards the fields below
-	denied map[string]string
+	mu     sync.Mutex        // guards the fields below
+	denied map[string]denial // by subject
 	// onError is told of slow consumers and permission violations.
 	onError func(err error, sub *nats.Subscription)
 }
 
+// A denial is a permission violation that the server reported.
+type denial struct {
+	op string
+	at time.Time
+}
+
+// denialHolds is how long a denial explains a missing answer. It is reported again
+// each time, and permissions may be changed while the server runs.
+const denialHolds = 5 * time.Second
+
 // dial connects, and tries again until ctx ends: a process may come up before its
 // server does.
 func dial(ctx context.Context, cfg Config) (*link, error) {
-	l := &link{denied: map[string]string{}}
+	l := &link{denied: map[string]denial{}}
 	if cfg.Conn != nil {
 		l.nc = cfg.Conn
 		if l.nc.IsClosed() {
@@ -96,7 +106,7 @@ func (l *link) asyncError(sub *nats.Subscription, err error) {
 	if errors.Is(err, nats.ErrPermissionViolation) {
 		op, subject := violation(err)
 		l.mu.Lock()
-		l.denied[subject] = op
+		l.denied[subject] = denial{op, time.Now()}
 		l.mu.Unlock()
 	}
 	l.mu.Lock()
@@ -131,8 +141,8 @@ func violation(err error) (op, subject string) {
 func (l *link) refused(subject string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if op, ok := l.denied[subject]; ok {
-		return &kv.PermissionError{Op: op, Subject: subject}
+	if d, ok := l.denied[subject]; ok && time.Since(d.at) < denialHolds {
+		return &kv.PermissionError{Op: d.op, Subject: subject}
 	}
 	return nil
 }
@@ -141,8 +151,8 @@ func (l *link) refused(subject string) error {
 func (l *link) anyRefused() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for subject, op := range l.denied {
-		return &PermissionError{Op: op, Subject: subject}
+	for subject, d := range l.denied {
+		return &PermissionError{Op: d.op, Subject: subject}
 	}
 	return nil
 }
