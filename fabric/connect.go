@@ -1,6 +1,7 @@
 package fabric
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,8 @@ type link struct {
 	denied map[string]denial // by subject
 	// onError is told of slow consumers and permission violations.
 	onError func(err error, sub *nats.Subscription)
+	stale   error  // the last one of a borrowed connection, from before
+	prefix  string // of the fabric's subjects
 }
 
 // A denial is a permission violation that the server reported.
@@ -42,6 +45,7 @@ func dial(ctx context.Context, cfg Config) (*link, error) {
 	l := &link{denied: map[string]denial{}}
 	if cfg.Conn != nil {
 		l.nc = cfg.Conn
+		l.stale = l.nc.LastError()
 		if l.nc.IsClosed() {
 			return nil, fmt.Errorf("%w: Config.Conn is closed", ErrConnClosed)
 		}
@@ -137,24 +141,49 @@ func violation(err error) (op, subject string) {
 	return op, subject
 }
 
-// refused returns the violation that the server reported for subject, if it did.
+// refused returns the violation that the server reported for a request to subject,
+// or for the address that its answer is to come to, if it did.
 func (l *link) refused(subject string) error {
+	inbox := cmp.Or(l.nc.Opts.InboxPrefix, "_INBOX") + "."
+	l.notice()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if d, ok := l.denied[subject]; ok && time.Since(d.at) < denialHolds {
 		return &kv.PermissionError{Op: d.op, Subject: subject}
+	}
+	for subject, op := range l.denied {
+		if op == "subscribe" && strings.HasPrefix(subject, inbox) {
+			return &kv.PermissionError{Op: op, Subject: inbox + ">"}
+		}
 	}
 	return nil
 }
 
 // anyRefused returns a violation, if there was one.
 func (l *link) anyRefused() error {
+	l.notice()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for subject, d := range l.denied {
 		return &PermissionError{Op: d.op, Subject: subject}
 	}
 	return nil
+}
+
+// notice notes the connection's last error. The handler of errors is called some
+// time after what a flush waits for, and a borrowed connection has none of ours.
+func (l *link) notice() {
+	err := l.nc.LastError()
+	if err == l.stale || !errors.Is(err, nats.ErrPermissionViolation) {
+		return
+	}
+	op, subject := violation(err)
+	if !l.owned && !strings.HasPrefix(subject, l.prefix) {
+		return // somebody else's, perhaps
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.denied[subject] = op
 }
 
 func (l *link) close() {

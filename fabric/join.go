@@ -56,6 +56,7 @@ func Join(ctx context.Context, cfg Config) (*Node, error) {
 
 func newNode(ctx context.Context, cfg Config, l *link) *Node {
 	n := &Node{cfg: cfg, link: l, subjects: newSubjects(cfg.Cluster, cfg.Env, cfg.PID), left: make(chan struct{})}
+	l.prefix = n.subjects.prefix
 	n.ctx, n.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	n.bucket = kv.New(l.nc, kv.Config{
 		Name: "fab_" + cfg.Cluster + "_" + cfg.Env, Feed: n.subjects.feed(), Domain: cfg.Domain,

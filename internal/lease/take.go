@@ -95,7 +95,8 @@ func (s *Session) first(ctx context.Context, inc uint64) (*Hold, error) {
 			s.renewed.Store(gen)
 			break
 		}
-		if errors.Is(err, kv.ErrRefused) || ctx.Err() != nil {
+		_, denied := errors.AsType[*kv.PermissionError](err)
+		if denied || errors.Is(err, kv.ErrRefused) || ctx.Err() != nil {
 			return nil, err
 		}
 		if err := kv.Pause(ctx, n); err != nil {
