@@ -25,7 +25,7 @@ type link struct {
 	denied map[string]denial // by subject
 	// onError is told of slow consumers and permission violations.
 	onError func(err error, sub *nats.Subscription)
-	stale   error  // the last one of a borrowed connection, from before
+	stale   error  // the connection's last one that was noticed, or is from before us
 	prefix  string // of the fabric's subjects
 }
 
@@ -151,9 +151,9 @@ func (l *link) refused(subject string) error {
 	if d, ok := l.denied[subject]; ok && time.Since(d.at) < denialHolds {
 		return &kv.PermissionError{Op: d.op, Subject: subject}
 	}
-	for subject, op := range l.denied {
-		if op == "subscribe" && strings.HasPrefix(subject, inbox) {
-			return &kv.PermissionError{Op: op, Subject: inbox + ">"}
+	for subject, d := range l.denied {
+		if d.op == "subscribe" && strings.HasPrefix(subject, inbox) && time.Since(d.at) < denialHolds {
+			return &kv.PermissionError{Op: d.op, Subject: inbox + ">"}
 		}
 	}
 	return nil
@@ -174,16 +174,17 @@ func (l *link) anyRefused() error {
 // time after what a flush waits for, and a borrowed connection has none of ours.
 func (l *link) notice() {
 	err := l.nc.LastError()
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if err == l.stale || !errors.Is(err, nats.ErrPermissionViolation) {
 		return
 	}
+	l.stale = err
 	op, subject := violation(err)
 	if !l.owned && !strings.HasPrefix(subject, l.prefix) {
 		return // somebody else's, perhaps
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.denied[subject] = op
+	l.denied[subject] = denial{op, time.Now()}
 }
 
 func (l *link) close() {

@@ -170,28 +170,6 @@ func (r *Roster) Sync(ctx context.Context) error {
 	}
 }
 
-// fresh reports whether a session may be alive, to judge by the server's clock.
-func fresh(s lease.SessionRecord, e kv.Entry, now time.Time) bool {
-	return now.Sub(e.Stored) < 2*s.Lease()
-}
-
-// kept reports whether there is a coordinator that keeps the view up to date.
-func (r *Roster) kept(ctx context.Context, now time.Time) (bool, error) {
-	h, err := r.cfg.Session.Holder(ctx, lease.KeyRoster(r.cfg.Name))
-	if _, foreign := errors.AsType[*lease.ForeignError](err); foreign || err == nil && h.PID == "" {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	e, err := r.b.Get(ctx, lease.KeySession(h.PID))
-	if err != nil {
-		return false, err
-	}
-	s, err := lease.ParseSession(e)
-	return err == nil && s.Inc == h.Inc && fresh(s, e, now), nil
-}
-
 func (r *Roster) sync(ctx context.Context) error {
 	if err := r.read(ctx, 0); err != nil {
 		return err
@@ -204,8 +182,9 @@ func (r *Roster) sync(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if kept, err := r.kept(ctx, now); err != nil || kept {
-		return err
+	keeper, err := r.cfg.Session.Holder(ctx, lease.KeyRoster(r.cfg.Name))
+	if _, foreign := errors.AsType[*lease.ForeignError](err); !foreign && (err != nil || keeper.PID != "") {
+		return err // there is a coordinator that keeps the view up to date
 	}
 	pids, err := r.b.List(ctx, lease.PIDs)
 	if err != nil {
@@ -226,7 +205,7 @@ func (r *Roster) sync(ctx context.Context) error {
 		}
 	}
 	for _, e := range sessions {
-		if s, err := lease.ParseSession(e); err == nil && fresh(s, e, now) {
+		if s, err := lease.ParseSession(e); err == nil && lease.Fresh(e, s.Inc, now) {
 			signs[incarnation{s.PID, s.Inc}]++
 		}
 	}
