@@ -85,7 +85,7 @@ var mutants = []struct {
 	{"guard 0 counts in a new bucket", "internal/kv/settle.go",
 		"	if rev != 0 {\n		return nil\n	}\n", "	if rev >= 0 {\n		return nil\n	}\n", []suite{churn, buckets}},
 	{"a claim in doubt is forgotten", "internal/lease/claim.go",
-		"			c.giveUp(d) // and the turn with it\n", "			<-c.turn\n", []suite{churn, leases}},
+		"			c.giveUp(d) // and the turn with it\n", "			_ = d\n			<-c.turn\n", []suite{churn, leases}},
 	{"a lost ack is a refusal", "internal/kv/settle.go",
 		"			doubt = true\n", "			return 0, ErrRefused\n", []suite{churn, buckets}},
 	{"a lost term is kept", "internal/lease/grant.go",

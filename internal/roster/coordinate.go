@@ -20,15 +20,15 @@ type counted struct {
 	failed  func(Member) bool
 }
 
-// coordinate writes views until stop or the grant ends, or a view shows that
-// another coordinator came after. nil means that one of the two ended.
-func (r *Roster) coordinate(stop context.Context, g *lease.Grant) error {
+// coordinate writes views until the grant or until ends, or a view shows that another
+// coordinator came after. nil means that one of the two ended.
+func (r *Roster) coordinate(until context.Context, g *lease.Grant) error {
 	ctx, cancel := context.WithCancel(g.Context())
 	defer cancel()
-	defer context.AfterFunc(stop, cancel)()
+	defer context.AfterFunc(until, cancel)()
 	base, rev, err := r.base(ctx, g.Token)
 	if err != nil {
-		return r.ended(ctx, err)
+		return ended(ctx, err)
 	}
 	var count latest.Value[*counted]
 	failed := make(chan error, 1) // capacity 1: the census ends once
@@ -50,10 +50,10 @@ func (r *Roster) coordinate(stop context.Context, g *lease.Grant) error {
 		if len(a.Set) > 0 || len(a.Gone) > 0 {
 			c = r.settle(ctx, base, &count, time.Since(last) > r.cfg.Ceiling && !last.IsZero())
 			if c == nil {
-				return r.ended(ctx, context.Cause(ctx))
+				return ended(ctx, context.Cause(ctx))
 			}
 			if base, rev, err = r.publish(ctx, g, base, rev, c); err != nil {
-				return r.ended(ctx, err)
+				return ended(ctx, err)
 			}
 			last = time.Now()
 			timer.Reset(beacon)
@@ -66,7 +66,7 @@ func (r *Roster) coordinate(stop context.Context, g *lease.Grant) error {
 			timer.Reset(beacon)
 		case err := <-failed:
 			failed <- nil
-			return r.ended(ctx, err)
+			return ended(ctx, err)
 		case <-ctx.Done():
 			return nil
 		}
@@ -74,7 +74,7 @@ func (r *Roster) coordinate(stop context.Context, g *lease.Grant) error {
 }
 
 // ended: an error after the end of ctx is its consequence.
-func (r *Roster) ended(ctx context.Context, err error) error {
+func ended(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return nil
 	}
