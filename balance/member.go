@@ -247,23 +247,23 @@ func (m *member) write(ctx context.Context, inc uint64, gone bool) error {
 // feed hands views to the group while the lease is held, and writes the wish again
 // for every new incarnation, until the member or the node is over.
 func (m *member) feed(hold *lease.Hold) {
+	placed := false // in the newest view
 	for {
 		st, stateChanged := m.host.Session.State()
 		v, viewChanged := m.roster.View()
 		switch {
 		case st.Hold == nil || !st.Hold.Valid(0):
 			m.group.lose()
-			hold = nil
+			hold, placed = nil, false
 		case hold == nil || hold.Incarnation != st.Hold.Incarnation:
-			if err := m.write(m.stop, st.Hold.Incarnation, false); err != nil {
-				m.cfg.Logger.Debug("wish not written yet", "group", m.cfg.Group, "err", err)
+			if !m.repeat(st.Hold) {
 				kv.Pause(m.stop, 3)
 				break
 			}
 			hold = st.Hold
 			continue
 		default:
-			m.deliver(v, st.Hold.Incarnation)
+			placed = m.deliver(v, st.Hold, placed)
 		}
 		select {
 		case <-stateChanged:
@@ -278,24 +278,39 @@ func (m *member) feed(hold *lease.Hold) {
 }
 
 // deliver hands over a view in which this incarnation stands, or one that does not
-// know it any more.
-func (m *member) deliver(v *roster.View, inc uint64) {
+// know it any more. It reports whether the member stands in it; placed says whether
+// it stood in the one before.
+func (m *member) deliver(v *roster.View, hold *lease.Hold, placed bool) bool {
 	self, ok := v.Find(string(m.node.PID()))
-	if ok && self.Inc != inc || !ok && m.group.Share().First < 0 {
-		return // the view is older than we are
+	if ok && self.Inc != hold.Incarnation || !ok && !placed {
+		return placed // the view is older than we are
 	}
 	wants := make([]want, len(v.Members))
 	for i, o := range v.Members {
 		wants[i] = want{o.PID, o.Workers, o.Passive}
 	}
-	placed, total := assign(string(m.node.PID()), wants)
-	m.group.deliver(shareIn(placed, total, v.Epoch), placed)
+	all, total := assign(string(m.node.PID()), wants)
+	m.group.deliver(shareIn(all, total, v.Epoch), all)
 	m.mu.Lock()
 	differs := ok && !m.cfg.Passive && self.Workers != m.workers
 	m.mu.Unlock()
-	if differs { // not granted yet, or an earlier wish has landed after a later one
-		if err := m.write(m.stop, inc, false); err != nil {
-			m.cfg.Logger.Debug("wish not repeated", "group", m.cfg.Group, "err", err)
-		}
+	if differs || !ok {
+		// Not granted yet, or an earlier wish has landed after a later one, or
+		// something else has: the member is here, and wants what it wants.
+		m.repeat(hold)
 	}
+	return ok
+}
+
+// repeat writes the wish once more, and gives up when the hold ends: the share must
+// end with it, whatever becomes of the wish.
+func (m *member) repeat(hold *lease.Hold) bool {
+	ctx, cancel := context.WithCancel(m.stop)
+	defer cancel()
+	defer context.AfterFunc(hold.Context(0), cancel)()
+	err := m.write(ctx, hold.Incarnation, false)
+	if err != nil {
+		m.cfg.Logger.Debug("wish not repeated", "group", m.cfg.Group, "err", err)
+	}
+	return err == nil
 }

@@ -90,6 +90,7 @@ func Start(ctx context.Context, b *kv.Bucket, cfg Config) (*Session, error) {
 	}
 	hold, err := s.take(ctx)
 	if err != nil {
+		s.giveBack(ctx)
 		s.end()
 		return nil, err
 	}
@@ -219,7 +220,43 @@ func (s *Session) retake() (*Hold, error) {
 			return nil, err
 		}
 		s.cfg.Logger.Warn("cannot take the PID again yet", "pid", s.cfg.PID, "err", err)
+		_, config := errors.AsType[*kv.ConfigError](err)
+		_, lease := errors.AsType[*kv.LeaseError](err)
+		if config || lease { // a person must mend it: that takes longer
+			for range 1 << min(n, 5) {
+				kv.Pause(s.life, 3)
+			}
+		}
 	}
+}
+
+// giveBack writes that the PID is free, if a Start that failed has taken it, so
+// that the next one need not wait for a lease that nobody holds.
+func (s *Session) giveBack(ctx context.Context) {
+	s.mu.Lock()
+	inc := s.inc
+	s.mu.Unlock()
+	if inc == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if err := s.writeLeft(ctx, inc); err != nil {
+		s.cfg.Logger.Debug("PID not given back", "pid", s.cfg.PID, "err", err)
+	}
+}
+
+// writeLeft writes that incarnation inc of ours has left.
+func (s *Session) writeLeft(ctx context.Context, inc uint64) error {
+	r := PIDRecord{
+		Key: KeyPID(s.cfg.PID), State: stateLeft, PID: s.cfg.PID, Inc: inc,
+		Host: s.cfg.Host, Since: time.Now().UTC(), Proc: s.proc, Nonce: nuid.Next(),
+	}
+	_, err := s.b.Settle(ctx, r.Key, inc, encode(r), keepEnded)
+	if errors.Is(err, kv.ErrRefused) {
+		return nil // it was ended by another, which is as good
+	}
+	return err
 }
 
 // Fail ends the session without a record: the connection is gone for good.
@@ -251,11 +288,6 @@ func (s *Session) Leave(ctx context.Context) error {
 	if err != nil || s.cfg.Passive || st.Ended {
 		return err
 	}
-	now := time.Now().UTC()
-	r := PIDRecord{
-		Key: KeyPID(s.cfg.PID), State: stateLeft, PID: s.cfg.PID, Inc: inc,
-		Host: s.cfg.Host, Since: now, Proc: s.proc, Nonce: nuid.Next(),
-	}
 	// When our lease has run out the others see to it; without one, even sooner.
 	patience := s.cfg.Lease
 	if st.Hold == nil {
@@ -263,11 +295,7 @@ func (s *Session) Leave(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	_, err = s.b.Settle(ctx, r.Key, inc, encode(r), keepEnded)
-	if errors.Is(err, kv.ErrRefused) {
-		return nil // it was ended by another, which is as good
-	}
-	return err
+	return s.writeLeft(ctx, inc)
 }
 
 // spawn runs f in a goroutine that Leave waits for; after Leave, in the caller's,

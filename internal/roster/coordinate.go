@@ -18,17 +18,17 @@ import (
 type counted struct {
 	members []Member
 	failed  func(Member) bool
-	at      time.Time // when the first change since the last view was counted
 }
 
-// coordinate writes views until the grant ends or a view shows that another
-// coordinator came after. nil means that the grant ended.
-func (r *Roster) coordinate(g *lease.Grant) error {
+// coordinate writes views until the grant or until ends, or a view shows that another
+// coordinator came after. nil means that one of the two ended.
+func (r *Roster) coordinate(until context.Context, g *lease.Grant) error {
 	ctx, cancel := context.WithCancel(g.Context())
 	defer cancel()
+	defer context.AfterFunc(until, cancel)()
 	base, rev, err := r.base(ctx, g.Token)
 	if err != nil {
-		return r.ended(g, err)
+		return ended(ctx, err)
 	}
 	var count latest.Value[*counted]
 	failed := make(chan error, 1) // capacity 1: the census ends once
@@ -50,10 +50,10 @@ func (r *Roster) coordinate(g *lease.Grant) error {
 		if len(a.Set) > 0 || len(a.Gone) > 0 {
 			c = r.settle(ctx, base, &count, time.Since(last) > r.cfg.Ceiling && !last.IsZero())
 			if c == nil {
-				return r.ended(g, context.Cause(ctx))
+				return ended(ctx, context.Cause(ctx))
 			}
 			if base, rev, err = r.publish(ctx, g, base, rev, c); err != nil {
-				return r.ended(g, err)
+				return ended(ctx, err)
 			}
 			last = time.Now()
 			timer.Reset(beacon)
@@ -66,16 +66,16 @@ func (r *Roster) coordinate(g *lease.Grant) error {
 			timer.Reset(beacon)
 		case err := <-failed:
 			failed <- nil
-			return r.ended(g, err)
+			return ended(ctx, err)
 		case <-ctx.Done():
 			return nil
 		}
 	}
 }
 
-// ended: an error after the end of the grant is its consequence.
-func (r *Roster) ended(g *lease.Grant, err error) error {
-	if g.Context().Err() != nil {
+// ended: an error after the end of ctx is its consequence.
+func ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
 		return nil
 	}
 	return err
@@ -127,6 +127,11 @@ func (r *Roster) base(ctx context.Context, token uint64) (*View, uint64, error) 
 			v, err := parseView(e)
 			if err == nil && v.Token > token {
 				err = errSuperseded
+			}
+			if err == nil && v.Epoch == 0 {
+				// Removed by a person, or the bucket is new: the epochs go on, since
+				// those who have a view take none of the same token that is older.
+				v.Epoch = r.view.Get().Epoch
 			}
 			return v, e.Rev, err
 		}

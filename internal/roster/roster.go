@@ -178,15 +178,19 @@ func (r *Roster) sync(ctx context.Context) error {
 	if len(v.Members) == 0 {
 		return nil
 	}
+	now, err := r.b.Clock(ctx)
+	if err != nil {
+		return err
+	}
+	keeper, err := r.cfg.Session.Holder(ctx, lease.KeyRoster(r.cfg.Name))
+	if _, foreign := errors.AsType[*lease.ForeignError](err); !foreign && (err != nil || keeper.PID != "") {
+		return err // there is a coordinator that keeps the view up to date
+	}
 	pids, err := r.b.List(ctx, lease.PIDs)
 	if err != nil {
 		return err
 	}
 	sessions, err := r.b.List(ctx, lease.Sessions)
-	if err != nil {
-		return err
-	}
-	now, err := r.b.Clock(ctx)
 	if err != nil {
 		return err
 	}
@@ -201,7 +205,7 @@ func (r *Roster) sync(ctx context.Context) error {
 		}
 	}
 	for _, e := range sessions {
-		if s, err := lease.ParseSession(e); err == nil && now.Sub(e.Stored) < 2*s.Lease() {
+		if s, err := lease.ParseSession(e); err == nil && lease.Fresh(e, s.Inc, now) {
 			signs[incarnation{s.PID, s.Inc}]++
 		}
 	}

@@ -154,7 +154,7 @@ func (r *Roster) turn(ctx context.Context, acquire acquire) error {
 		return err
 	}
 	r.cfg.Logger.Info("coordinating", "roster", r.cfg.Name, "rev", g.Token)
-	err = r.coordinate(g)
+	err = r.coordinate(ctx, g)
 	release, done := context.WithTimeout(context.WithoutCancel(ctx), r.cfg.Session.Lease())
 	defer done()
 	return errors.Join(err, g.Release(release))
