@@ -131,3 +131,34 @@ func TestBeaconWhileTheFabricChanges(t *testing.T) {
 		}
 	})
 }
+
+// The member that coordinates its group leaves it: at once, and the other goes on.
+func TestCoordinatorLeavesItsGroup(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a, _ := joinNode(t, s, "a")
+		b, _ := joinNode(t, s, "b")
+		ga, err := balance.Join(within(t, time.Minute), a, balance.Config{Group: "g"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		gb, err := balance.Join(within(t, time.Minute), b, balance.Config{Group: "g"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if err := ga.Leave(within(t, 3*time.Second)); err != nil {
+			t.Errorf("Leave: %v", err)
+		}
+		for share, err := range gb.Shares(within(t, time.Minute)) {
+			if err != nil {
+				t.Fatalf("b never has all indices: %v", err)
+			}
+			if share.First == 0 && share.Total == 1 {
+				break
+			}
+		}
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("b has all indices after %v, want a settle window", took)
+		}
+	})
+}

@@ -136,12 +136,16 @@ func (w *world) byLead(ctx context.Context, p *process, e *election.Election, mo
 			return nil
 		case <-ctx.Done():
 		}
-		if errors.Is(context.Cause(ctx), election.ErrLost) {
-			stopping = grace
-		}
-		select { // a process that crashes stops at once
+		select { // the work takes its time, unless the term is lost meanwhile
 		case <-time.After(stopping):
+		case <-term.Context().Done():
 		case <-p.ctx.Done():
+		}
+		if errors.Is(context.Cause(term.Context()), election.ErrLost) {
+			select { // a process that crashes stops at once
+			case <-time.After(grace):
+			case <-p.ctx.Done():
+			}
 		}
 		b.to = time.Now()
 		return nil

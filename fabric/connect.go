@@ -1,6 +1,7 @@
 package fabric
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,18 +19,33 @@ type link struct {
 	nc    *nats.Conn
 	owned bool
 
-	mu     sync.Mutex // guards the fields below
-	denied map[string]string
+	gate gate // of nc, if owned
+
+	mu     sync.Mutex        // guards the fields below
+	denied map[string]denial // by subject
 	// onError is told of slow consumers and permission violations.
 	onError func(err error, sub *nats.Subscription)
+	stale   error  // the connection's last one that was noticed, or is from before us
+	prefix  string // of the fabric's subjects
 }
+
+// A denial is a permission violation that the server reported.
+type denial struct {
+	op string
+	at time.Time
+}
+
+// denialHolds is how long a denial explains a missing answer. It is reported again
+// each time, and permissions may be changed while the server runs.
+const denialHolds = 5 * time.Second
 
 // dial connects, and tries again until ctx ends: a process may come up before its
 // server does.
 func dial(ctx context.Context, cfg Config) (*link, error) {
-	l := &link{denied: map[string]string{}}
+	l := &link{denied: map[string]denial{}}
 	if cfg.Conn != nil {
 		l.nc = cfg.Conn
+		l.stale = l.nc.LastError()
 		if l.nc.IsClosed() {
 			return nil, fmt.Errorf("%w: Config.Conn is closed", ErrConnClosed)
 		}
@@ -68,6 +84,7 @@ func (l *link) options(ctx context.Context, cfg Config) []nats.Option {
 	}
 	opts = append(opts, cfg.NATS...)
 	return append(opts, func(o *nats.Options) error {
+		l.gate.install(o)
 		users := o.AsyncErrorCB
 		o.AsyncErrorCB = func(nc *nats.Conn, sub *nats.Subscription, err error) {
 			l.asyncError(sub, err)
@@ -93,7 +110,7 @@ func (l *link) asyncError(sub *nats.Subscription, err error) {
 	if errors.Is(err, nats.ErrPermissionViolation) {
 		op, subject := violation(err)
 		l.mu.Lock()
-		l.denied[subject] = op
+		l.denied[subject] = denial{op, time.Now()}
 		l.mu.Unlock()
 	}
 	l.mu.Lock()
@@ -124,24 +141,50 @@ func violation(err error) (op, subject string) {
 	return op, subject
 }
 
-// refused returns the violation that the server reported for subject, if it did.
+// refused returns the violation that the server reported for a request to subject,
+// or for the address that its answer is to come to, if it did.
 func (l *link) refused(subject string) error {
+	inbox := cmp.Or(l.nc.Opts.InboxPrefix, "_INBOX") + "."
+	l.notice()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if op, ok := l.denied[subject]; ok {
-		return &kv.PermissionError{Op: op, Subject: subject}
+	if d, ok := l.denied[subject]; ok && time.Since(d.at) < denialHolds {
+		return &kv.PermissionError{Op: d.op, Subject: subject}
+	}
+	for subject, d := range l.denied {
+		if d.op == "subscribe" && strings.HasPrefix(subject, inbox) && time.Since(d.at) < denialHolds {
+			return &kv.PermissionError{Op: d.op, Subject: inbox + ">"}
+		}
 	}
 	return nil
 }
 
 // anyRefused returns a violation, if there was one.
 func (l *link) anyRefused() error {
+	l.notice()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for subject, op := range l.denied {
-		return &PermissionError{Op: op, Subject: subject}
+	for subject, d := range l.denied {
+		return &PermissionError{Op: d.op, Subject: subject}
 	}
 	return nil
+}
+
+// notice notes the connection's last error. The handler of errors is called some
+// time after what a flush waits for, and a borrowed connection has none of ours.
+func (l *link) notice() {
+	err := l.nc.LastError()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err == l.stale || !errors.Is(err, nats.ErrPermissionViolation) {
+		return
+	}
+	l.stale = err
+	op, subject := violation(err)
+	if !l.owned && !strings.HasPrefix(subject, l.prefix) {
+		return // somebody else's, perhaps
+	}
+	l.denied[subject] = denial{op, time.Now()}
 }
 
 func (l *link) close() {

@@ -16,6 +16,7 @@ import (
 // other processes. Every field is required but passive and onUndeliverable.
 type courierConfig struct {
 	nc       *nats.Conn // not closed by the courier
+	gate     *gate      // of nc; nil if nc is borrowed
 	subjects subjects
 	pid      PID
 	passive  bool // send and request only: nothing but answers is received
@@ -73,17 +74,13 @@ type courier struct {
 }
 
 // channelCap is the capacity of the channel that u and b share, the only kind of
-// subscription that keeps their common order. nats.go drops what finds it full,
-// so it must outlast the time in which the reader runs and dispatch does not. Go
-// lets a goroutine run for 10 ms before another must be let in, and the reader
-// parses up to 5 million messages of a few bytes a second: 50 000. The dispatcher
-// itself waits for nobody. A drop would still be counted, in Stats.Rejected. It costs
-// 512 KiB of address space, of which only what was used is ever touched; a node
-// with a smaller inbox, which would reject such a burst anyway, gets a smaller one.
-const (
-	channelCap    = 65_536
-	minChannelCap = 8192
-)
+// subscription that keeps their common order, on a borrowed connection. nats.go
+// drops what finds it full, so it must outlast the time in which the reader runs
+// and dispatch does not. Go lets a goroutine run for 10 ms before another must be
+// let in, and the reader parses up to 5 million messages of a few bytes a second:
+// 50 000. A drop would still be counted, in Stats.Rejected. On a connection of the
+// node's own the reader is held back instead: see gate.
+const channelCap = 65_536
 
 // refusalCap bounds the refused requests whose senders are still to be told. When
 // it is full, the sender is not told, and times out.
@@ -117,7 +114,14 @@ func newCourier(cfg courierConfig) (*courier, error) {
 
 func (c *courier) start() error {
 	if !c.off {
-		ch := make(chan *nats.Msg, min(channelCap, max(minChannelCap, c.inbox.maxMsgs)))
+		size := channelCap
+		if c.cfg.gate != nil {
+			size = gateCap
+		}
+		ch := make(chan *nats.Msg, size)
+		if c.cfg.gate != nil {
+			c.cfg.gate.ch.Store(&ch)
+		}
 		for _, subject := range []string{c.subj.peerAll(), c.subj.castAll()} {
 			sub, err := c.nc.ChanSubscribe(subject, ch)
 			if err != nil {

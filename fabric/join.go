@@ -20,7 +20,10 @@ const (
 	// request on it finds out whether any is connected, and makes those renew at
 	// once, because the bucket is new: they may have a longer lease than who asks.
 	signalOpen = "open"
-	// signalProbe is one that nobody subscribes to.
+	// signalProbe is one that nobody subscribes to; publishing it shows whether the
+	// server's permissions allow signals. One that everyone hears would cost a
+	// thousand nodes that join a million deliveries, and the server's index of
+	// subscriptions far more.
 	signalProbe = "probe"
 )
 
@@ -53,6 +56,7 @@ func Join(ctx context.Context, cfg Config) (*Node, error) {
 
 func newNode(ctx context.Context, cfg Config, l *link) *Node {
 	n := &Node{cfg: cfg, link: l, subjects: newSubjects(cfg.Cluster, cfg.Env, cfg.PID), left: make(chan struct{})}
+	l.prefix = n.subjects.prefix
 	n.ctx, n.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	n.bucket = kv.New(l.nc, kv.Config{
 		Name: "fab_" + cfg.Cluster + "_" + cfg.Env, Feed: n.subjects.feed(), Domain: cfg.Domain,
@@ -97,13 +101,20 @@ func (n *Node) join(ctx context.Context) (err error) {
 		return err
 	}
 	n.roster.Store(n.members)
-	return n.awaitSelf(ctx)
+	if err := n.awaitSelf(ctx); err != nil {
+		return err
+	}
+	return n.link.anyRefused() // a subscription to the feed or to the signals
 }
 
 // subscribe takes the node's subjects and waits until the server has them.
 func (n *Node) subscribe(ctx context.Context) (err error) {
+	var g *gate
+	if n.link.owned {
+		g = &n.link.gate
+	}
 	n.courier, err = newCourier(courierConfig{
-		nc: n.link.nc, subjects: n.subjects, pid: n.cfg.PID, passive: n.cfg.Passive, inbox: n.cfg.Inbox,
+		nc: n.link.nc, gate: g, subjects: n.subjects, pid: n.cfg.PID, passive: n.cfg.Passive, inbox: n.cfg.Inbox,
 		logger: n.cfg.Logger, onUndeliverable: n.cfg.OnUndeliverable, known: n.knows, gone: n.gone,
 	})
 	if err != nil {
@@ -136,11 +147,15 @@ func (n *Node) awaitSelf(ctx context.Context) error {
 	if n.cfg.Passive {
 		return n.members.Sync(ctx)
 	}
-	_, err := n.members.Await(ctx, func(v *roster.View) bool {
+	return n.members.Await(ctx, func(v *roster.View) (bool, <-chan struct{}, error) {
+		st, changed := n.session.State()
+		if st.Ended {
+			return false, nil, st.Err
+		}
+		// The lease may lapse and resume while we wait, and no view shows that.
 		m, ok := v.Find(string(n.cfg.PID))
-		return ok && m.Inc == n.Incarnation()
+		return ok && st.Hold != nil && m.Inc == st.Hold.Incarnation, changed, nil
 	})
-	return err
 }
 
 // opened is called when some process finds the bucket new.

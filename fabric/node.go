@@ -146,7 +146,7 @@ func (n *Node) disconnect() {
 
 // followSession reports losses, and ends the node when the session has ended.
 func (n *Node) followSession() {
-	held := true
+	inc := n.Incarnation() // 0 while nothing is held
 	for {
 		st, changed := n.session.State()
 		switch {
@@ -155,12 +155,15 @@ func (n *Node) followSession() {
 		case st.Ended:
 			n.end(explain(st.Err))
 			return
-		case held && st.Hold == nil:
-			held = false
+		case inc != 0 && st.Hold == nil:
+			inc = 0
 			n.events.add(Event{Kind: Lost, Err: explain(st.Err)})
-		case !held && st.Hold != nil:
-			held = true
-			n.events.add(Event{Kind: Rejoined, Incarnation: st.Hold.Incarnation})
+		case st.Hold != nil && st.Hold.Incarnation != inc:
+			if inc != 0 { // the loss was over before it was seen here
+				n.events.add(Event{Kind: Lost, Err: ErrLost})
+			}
+			inc = st.Hold.Incarnation
+			n.events.add(Event{Kind: Rejoined, Incarnation: inc})
 		}
 		select {
 		case <-changed:

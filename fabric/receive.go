@@ -64,6 +64,12 @@ func (c *courier) dispatch(ch <-chan *nats.Msg) {
 			break
 		}
 		c.deliver(batch, &full)
+		if c.cfg.gate != nil {
+			c.cfg.gate.drained()
+		}
+	}
+	if c.cfg.gate != nil {
+		c.cfg.gate.remove()
 	}
 }
 

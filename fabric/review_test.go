@@ -2,9 +2,13 @@ package fabric_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 
 	"github.com/natsfabric/natsfabric/fabric"
 	"github.com/natsfabric/natsfabric/internal/natstest"
@@ -86,4 +90,75 @@ func TestViewsAfterTheBucketWasLost(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestLeaseOfFractionsOfAMillisecond(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		n := join(t, s, "a", func(c *fabric.Config) { c.Lease = 1500*time.Millisecond + 500*time.Microsecond })
+		await(t, n, "a")
+	})
+}
+
+// There is nothing to give the PID back in.
+func TestLeaveWithoutABucket(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		n := join(t, s, "a")
+		if _, err := s.Connect().Request("$JS.API.STREAM.DELETE.KV_fab_c_production", nil, time.Second); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		err := n.Leave(within(t, time.Minute))
+		if took := time.Since(began); err != nil || took > 2*time.Second {
+			t.Errorf("Leave = %v after %v", err, took)
+		}
+	})
+}
+
+// The server is frozen, and then does what it was sent meanwhile. The coordinator
+// has a longer lease than the others, so it notices later than theirs run out.
+func TestFrozenServerExpelsNobody(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		var nodes []*fabric.Node
+		var links []*natstest.Link
+		var pids []fabric.PID
+		for i, lease := range []time.Duration{10, 1, 1, 1} {
+			pid := fmt.Sprint("n", i)
+			n, l := joinLink(t, s, pid, func(c *fabric.Config) { c.Lease = lease * time.Second })
+			nodes, links, pids = append(nodes, n), append(links, l), append(pids, fabric.PID(pid))
+		}
+		await(t, nodes[0], pids...)
+		for round := range 20 {
+			time.Sleep(12*time.Second + time.Duration(round)*130*time.Millisecond)
+			epoch := nodes[0].View().Epoch
+			for _, l := range links {
+				l.Cut()
+			}
+			time.Sleep(1500*time.Millisecond + time.Duration(round)*100*time.Millisecond)
+			for _, l := range links {
+				l.Heal()
+			}
+			time.Sleep(15 * time.Second)
+			for _, n := range nodes {
+				if v := n.View(); v.Epoch != epoch || !same(v, pids) {
+					t.Fatalf("after freeze %d, %s has %v in epoch %d, was %d", round, n.PID(), v.Members, v.Epoch, epoch)
+				}
+			}
+		}
+	})
+}
+
+// Without the feed the node would be deaf for 5 s at a time: Join says so.
+func TestMissingPermissionForTheFeed(t *testing.T) {
+	s := natstest.Start(t, func(o *server.Options) {
+		o.Users = []*server.User{{Username: "u", Password: "p", Permissions: &server.Permissions{
+			Publish:   &server.SubjectPermission{Allow: []string{">"}},
+			Subscribe: &server.SubjectPermission{Allow: []string{">"}, Deny: []string{"fab.c.production.kv.>"}},
+		}}}
+	})
+	_, err := fabric.Join(within(t, 10*time.Second), fabric.Config{
+		Cluster: "c", PID: "a", NATS: []nats.Option{nats.InProcessServer(s.Link()), nats.UserInfo("u", "p")},
+	})
+	if e, ok := errors.AsType[*fabric.PermissionError](err); !ok || e.Op != "subscribe" {
+		t.Errorf("Join = %v, want a *PermissionError for the feed", err)
+	}
 }

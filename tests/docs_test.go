@@ -160,7 +160,7 @@ func TestCommandsExist(t *testing.T) {
 			checked++
 		}
 	}
-	if checked < 10 {
+	if checked < 8 {
 		t.Errorf("%d commands found in the documents; are they still looked for where they are?", checked)
 	}
 }

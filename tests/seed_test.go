@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/natsfabric/natsfabric/fabric"
 	"github.com/natsfabric/natsfabric/internal/natstest"
 )
@@ -236,4 +238,84 @@ func memory() uint64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return m.Sys - m.HeapReleased
+}
+
+// TestHelloWorld is the example of BurntSushi/cluster: two nodes, and a broadcast
+// as soon as the first knows the second. Nobody had to add anybody.
+func TestHelloWorld(t *testing.T) {
+	s := natstest.Start(t)
+	n1, n2 := join(t, s.URL(), "n1"), join(t, s.URL(), "n2")
+	ctx := within(t, patience)
+	for c, err := range n1.Changes(ctx) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.Kind == fabric.Joined && c.Member.PID == "n2" {
+			break
+		}
+	}
+	if err := n1.Broadcast(ctx, []byte("Hello, world!")); err != nil {
+		t.Fatal(err)
+	}
+	m, err := n2.Receive(ctx)
+	if err != nil || string(m.Data) != "Hello, world!" || m.From != "n1" || m.To != fabric.Everyone {
+		t.Errorf("received %+v, %v", m, err)
+	}
+}
+
+// TestUngracefulDisconnect: a node whose connection is cut is seen to fail by both
+// others, within its lease and a little, and to come back when it is healed.
+func TestUngracefulDisconnect(t *testing.T) {
+	s := natstest.Start(t)
+	lease := func(c *fabric.Config) { c.Lease = time.Second }
+	link := s.Link()
+	a, b := join(t, s.URL(), "a", lease), join(t, s.URL(), "b", lease)
+	c := join(t, "", "c", lease, func(c *fabric.Config) {
+		c.NATS = append(natstest.FastOptions(), nats.InProcessServer(link))
+	})
+	for _, n := range []*fabric.Node{a, b, c} {
+		awaitView(t, n, members(3))
+	}
+	changes := make(chan fabric.Change) // of both
+	ctx, cancel := context.WithCancel(within(t, patience))
+	defer cancel()
+	for _, n := range []*fabric.Node{a, b} {
+		go func() {
+			for ch := range n.Changes(ctx) {
+				if ch.Member.PID != "c" {
+					continue
+				}
+				select {
+				case changes <- ch:
+				case <-ctx.Done():
+				}
+			}
+		}()
+	}
+	both := func(want fabric.ChangeKind) {
+		t.Helper()
+		for range 2 {
+			select {
+			case ch := <-changes:
+				if ch.Kind != want {
+					t.Errorf("c: %v, want %v", ch.Kind, want)
+				}
+			case <-ctx.Done():
+				t.Fatalf("c: never %v", want)
+			}
+		}
+	}
+	both(fabric.Joined)
+	began := time.Now()
+	link.Cut()
+	both(fabric.Failed)
+	took := time.Since(began)
+	// 1.01 Lease + 0.5 s is the promise; the machine may be busy.
+	if took > 2500*time.Millisecond {
+		t.Errorf("seen to have failed after %v", took)
+	}
+	t.Logf("seen to have failed after %v, with a lease of 1s", took)
+	link.Heal()
+	both(fabric.Joined)
+	awaitView(t, c, members(3))
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -41,8 +42,12 @@ func (a *app) leader(ctx context.Context, node *fabric.Node, name string) error 
 		return err
 	}
 	l, err := e.Leader(ctx)
+	if errors.Is(err, election.ErrNoLeader) {
+		return &exitError{exitNotFound, fmt.Errorf("nobody leads %s in %s/%s", name, a.opts.cluster, a.opts.env),
+			fmt.Sprintf("to lead it: fabric-node lead -k %s -e %s %s -- COMMAND", a.opts.cluster, a.opts.env, name)}
+	}
 	if err != nil {
-		return fmt.Errorf("leader of %s: %w", name, err)
+		return err
 	}
 	if !a.table() {
 		return a.object(leaderObject{name, l.PID, l.Term, l.Token, l.Since.UTC()})

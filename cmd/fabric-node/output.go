@@ -134,12 +134,25 @@ func (a *app) hint(err error) string {
 		return "choose another --store"
 	case errors.Is(err, fabric.ErrNoPeer), errors.Is(err, fabric.ErrUnreachable):
 		return "see who is here: fabric-node members " + where
-	case errors.Is(err, election.ErrNoLeader):
-		return fmt.Sprintf("to lead it: fabric-node lead %s NAME -- COMMAND", where)
+	case isField(err, "Lease"):
+		return fmt.Sprintf("set --ttl (now %v)", a.opts.ttl)
+	case isField(err, "first", "total", "Workers"):
+		return "set -I (first index), -n (workers) and -T (total) so that first + workers is at most total"
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Sprintf("allow more with --timeout (now %v)", a.opts.timeout)
 	}
 	return ""
+}
+
+// isField reports whether err is about one of the fields of a Config, or arguments.
+func isField(err error, names ...string) bool {
+	if e, ok := errors.AsType[*fabric.ConfigError](err); ok {
+		return slices.Contains(names, e.Field)
+	}
+	if e, ok := errors.AsType[*balance.ConfigError](err); ok {
+		return slices.Contains(names, e.Field)
+	}
+	return false
 }
 
 // report prints the error, if there is one to print, and returns the exit code.

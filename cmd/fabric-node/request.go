@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"math"
 	"time"
 
@@ -50,6 +52,9 @@ func (a *app) request(ctx context.Context, node *fabric.Node, to fabric.PID, dat
 	defer cancel()
 	start := time.Now()
 	reply, err := node.Request(ctx, to, data)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return &exitError{exitTimeout, err, fmt.Sprintf("see that %s answers requests (fabric-node run --echo does), or allow more with --timeout (now %v)", to, a.opts.timeout)}
+	}
 	if err != nil {
 		return err
 	}

@@ -54,6 +54,7 @@ type Bucket struct {
 	created time.Time     // of the stream, when it was last opened
 	longest time.Duration // lease in the fabric
 	attempt time.Duration // of the next round trip; 0 is the least
+	highest uint64        // revision that was ever seen
 }
 
 // New returns a handle. It does no I/O.
@@ -109,6 +110,7 @@ func (b *Bucket) Get(ctx context.Context, key string) (Entry, error) {
 		return e, fmt.Errorf("read %s: %w", key, err)
 	}
 	e.Rev, e.Stored = resp.Message.Seq, resp.Message.Time
+	b.saw(e.Rev)
 	if !deleted(string(resp.Message.Hdrs)) {
 		e.Value = append([]byte{}, resp.Message.Data...)
 	}
@@ -236,7 +238,15 @@ func (b *Bucket) Put(ctx context.Context, w Write) (uint64, error) {
 		}
 		return 0, fmt.Errorf("write %s: %w", w.Key, unknown(err))
 	}
+	b.saw(ack.Seq)
 	return ack.Seq, nil
+}
+
+// saw notes a revision: a bucket that this process makes anew begins above it.
+func (b *Bucket) saw(rev uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.highest = max(b.highest, rev)
 }
 
 func (b *Bucket) stream() string { return "KV_" + b.cfg.Name }

@@ -111,6 +111,9 @@ func (b *Bucket) checkServer(ctx context.Context) error {
 
 // config is how the bucket is set up, and why: DESIGN.md, "The bucket".
 func (b *Bucket) config(replicas int, now time.Time) jetstream.StreamConfig {
+	b.mu.Lock()
+	highest := b.highest
+	b.mu.Unlock()
 	return jetstream.StreamConfig{
 		Name:              b.stream(),
 		Description:       "natsfabric: members, claims and views of one fabric",
@@ -126,7 +129,7 @@ func (b *Bucket) config(replicas int, now time.Time) jetstream.StreamConfig {
 		DenyDelete:        true,
 		DenyPurge:         true,
 		AllowMsgTTL:       true,
-		FirstSeq:          uint64(now.UnixMicro()),
+		FirstSeq:          max(uint64(now.UnixMicro()), highest+1),
 		RePublish:         &jetstream.RePublish{Source: "$KV." + b.cfg.Name + ".>", Destination: b.cfg.Feed + ".>"},
 	}
 }
@@ -242,7 +245,7 @@ func (b *Bucket) unlock(ctx context.Context, created time.Time, made bool) error
 }
 
 func (b *Bucket) writeOpen(ctx context.Context, rev uint64, created time.Time) error {
-	value, err := json.Marshal(openRecord{Key: keyOpen, Created: created, LeaseMS: b.Longest().Milliseconds()})
+	value, err := json.Marshal(openRecord{Key: keyOpen, Created: created, LeaseMS: (b.Longest() + time.Millisecond - 1).Milliseconds()})
 	if err != nil {
 		return err
 	}

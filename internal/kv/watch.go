@@ -146,6 +146,7 @@ func (w *Watch) read(ctx context.Context) error {
 	if err != nil && !errors.Is(err, ErrNoBucket) { // without a bucket there is nothing
 		return err
 	}
+	ended := time.Now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	listed := make(map[string]struct{}, len(entries))
@@ -157,7 +158,7 @@ func (w *Watch) read(ctx context.Context) error {
 	}
 	for key, k := range w.known {
 		if _, ok := listed[key]; !ok && k.Value != nil && settled(k, began) {
-			w.set(Entry{Key: key, Seen: began})
+			w.set(Entry{Key: key, Seen: ended}) // a record may have been there until now
 		}
 	}
 	if !w.synced {

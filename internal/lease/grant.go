@@ -106,8 +106,9 @@ type Holder struct {
 	Since time.Time
 }
 
-// Holder reads who holds the claim named key, without waiting. In a bucket that
-// does not exist that is nobody.
+// Holder reads who holds the claim named key, without waiting. That is nobody in a
+// bucket that does not exist, and if the holder was not heard for two leases, even
+// if there is no process that would end it.
 func (s *Session) Holder(ctx context.Context, key string) (Holder, error) {
 	e, err := s.b.Get(ctx, key)
 	if errors.Is(err, kv.ErrNoBucket) {
@@ -124,7 +125,22 @@ func (s *Session) Holder(ctx context.Context, key string) (Holder, error) {
 	if err != nil || over {
 		return Holder{}, err
 	}
+	now, err := s.b.Clock(ctx)
+	if err != nil {
+		return Holder{}, err
+	}
+	session, err := s.b.Get(ctx, KeySession(r.PID))
+	if err != nil || !Fresh(session, r.Inc, now) {
+		return Holder{}, err
+	}
 	return Holder{PID: r.PID, Inc: r.Inc, Term: r.Term, Token: e.Rev, Since: r.Since}, nil
+}
+
+// Fresh reports whether e is a session of the incarnation that may be alive, to judge
+// by the server's clock. It is for showing: nothing is taken over on its word.
+func Fresh(e kv.Entry, inc uint64, now time.Time) bool {
+	r, err := ParseSession(e)
+	return err == nil && r.Inc == inc && now.Sub(e.Stored) < 2*r.Lease()
 }
 
 // IsOver reads whether incarnation inc of pid is over.

@@ -84,7 +84,7 @@ func (s *Session) renewOnce(hold *Hold, n uint64) (Instant, error) {
 		}
 		failed = true
 		if errors.Is(err, kv.ErrRefused) {
-			if err := s.over(hold.Incarnation); err != nil {
+			if err := s.over(hold); err != nil {
 				return Instant{}, err
 			}
 		} else if errors.Is(err, nats.ErrNoResponders) && s.b.Gone(s.life) {
@@ -116,14 +116,16 @@ func (s *Session) putSession(r SessionRecord) error {
 	return err
 }
 
-// over reads whether incarnation inc is over, after a renewal was refused. A server
-// that was just deposed may refuse what the next one accepts: then the record is
-// still ours, and it is not over.
-func (s *Session) over(inc uint64) error {
+// over reads whether hold's incarnation is over, after a renewal was refused. A
+// server that was just deposed may refuse what the next one accepts, and show a
+// record that is still ours or older than it: then it is not over. To believe it
+// would free what is held before its grace has passed.
+func (s *Session) over(hold *Hold) error {
+	inc := hold.Incarnation
 	ctx, cancel := context.WithTimeout(s.life, renewEvery(s.cfg.Lease))
 	defer cancel()
 	e, err := s.b.Get(ctx, KeyPID(s.cfg.PID))
-	if err != nil || e.Rev == inc {
+	if err != nil || e.Rev == inc || e.Rev < inc && hold.Valid(0) && !s.b.Gone(ctx) {
 		return nil
 	}
 	if r, err := ParsePID(e); err == nil && r.Held() && r.Proc != s.proc {
@@ -145,14 +147,16 @@ func (s *Session) acked(failed bool) {
 
 // mayChallenge reports whether silence means anything at the moment, and applies
 // the last outage to v. While our own renewals are not acknowledged nobody else's
-// may be, and after an outage everyone gets a whole lease to be heard again.
+// may be, and after an outage everyone gets a whole lease to be heard again. If our
+// lease is longer than v's, so that we would notice an outage too late, it asks for
+// a renewal, whose acknowledgement comes first.
 func (s *Session) mayChallenge(v *Vigil) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.lastAck.IsZero() {
 		return true // joining: our clock began when we came
 	}
-	if time.Since(s.lastAck) > max(outage(v.lease), s.cfg.Lease/2) {
+	if time.Since(s.lastAck) > outage(v.lease) {
 		s.Poke()
 		return false
 	}

@@ -222,3 +222,19 @@ func TestPIDIsNotTakenInABucketThatIsClosed(t *testing.T) {
 		b.leave(t)
 	})
 }
+
+// A process lost its PID to another one, which then crashed. There is nobody else
+// to end that one.
+func TestPIDIsTakenAgainFromACrashedSuccessor(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a := start(t, s, "a")
+		a.link.Cut()
+		b := start(t, s, "a")
+		b.crash()
+		a.link.Heal()
+		if _, err := a.Held(within(t, time.Minute)); err != nil {
+			t.Errorf("the PID of a crashed process is not taken again: %v", err)
+		}
+		a.leave(t)
+	})
+}

@@ -88,8 +88,9 @@ func Start(ctx context.Context, b *kv.Bucket, cfg Config) (*Session, error) {
 		s.state.Store(State{Err: ErrPassive})
 		return s, nil
 	}
-	hold, err := s.take(ctx, 0)
+	hold, err := s.take(ctx)
 	if err != nil {
+		s.giveBack(ctx)
 		s.end()
 		return nil, err
 	}
@@ -179,7 +180,10 @@ func (s *Session) run(hold *Hold) {
 		}
 		s.cfg.Logger.Warn("lease lost", "pid", s.cfg.PID, "rev", hold.Incarnation, "err", err)
 		s.become(State{Err: err})
-		if hold, err = s.retake(hold.Incarnation); err != nil {
+		s.mu.Lock()
+		s.lastAck, s.outageOf = time.Time{}, 0 // as one that joins: nothing is renewed now
+		s.mu.Unlock()
+		if hold, err = s.retake(); err != nil {
 			if s.life.Err() == nil {
 				s.fail(err)
 			}
@@ -201,12 +205,12 @@ func (s *Session) become(next State) {
 }
 
 // retake opens the bucket, which may be a new one, and takes the PID.
-func (s *Session) retake(old uint64) (*Hold, error) {
+func (s *Session) retake() (*Hold, error) {
 	for n := 0; ; n++ {
 		err := s.b.Open(s.life)
 		if err == nil {
 			var hold *Hold
-			if hold, err = s.take(s.life, old); err == nil {
+			if hold, err = s.take(s.life); err == nil {
 				return hold, nil
 			}
 		}
@@ -216,7 +220,43 @@ func (s *Session) retake(old uint64) (*Hold, error) {
 			return nil, err
 		}
 		s.cfg.Logger.Warn("cannot take the PID again yet", "pid", s.cfg.PID, "err", err)
+		_, config := errors.AsType[*kv.ConfigError](err)
+		_, lease := errors.AsType[*kv.LeaseError](err)
+		if config || lease { // a person must mend it: that takes longer
+			for range 1 << min(n, 5) {
+				kv.Pause(s.life, 3)
+			}
+		}
 	}
+}
+
+// giveBack writes that the PID is free, if a Start that failed has taken it, so
+// that the next one need not wait for a lease that nobody holds.
+func (s *Session) giveBack(ctx context.Context) {
+	s.mu.Lock()
+	inc := s.inc
+	s.mu.Unlock()
+	if inc == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if err := s.writeLeft(ctx, inc); err != nil {
+		s.cfg.Logger.Debug("PID not given back", "pid", s.cfg.PID, "err", err)
+	}
+}
+
+// writeLeft writes that incarnation inc of ours has left.
+func (s *Session) writeLeft(ctx context.Context, inc uint64) error {
+	r := PIDRecord{
+		Key: KeyPID(s.cfg.PID), State: stateLeft, PID: s.cfg.PID, Inc: inc,
+		Host: s.cfg.Host, Since: time.Now().UTC(), Proc: s.proc, Nonce: nuid.Next(),
+	}
+	_, err := s.b.Settle(ctx, r.Key, inc, encode(r), keepEnded)
+	if errors.Is(err, kv.ErrRefused) {
+		return nil // it was ended by another, which is as good
+	}
+	return err
 }
 
 // Fail ends the session without a record: the connection is gone for good.
@@ -248,11 +288,6 @@ func (s *Session) Leave(ctx context.Context) error {
 	if err != nil || s.cfg.Passive || st.Ended {
 		return err
 	}
-	now := time.Now().UTC()
-	r := PIDRecord{
-		Key: KeyPID(s.cfg.PID), State: stateLeft, PID: s.cfg.PID, Inc: inc,
-		Host: s.cfg.Host, Since: now, Proc: s.proc, Nonce: nuid.Next(),
-	}
 	// When our lease has run out the others see to it; without one, even sooner.
 	patience := s.cfg.Lease
 	if st.Hold == nil {
@@ -260,11 +295,7 @@ func (s *Session) Leave(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	_, err = s.b.Settle(ctx, r.Key, inc, encode(r), keepEnded)
-	if errors.Is(err, kv.ErrRefused) {
-		return nil // it was ended by another, which is as good
-	}
-	return err
+	return s.writeLeft(ctx, inc)
 }
 
 // spawn runs f in a goroutine that Leave waits for; after Leave, in the caller's,

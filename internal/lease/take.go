@@ -10,17 +10,16 @@ import (
 	"github.com/natsfabric/natsfabric/internal/kv"
 )
 
-// take takes the PID and writes the first session record. old is an incarnation of
-// this process that it knows to be fenced, or 0.
-func (s *Session) take(ctx context.Context, old uint64) (*Hold, error) {
+// take takes the PID and writes the first session record. An incarnation that this
+// process had before is fenced.
+func (s *Session) take(ctx context.Context) (*Hold, error) {
 	for n := 0; ; n++ {
-		inc, err := s.takePID(ctx, old)
+		inc, err := s.takePID(ctx)
 		if err == nil {
 			var hold *Hold
 			if hold, err = s.first(ctx, inc); err == nil {
 				return hold, nil
 			}
-			old = inc
 		}
 		_, held := errors.AsType[*HeldError](err)
 		_, foreign := errors.AsType[*ForeignError](err)
@@ -41,7 +40,7 @@ func (s *Session) take(ctx context.Context, old uint64) (*Hold, error) {
 }
 
 // takePID makes the PID's claim ours and returns the incarnation.
-func (s *Session) takePID(ctx context.Context, old uint64) (uint64, error) {
+func (s *Session) takePID(ctx context.Context) (uint64, error) {
 	key := KeyPID(s.cfg.PID)
 	for {
 		e, err := s.b.Get(ctx, key)
@@ -96,7 +95,8 @@ func (s *Session) first(ctx context.Context, inc uint64) (*Hold, error) {
 			s.renewed.Store(gen)
 			break
 		}
-		if errors.Is(err, kv.ErrRefused) || ctx.Err() != nil {
+		_, denied := errors.AsType[*kv.PermissionError](err)
+		if denied || errors.Is(err, kv.ErrRefused) || ctx.Err() != nil {
 			return nil, err
 		}
 		if err := kv.Pause(ctx, n); err != nil {

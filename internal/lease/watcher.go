@@ -52,12 +52,15 @@ func (w *Watcher) Challenge(ctx context.Context) (over bool, wait time.Duration)
 	if w.v.since.IsZero() {
 		return false, renewEvery(w.s.cfg.Lease) // nothing read yet
 	}
+	if _, due := w.v.Due(); time.Until(due) > 0 {
+		return false, time.Until(due)
+	}
 	if !w.s.mayChallenge(&w.v) {
 		return false, retryChallenge
 	}
 	guard, due := w.v.Due()
 	if wait := time.Until(due); wait > 0 {
-		return false, wait
+		return false, wait // put off
 	}
 	err := w.s.End(ctx, w.pid, w.inc, guard)
 	switch {

@@ -18,7 +18,6 @@ import (
 type counted struct {
 	members []Member
 	failed  func(Member) bool
-	at      time.Time // when the first change since the last view was counted
 }
 
 // coordinate writes views until the grant or until ends, or a view shows that another

@@ -131,23 +131,26 @@ func (r *Roster) Reread() {
 	}
 }
 
-// Await returns the first view that ok accepts.
-func (r *Roster) Await(ctx context.Context, ok func(*View) bool) (*View, error) {
+// Await returns when ok accepts a view. ok is asked about every view, and again
+// when the channel closes that it returned.
+func (r *Roster) Await(ctx context.Context, ok func(*View) (bool, <-chan struct{}, error)) error {
 	for {
 		v, changed := r.view.Load()
-		if ok(v) {
-			return v, nil
+		accepted, again, err := ok(v)
+		if accepted || err != nil {
+			return err
 		}
 		r.mu.Lock()
-		err := r.err
+		err = r.err
 		r.mu.Unlock()
 		if err != nil {
-			return nil, err
+			return err
 		}
 		select {
 		case <-changed:
+		case <-again:
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			return context.Cause(ctx)
 		}
 	}
 }
@@ -175,15 +178,19 @@ func (r *Roster) sync(ctx context.Context) error {
 	if len(v.Members) == 0 {
 		return nil
 	}
+	now, err := r.b.Clock(ctx)
+	if err != nil {
+		return err
+	}
+	keeper, err := r.cfg.Session.Holder(ctx, lease.KeyRoster(r.cfg.Name))
+	if _, foreign := errors.AsType[*lease.ForeignError](err); !foreign && (err != nil || keeper.PID != "") {
+		return err // there is a coordinator that keeps the view up to date
+	}
 	pids, err := r.b.List(ctx, lease.PIDs)
 	if err != nil {
 		return err
 	}
 	sessions, err := r.b.List(ctx, lease.Sessions)
-	if err != nil {
-		return err
-	}
-	now, err := r.b.Clock(ctx)
 	if err != nil {
 		return err
 	}
@@ -198,7 +205,7 @@ func (r *Roster) sync(ctx context.Context) error {
 		}
 	}
 	for _, e := range sessions {
-		if s, err := lease.ParseSession(e); err == nil && now.Sub(e.Stored) < 2*s.Lease() {
+		if s, err := lease.ParseSession(e); err == nil && lease.Fresh(e, s.Inc, now) {
 			signs[incarnation{s.PID, s.Inc}]++
 		}
 	}

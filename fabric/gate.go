@@ -1,0 +1,145 @@
+package fabric
+
+import (
+	"net"
+	"sync"
+	"sync/atomic"
+
+	"github.com/nats-io/nats.go"
+)
+
+// A gate keeps nats.go from dropping messages on a connection that the node owns:
+// while the courier's channel holds more than gateHigh messages, nothing is read
+// from the socket. One read brings at most 32 KiB, which is fewer than 1500
+// messages, and TLS keeps a few records back; so a channel of gateCap is never
+// full. The dispatcher waits for nobody, so a pause is short, and the server's
+// queue holds what comes meanwhile.
+//
+// The zero gate is open, until a courier sets its channel.
+type gate struct {
+	ch     atomic.Pointer[chan *nats.Msg]
+	mu     sync.Mutex    // guards the field below
+	opened chan struct{} // closed when the dispatcher has emptied the channel; nil if nobody waits
+	shut   atomic.Bool   // somebody waits
+}
+
+const (
+	gateCap  = 8192
+	gateHigh = 2048
+)
+
+// full returns what to wait for before more is read; nil if nothing.
+func (g *gate) full() <-chan struct{} {
+	ch := g.ch.Load()
+	if ch == nil || len(*ch) <= gateHigh {
+		return nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.opened == nil {
+		g.opened = make(chan struct{})
+	}
+	g.shut.Store(true)
+	if len(*ch) <= gateHigh { // emptied since, perhaps before shut could be seen
+		g.open()
+		return nil
+	}
+	return g.opened
+}
+
+// drained is told by the dispatcher that it has emptied the channel.
+func (g *gate) drained() {
+	if g.shut.Load() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.open()
+	}
+}
+
+// open needs g.mu.
+func (g *gate) open() {
+	g.shut.Store(false)
+	if g.opened != nil {
+		close(g.opened)
+		g.opened = nil
+	}
+}
+
+// remove leaves the gate open for good.
+func (g *gate) remove() {
+	g.ch.Store(nil)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.open()
+}
+
+// A gatedConn reads only while the gate is open.
+type gatedConn struct {
+	net.Conn
+	gate   *gate
+	once   sync.Once
+	closed chan struct{}
+}
+
+func (g *gate) wrap(conn net.Conn, err error) (net.Conn, error) {
+	if err != nil {
+		return nil, err
+	}
+	return &gatedConn{Conn: conn, gate: g, closed: make(chan struct{})}, nil
+}
+
+func (c *gatedConn) Read(p []byte) (int, error) {
+	for wait := c.gate.full(); wait != nil; wait = c.gate.full() {
+		select {
+		case <-wait:
+		case <-c.closed:
+			return 0, net.ErrClosed
+		}
+	}
+	return c.Conn.Read(p)
+}
+
+func (c *gatedConn) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
+}
+
+// install has every connection that o leads to pass the gate.
+func (g *gate) install(o *nats.Options) {
+	if o.InProcessServer != nil {
+		o.InProcessServer = gatedServer{o.InProcessServer, g}
+	}
+	dialer := o.CustomDialer
+	if dialer == nil {
+		d := net.Dialer{Timeout: o.Timeout}
+		if o.Dialer != nil {
+			d = *o.Dialer
+		}
+		dialer = &d
+	}
+	o.CustomDialer = gatedDialer{dialer, g}
+}
+
+type gatedServer struct {
+	nats.InProcessConnProvider
+	gate *gate
+}
+
+func (s gatedServer) InProcessConn() (net.Conn, error) {
+	return s.gate.wrap(s.InProcessConnProvider.InProcessConn())
+}
+
+type gatedDialer struct {
+	nats.CustomDialer
+	gate *gate
+}
+
+func (d gatedDialer) Dial(network, address string) (net.Conn, error) {
+	return d.gate.wrap(d.CustomDialer.Dial(network, address))
+}
+
+// SkipTLSHandshake passes on what the caller's dialer says, if it does.
+func (d gatedDialer) SkipTLSHandshake() bool {
+	s, ok := d.CustomDialer.(interface{ SkipTLSHandshake() bool })
+	return ok && s.SkipTLSHandshake()
+}
