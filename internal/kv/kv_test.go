@@ -234,9 +234,9 @@ func TestSettleEndsInDoubtWithItsContext(t *testing.T) {
 			t.Errorf("Settle on a cut link = %v, want ErrUnknown", err)
 		}
 		link.Heal() // what was held back is delivered now
-		rev, err := a.Settle(within(t, 10*time.Second), "k", 0, []byte("x"), 0)
+		rev, err := a.Resettle(within(t, 10*time.Second), "k", 0, []byte("x"), 0)
 		if err != nil {
-			t.Fatalf("Settle again = %v: the same write is ours, whether or not it landed before", err)
+			t.Fatalf("Resettle = %v: the same write is ours, whether or not it landed before", err)
 		}
 		if e := get(t, a, "k"); e.Rev != rev || string(e.Value) != "x" {
 			t.Errorf("k = %q at %d, want x at %d", e.Value, e.Rev, rev)

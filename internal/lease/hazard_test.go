@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"regexp"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/natsfabric/natsfabric/internal/kv"
 	"github.com/natsfabric/natsfabric/internal/lease"
 	"github.com/natsfabric/natsfabric/internal/natstest"
 )
@@ -52,6 +54,7 @@ func TestForgedFeedEndsNobody(t *testing.T) {
 		time.Sleep(time.Second)
 		for _, huge := range []uint64{ga.Token + 1, 1 << 62} {
 			forge(t, b.nc, "c.p.a", huge, lease.PIDRecord{Key: "c.p.a", State: "dead", PID: "a"})
+			time.Sleep(4 * ttl)
 			forge(t, b.nc, "s.a", huge, lease.SessionRecord{Key: "s.a", PID: "a", Inc: 1, LeaseMS: 1})
 			forge(t, b.nc, "c.e.x", huge, lease.ClaimRecord{Key: "c.e.x", State: "released", PID: "a", Term: 70})
 			time.Sleep(4 * ttl)
@@ -205,5 +208,54 @@ func TestYoungIncarnationIsNotEndedByAnOldSession(t *testing.T) {
 			t.Errorf("Challenge = %t, %v right after the PID was taken, want a lease of patience", over, wait)
 		}
 		b.leave(t)
+	})
+}
+
+var feedSub = regexp.MustCompile(`SUB fab\.`)
+
+// A challenger that is told nothing by the feed reads everything every 5 s, which is
+// longer than some lease: it may think that a session is silent when it is not.
+func TestDeafChallengerEndsNobody(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a := start(t, s, "a")
+		deafen := func(b []byte) { // it subscribes to something else
+			for _, at := range feedSub.FindAllIndex(b, -1) {
+				copy(b[at[0]:at[1]], "SUB deaf")
+			}
+		}
+		nc, err := nats.Connect("", append(natstest.FastOptions(), nats.InProcessServer(tap{s.Link(), deafen}))...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(nc.Close)
+		deaf := bucket(t, nc)
+		if err := deaf.Open(within(t, time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		b, err := lease.Start(within(t, time.Minute), deaf, lease.Config{PID: "b", Lease: ttl, Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ga, err := a.Claim("c.e.x").Acquire(t.Context(), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.Claim("c.e.x").Acquire(within(t, 20*time.Minute), 0); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Acquire beside a living holder = %v, want its context's cause", err)
+		}
+		if !ga.Valid() {
+			t.Error("the holder was ended")
+		}
+		a.crash()
+		began := time.Now()
+		if _, err := b.Claim("c.e.x").Acquire(within(t, time.Minute), 0); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took > 2*ttl+2*kv.Reread {
+			t.Errorf("taken %v after the crash", took)
+		}
+		if err := b.Leave(within(t, 10*time.Second)); err != nil {
+			t.Error(err)
+		}
 	})
 }

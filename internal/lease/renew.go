@@ -17,7 +17,7 @@ import (
 // the incarnation was never ended and a new hold begins.
 func (s *Session) keep(hold *Hold) error {
 	for n := uint64(2); ; n++ {
-		if !s.idle(hold) {
+		if !s.idle() {
 			return s.life.Err()
 		}
 		sent, err := s.renewOnce(hold, n)
@@ -52,7 +52,7 @@ func (s *Session) watchHold(hold *Hold) {
 
 // idle waits for the time of the next renewal. It reports false when the session
 // is over.
-func (s *Session) idle(hold *Hold) bool {
+func (s *Session) idle() bool {
 	every := renewEvery(s.cfg.Lease)
 	timer := time.NewTimer(every - rand.N(every/10))
 	defer timer.Stop()

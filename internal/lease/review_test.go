@@ -156,6 +156,7 @@ func replace(t *testing.T, nc *nats.Conn) {
 	}
 	ask("INFO", struct{}{}, &info)
 	ask("DELETE", struct{}{}, &struct{}{})
+	time.Sleep(time.Millisecond) // the server removes the files in the background
 	info.Config["first_seq"] = time.Now().UnixMicro()
 	var created struct {
 		Error any `json:"error"`
