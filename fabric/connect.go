@@ -77,7 +77,9 @@ func (l *link) options(ctx context.Context, cfg Config) []nats.Option {
 		nats.ReconnectBufSize(-1), // nothing is sent late: a send fails, or it is out
 		nats.ReconnectWait(250 * time.Millisecond),
 		nats.PingInterval(ping),
-		nats.MaxPingsOutstanding(2),
+		// The gate finds a silent server after two and a half pings; this is for one
+		// that talks and does not hear.
+		nats.MaxPingsOutstanding(20),
 		nats.Timeout(connectTimeout(ctx)),
 		nats.IgnoreAuthErrorAbort(),
 		nats.SkipSubjectValidation(), // every subject is built from checked names

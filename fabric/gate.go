@@ -1,9 +1,12 @@
 package fabric
 
 import (
+	"errors"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/nats-io/nats.go"
 )
@@ -16,7 +19,12 @@ import (
 // queue holds what comes meanwhile.
 //
 // The zero gate is open, until a courier sets its channel.
+//
+// It also finds a connection that is dead, by its silence: nats.go would do so by a
+// ping whose answer is late, and an answer may be late because it waits in the
+// server behind what the node has yet to read, seconds of it on a busy machine.
 type gate struct {
+	ping   time.Duration // between two pings, so at most between two bytes; 0: none
 	ch     atomic.Pointer[chan *nats.Msg]
 	mu     sync.Mutex    // guards the field below
 	opened chan struct{} // closed when the dispatcher has emptied the channel; nil if nobody waits
@@ -76,9 +84,10 @@ func (g *gate) remove() {
 // A gatedConn reads only while the gate is open.
 type gatedConn struct {
 	net.Conn
-	gate   *gate
-	once   sync.Once
-	closed chan struct{}
+	gate    *gate
+	once    sync.Once
+	closed  chan struct{}
+	bounded atomic.Bool // a read has a deadline that is not ours
 }
 
 func (g *gate) wrap(conn net.Conn, err error) (net.Conn, error) {
@@ -96,7 +105,34 @@ func (c *gatedConn) Read(p []byte) (int, error) {
 			return 0, net.ErrClosed
 		}
 	}
-	return c.Conn.Read(p)
+	for silent := 0; ; silent++ {
+		if err := c.expect(); err != nil {
+			return 0, err
+		}
+		n, err := c.Conn.Read(p)
+		// Once is not enough: perhaps it was this process that stood still.
+		if n > 0 || silent > 0 || c.bounded.Load() || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, err
+		}
+	}
+}
+
+// expect bounds the next read, unless nats.go or TLS has.
+func (c *gatedConn) expect() error {
+	if c.gate.ping <= 0 || c.bounded.Load() {
+		return nil
+	}
+	return c.Conn.SetReadDeadline(time.Now().Add(c.gate.ping * 5 / 4))
+}
+
+func (c *gatedConn) SetDeadline(t time.Time) error {
+	c.bounded.Store(!t.IsZero())
+	return c.Conn.SetDeadline(t)
+}
+
+func (c *gatedConn) SetReadDeadline(t time.Time) error {
+	c.bounded.Store(!t.IsZero())
+	return c.Conn.SetReadDeadline(t)
 }
 
 func (c *gatedConn) Close() error {
@@ -106,6 +142,7 @@ func (c *gatedConn) Close() error {
 
 // install has every connection that o leads to pass the gate.
 func (g *gate) install(o *nats.Options) {
+	g.ping = o.PingInterval
 	if o.InProcessServer != nil {
 		o.InProcessServer = gatedServer{o.InProcessServer, g}
 	}

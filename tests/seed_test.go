@@ -78,6 +78,37 @@ func all(t testing.TB, nodes []*fabric.Node, f func(int, *fabric.Node) error) {
 	}
 }
 
+// report logs, if the test fails, what the nodes counted and what happened to them.
+func report(t *testing.T, nodes []*fabric.Node) {
+	t.Helper()
+	var mu sync.Mutex // guards events
+	var events []string
+	var wg sync.WaitGroup
+	ctx, cancel := context.WithCancel(t.Context())
+	for _, n := range nodes {
+		wg.Go(func() {
+			for e, err := range n.Events(ctx) {
+				if err == nil {
+					mu.Lock()
+					events = append(events, fmt.Sprintf("%s: %v (%v)", n.PID(), e.Kind, e.Err))
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	t.Cleanup(func() {
+		cancel()
+		wg.Wait()
+		if !t.Failed() {
+			return
+		}
+		t.Log(events)
+		for _, n := range nodes {
+			t.Logf("%s: %+v", n.PID(), n.Stats())
+		}
+	})
+}
+
 func TestOneWay(t *testing.T) {
 	count := 10_000
 	if *full {
@@ -125,7 +156,8 @@ func TestBroadcast(t *testing.T) {
 	const count, size = 10_000, 5
 	s := natstest.Start(t)
 	nodes := joinMany(t, s.URL(), size)
-	ctx := within(t, patience)
+	ctx := within(t, patience/3)
+	report(t, nodes)
 	began := time.Now()
 	all(t, nodes, func(_ int, n *fabric.Node) error {
 		sent := make(chan error, 1) // capacity 1: read once, by whom started it
