@@ -144,6 +144,18 @@ func TestClusterLeaveResets(t *testing.T) {
 		a = inBy(t, a.node, a.link, Config{})
 		a.awaitShare(t, time.Minute, 0, 1, 1) // not the two workers of before
 		withdraw(t, a)
+		for range 5 { // and passive again, where the view has it as active still
+			p = inBy(t, a.node, a.link, Config{Passive: true})
+			time.Sleep(time.Second)
+			withdraw(t, p)
+			for _, s := range p.told() {
+				if s.First >= 0 {
+					t.Errorf("a passive member was told %v", s)
+				}
+			}
+			a = inBy(t, p.node, p.link, Config{Workers: 2})
+			withdraw(t, a)
+		}
 	})
 }
 

@@ -285,6 +285,13 @@ func (m *member) deliver(v *roster.View, hold *lease.Hold, placed bool) bool {
 	if ok && self.Inc != hold.Incarnation || !ok && !placed {
 		return placed // the view is older than we are
 	}
+	if ok && self.Passive != m.cfg.Passive && (m.cfg.Passive || !placed) {
+		// It has a former membership of this incarnation, or a wish that is not ours.
+		if placed {
+			m.repeat(hold)
+		}
+		return placed
+	}
 	wants := make([]want, len(v.Members))
 	for i, o := range v.Members {
 		wants[i] = want{o.PID, o.Workers, o.Passive}
@@ -292,7 +299,7 @@ func (m *member) deliver(v *roster.View, hold *lease.Hold, placed bool) bool {
 	all, total := assign(string(m.node.PID()), wants)
 	m.group.deliver(shareIn(all, total, v.Epoch), all)
 	m.mu.Lock()
-	differs := ok && !m.cfg.Passive && self.Workers != m.workers
+	differs := ok && !m.cfg.Passive && (self.Passive || self.Workers != m.workers)
 	m.mu.Unlock()
 	if differs || !ok {
 		// Not granted yet, or an earlier wish has landed after a later one, or
