@@ -77,7 +77,7 @@ var mutants = []struct {
 	{"no re-reading", "internal/kv/watch.go",
 		"time.NewTimer(Reread*4/5 + rand.N(Reread*2/5))", "time.NewTimer(1000*time.Hour + rand.N(Reread))", []suite{churn, buckets}},
 	{"no FirstSeq", "internal/kv/open.go",
-		"		FirstSeq:          max(uint64(now.UnixMicro()), highest+1),\n", "", []suite{churn, buckets}},
+		"max(uint64(now.UnixMicro()), highest+1),\n", "highest - highest,\n", []suite{churn, buckets}},
 	{"a new bucket is open at once", "internal/kv/open.go",
 		"	wait := b.Longest()\n", "	wait := time.Duration(0)\n", []suite{churn, buckets}},
 	{"nobody asks who is there", "internal/kv/open.go",
