@@ -53,8 +53,10 @@ const (
 	// beacon is how often the coordinator names the current epoch.
 	beacon = 5 * time.Second
 	// standbys is how many of the oldest members wait for the coordinator's claim;
-	// everyone does when there has been no beacon for two beacons' time.
-	standbys = 3
+	// everyone does in a roster of at most allStandBy, and when there has been no
+	// beacon for two beacons' time.
+	standbys   = 8
+	allStandBy = 32
 )
 
 // A Roster follows one list of members, and coordinates it when its turn comes.

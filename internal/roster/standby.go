@@ -103,7 +103,8 @@ func (r *Roster) near() (near bool, wait time.Duration) {
 		}
 	}
 	silence := time.Since(t.alive)
-	return member && older < standbys || silence > limit, max(limit-silence, 0) + time.Millisecond
+	stands := member && (len(v.Members) <= allStandBy || older < standbys)
+	return stands || silence > limit, max(limit-silence, 0) + time.Millisecond
 }
 
 // newcomer reports, once for every incarnation, that it has begun.
