@@ -190,9 +190,10 @@ func (a *app) config(ep endpoint, passive bool) fabric.Config {
 	}
 }
 
-// join joins, or says within --timeout that there is no server. Join itself would
-// go on trying: right for a service, wrong at a prompt. Waiting for a dead
-// predecessor's lease is not counted, so that a restart under a PID works.
+// join joins, or says that there is no server: a command that looks at something at
+// once, a member when it has tried for --timeout, because it may come up before its
+// server does. Waiting for a dead predecessor's lease is not counted, so that a
+// restart under a PID works.
 func (a *app) join(ctx context.Context, cfg fabric.Config) (*fabric.Node, error) {
 	limit := a.opts.timeout
 	if !cfg.Passive {
@@ -206,20 +207,45 @@ func (a *app) join(ctx context.Context, cfg fabric.Config) (*fabric.Node, error)
 	probed := make(chan struct{})
 	go func() {
 		defer close(probed)
-		nc, err := nats.Connect(cfg.URL, append(cfg.NATS[:len(cfg.NATS):len(cfg.NATS)],
-			nats.Name("fabric-node probe"), nats.NoReconnect(), nats.Timeout(a.opts.timeout))...)
-		if err != nil {
+		if err := a.probe(ctx, cfg); err != nil {
 			cancel(fmt.Errorf("%w to %s: %w", fabric.ErrConnect, redactServer(cfg.URL), err))
-			return
 		}
-		nc.Close()
 	}()
 	node, err := fabric.Join(ctx, cfg)
+	if err != nil {
+		cancel(err) // the probe, too, if the reason is another
+	}
 	<-probed
 	if cause := context.Cause(ctx); err != nil && errors.Is(cause, fabric.ErrConnect) && exitCode(err) != exitUsage {
 		return nil, cause
 	}
 	return node, err
+}
+
+// probe returns nil when a server lets us in, or when ctx ends.
+func (a *app) probe(ctx context.Context, cfg fabric.Config) error {
+	opts := append(cfg.NATS[:len(cfg.NATS):len(cfg.NATS)],
+		nats.Name("fabric-node probe"), nats.NoReconnect(), nats.Timeout(a.opts.timeout))
+	told := false
+	for began := time.Now(); ; {
+		nc, err := nats.Connect(cfg.URL, opts...)
+		if err == nil {
+			nc.Close()
+			return nil
+		}
+		if cfg.Passive || time.Since(began) > a.opts.timeout || !errors.Is(err, nats.ErrNoServers) {
+			return err
+		}
+		if !told {
+			a.note("no server at %s yet: trying for %v", redactServer(cfg.URL), a.opts.timeout)
+			told = true
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 // observe joins as a passive node, runs f, and leaves.
