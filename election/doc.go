@@ -12,7 +12,8 @@
 // Of the terms of one name, at most one is valid at a time, provided that the
 // clocks of the processes run at the same rate within 1 %, whatever they show.
 // Terms are numbered, and their tokens rise: over crashes, over restarts of every
-// process and every server, and when the bucket was lost and made anew.
+// process and every server, and when the bucket was lost and made anew, unless by a
+// process that never saw it and whose clock shows a time before its creation.
 //
 // A valid term is no proof that an effect comes in time: a process may be stopped
 // between its check and its effect, for longer than the lease. Whatever must never
