@@ -96,7 +96,7 @@ func TestChildExitCodes(t *testing.T) {
 		{[]string{"sh", "-c", "exit 75"}, 75},
 		{[]string{"sh", "-c", "kill -KILL $$"}, 137},
 		{[]string{"sh", "-c", "kill -TERM $$"}, 143}, // nobody asked it to: its own end
-		{[]string{"sh", "-c", "kill -HUP $$"}, 129},
+		{[]string{"sh", "-c", "kill -USR1 $$"}, 138},
 		{[]string{"no-such-command-here"}, 127},
 		{[]string{filepath.Join(dir, "missing")}, 127},
 		{[]string{plain}, 126},
