@@ -89,6 +89,9 @@ type Config struct {
 	// Meta is shown to the other members; [MaxMeta] bytes together.
 	Meta map[string]string
 
+	// Mode is that of messages without one. Default [Fast].
+	Mode Mode
+
 	// Inbox bounds what may wait to be received.
 	Inbox Inbox
 
@@ -145,6 +148,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, &ConfigError{"Lease", fmt.Sprintf("%v is not within %v and %v", c.Lease, MinLease, MaxLease)}
 	case c.Replicas < 0 || c.Replicas > 5:
 		return c, &ConfigError{"Replicas", fmt.Sprintf("%d is not within 1 and 5", c.Replicas)}
+	case c.Mode > Acked:
+		return c, &ConfigError{"Mode", c.Mode.String() + " is none"}
 	case c.Inbox.Messages < 0 || c.Inbox.Bytes < 0:
 		return c, &ConfigError{"Inbox", "a bound is negative"}
 	}

@@ -21,12 +21,15 @@ type courierConfig struct {
 	pid      PID
 	passive  bool // send and request only: nothing but answers is received
 	inbox    Inbox
+	mode     Mode // of messages that have none
 	logger   *slog.Logger
 
 	onUndeliverable func(Undeliverable)
 	// known reports whether a PID is in the view. It does no I/O and may be called
 	// from any goroutine.
 	known func(PID) bool
+	// others returns the PIDs in the view but this node's. As known.
+	others func() []PID
 	// gone reports whether a PID's claim was read as absent, left or dead; it is
 	// called for PIDs that are not known, with a deadline. If it cannot tell, it says
 	// false.
@@ -37,7 +40,7 @@ type courierConfig struct {
 // subjects, the wire and the inbox, and nothing of leases and views.
 //
 //	reader (nats.go) --ch--> dispatch --> inbox --> Receive, Messages, Handle
-//	                            `--refused--> refuse (tells requesters)
+//	                            `--------> notify (tells senders)
 //	reader (nats.go) --r---> onReply ---> outstanding requests
 //	                            `--503, flush markers--> clerk --> Flush, OnUndeliverable
 //
@@ -60,8 +63,8 @@ type courier struct {
 	everyone *dest
 	inbox    *inbox
 	off      bool // no messages are received
-	refusals chan *Message
-	calls    calls // requests
+	notices  notices
+	calls    calls // requests and messages to be acknowledged
 	flushes  calls
 	clerk    clerk
 
@@ -82,22 +85,18 @@ type courier struct {
 // node's own the reader is held back instead: see gate.
 const channelCap = 65_536
 
-// refusalCap bounds the refused requests whose senders are still to be told. When
-// it is full, the sender is not told, and times out.
-const refusalCap = 1024
-
 // newCourier subscribes and starts to take messages in. The caller flushes the
 // connection before it relies on being reached, and calls close when done.
 func newCourier(cfg courierConfig) (*courier, error) {
 	c := &courier{
-		cfg:      cfg,
-		nc:       cfg.nc,
-		subj:     cfg.subjects,
-		nonce:    random(nonceLen),
-		log:      cfg.logger,
-		off:      cfg.passive || cfg.inbox.Off,
-		refusals: make(chan *Message, refusalCap),
-		done:     make(chan struct{}),
+		cfg:     cfg,
+		nc:      cfg.nc,
+		subj:    cfg.subjects,
+		nonce:   random(nonceLen),
+		log:     cfg.logger,
+		off:     cfg.passive || cfg.inbox.Off,
+		notices: notices{wake: make(chan struct{}, 1)},
+		done:    make(chan struct{}),
 		inbox: newInbox(cmp.Or(cfg.inbox.Messages, DefaultInboxMessages),
 			cmp.Or(cfg.inbox.Bytes, DefaultInboxBytes)),
 	}
@@ -130,7 +129,7 @@ func (c *courier) start() error {
 			c.subs = append(c.subs, sub)
 		}
 		c.wg.Go(func() { c.dispatch(ch) })
-		c.wg.Go(c.refuse)
+		c.wg.Go(c.notify)
 	}
 	c.wg.Go(c.clerk.run)
 	_, err := c.subscribe(c.subj.replyAll(), c.onReply)

@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -55,6 +57,15 @@ func (v *view) known(pid PID) bool {
 	return v.here[pid]
 }
 
+// others returns what a courier of pid asks for the other members.
+func (v *view) others(pid PID) func() []PID {
+	return func() []PID {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		return slices.DeleteFunc(slices.Sorted(maps.Keys(v.here)), func(p PID) bool { return p == pid })
+	}
+}
+
 func (v *view) gone(_ context.Context, pid PID) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -71,7 +82,7 @@ func startNode(t testing.TB, nc *nats.Conn, pid PID, v *view, mod func(*courierC
 	}
 	cfg := courierConfig{
 		nc: nc, subjects: newSubjects("c1", "test", pid), pid: pid,
-		logger: slog.New(slog.DiscardHandler), known: v.known, gone: v.gone,
+		logger: slog.New(slog.DiscardHandler), known: v.known, gone: v.gone, others: v.others(pid),
 	}
 	if mod != nil {
 		mod(&cfg)

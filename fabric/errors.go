@@ -20,6 +20,9 @@ var (
 	ErrUnreachable = errors.New("fabric: peer unreachable")
 	// ErrInboxFull: the receiver's inbox is full and refused the message.
 	ErrInboxFull = errors.New("fabric: inbox full")
+	// ErrUnknownOutcome: no acknowledgement came in time. The message may have
+	// arrived, or may yet.
+	ErrUnknownOutcome = errors.New("fabric: outcome unknown")
 	// ErrTooLarge: the message is larger than the server's max_payload.
 	ErrTooLarge = errors.New("fabric: message too large")
 	// ErrDisconnected: the connection is down at the moment; nothing was sent.
@@ -91,10 +94,18 @@ func (e *PermissionError) Error() string {
 }
 func (e *PermissionError) Unwrap() error { return ErrPermission }
 
-// A RemoteError is the error that the handler of a request returned, as text.
+// A RemoteError is the error that the handler of a request, or of a message to be
+// acknowledged, returned: as text, with a Code if the handler's error was, or
+// wrapped, a *RemoteError with one.
 type RemoteError struct {
-	PID     PID
+	PID     PID    // who answered; ignored in what a handler returns
+	Code    string // for programs; as [Message].Type, at most [MaxType] letters and digits
 	Message string
 }
 
-func (e *RemoteError) Error() string { return fmt.Sprintf("%s answered: %s", e.PID, e.Message) }
+func (e *RemoteError) Error() string {
+	if e.PID == "" {
+		return e.Message
+	}
+	return fmt.Sprintf("%s answered: %s", e.PID, e.Message)
+}

@@ -12,7 +12,9 @@ import (
 // Flush returns when the server has processed every message that this node sent
 // before, and reports the ones it had no receiver for: an error that joins an
 // [Undeliverable], wrapping [ErrNoPeer] or [ErrUnreachable], for each message found
-// to be so since the last Flush. Of more than 1024, the others are counted in it.
+// to be so since the last Flush. So do messages whose receiver's inbox was full, with
+// [ErrInboxFull], as far as it has said so by then: Flush does not wait for receivers. Of
+// more than 1024, the others are counted in it.
 //
 // Each such message is counted in [Stats] and told to [Config].OnUndeliverable, if
 // set, as well, as soon as it is found, whether a Flush waits or not: a caller uses
@@ -33,7 +35,7 @@ func (c *courier) flush(ctx context.Context) error {
 	marker := tag{kind: kindFlush, nonce: c.nonce, id: w.id, secret: w.secret}
 	subject := marker.append([]byte(c.subj.reply(c.cfg.pid, c.cfg.pid)))
 	if err := c.nc.Publish(string(subject), nil); err != nil {
-		c.flushes.take(w.id)
+		c.flushes.take(w)
 		return fmt.Errorf("flush: %w", natsError(err))
 	}
 	a, err := c.await(ctx, &c.flushes, w)
@@ -57,8 +59,11 @@ type clerk struct {
 
 	// Of run alone: what the next Flush reports.
 	kept     []error
-	uncounts [2]uint64 // of messages not in kept, by ErrNoPeer and ErrUnreachable
+	uncounts [len(categories)]uint64 // of messages not in kept
 }
+
+// categories are why messages are undeliverable, the likeliest of the unknown last.
+var categories = [...]error{ErrNoPeer, ErrInboxFull, ErrUnreachable}
 
 // An entry is an undeliverable message or a flush marker that came back.
 type entry struct {
@@ -109,7 +114,7 @@ func (k *clerk) run() {
 		batch, more := k.queue, k.more
 		k.queue, k.more = nil, 0
 		k.mu.Unlock()
-		k.uncounts[1] += more
+		k.uncounts[len(categories)-1] += more
 		// One read of a claim serves all messages to it that had piled up.
 		reasons := make(map[PID]error)
 		for _, e := range batch {
@@ -134,13 +139,14 @@ func (k *clerk) run() {
 
 // keep remembers u for the next Flush and tells the user of it.
 func (k *clerk) keep(u Undeliverable) {
-	switch {
-	case len(k.kept) < maxKept:
+	if len(k.kept) < maxKept {
 		k.kept = append(k.kept, u)
-	case errors.Is(u.Err, ErrNoPeer):
-		k.uncounts[0]++
-	default:
-		k.uncounts[1]++
+	} else {
+		i := 0
+		for i < len(categories)-1 && !errors.Is(u.Err, categories[i]) {
+			i++
+		}
+		k.uncounts[i]++
 	}
 	k.c.log.Debug("message undeliverable", "pid", k.c.cfg.pid, "to", u.To, "id", u.ID, "err", u.Err)
 	if f := k.c.cfg.onUndeliverable; f != nil {
@@ -155,13 +161,13 @@ func (k *clerk) report(marker tag) {
 	if w == nil {
 		return
 	}
-	for i, category := range [...]error{ErrNoPeer, ErrUnreachable} {
+	for i, category := range categories {
 		if n := k.uncounts[i]; n > 0 {
 			k.kept = append(k.kept, fmt.Errorf("%d more messages: %w", n, category))
 		}
 	}
 	w.answer <- answer{err: errors.Join(k.kept...)}
-	k.kept, k.uncounts = nil, [2]uint64{}
+	k.kept, k.uncounts = nil, [len(categories)]uint64{}
 }
 
 // verdict says why the server knows no receiver for a PID.

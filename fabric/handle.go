@@ -17,8 +17,9 @@ const maxErrorText = 8 << 10
 // If the message is a request, f's result answers it, unless f did so itself: the
 // bytes, nil included, or the error's text, which the requester gets as a
 // [*RemoteError]. An answer too large for the server becomes such an error. Of
-// other messages the bytes are discarded, and an error is logged. A panic in f is
-// not recovered.
+// other messages the bytes are discarded, and an error is logged; the sender of one
+// whose handling is to be acknowledged is told either way. A panic in f is not
+// recovered.
 func (n *Node) Handle(ctx context.Context, workers int, f func(context.Context, *Message) ([]byte, error)) error {
 	return n.courier.handle(ctx, workers, f)
 }
@@ -56,26 +57,33 @@ func (c *courier) work(ctx context.Context, f handler) error {
 
 // finish does with a handler's result what is due.
 func (c *courier) finish(m *Message, data []byte, err error) {
-	if !m.IsRequest() {
+	var sent error
+	switch {
+	case m.IsRequest() && err == nil:
+		sent = m.reply(life{c}, kindAnswer, "", data)
+		if errors.Is(sent, ErrTooLarge) {
+			code, text := errorText(sent)
+			sent = m.reply(life{c}, kindError, code, text)
+		}
+	case m.IsRequest():
+		code, text := errorText(err)
+		sent = m.reply(life{c}, kindError, code, text)
+	default:
 		if err != nil {
 			c.log.Warn("handler failed", "pid", c.cfg.pid, "from", m.From, "id", m.ID, "err", err)
 		}
-		return
-	}
-	k := kindAnswer
-	if err != nil {
-		k, data = kindError, errorText(err)
-	}
-	sent := m.reply(life{c}, k, data)
-	if errors.Is(sent, ErrTooLarge) {
-		sent = m.reply(life{c}, kindError, errorText(sent))
+		sent = m.Done(life{c}, err)
 	}
 	if sent != nil && !errors.Is(sent, ErrReplied) {
 		c.log.Warn("answer not sent", "pid", c.cfg.pid, "to", m.From, "id", m.ID, "err", sent)
 	}
 }
 
-func errorText(err error) []byte {
-	text := err.Error()
-	return []byte(text[:min(len(text), maxErrorText)])
+// errorText returns what the sender is told of a handler's error.
+func errorText(err error) (code string, text []byte) {
+	s := err.Error()
+	if e, ok := errors.AsType[*RemoteError](err); ok && checkType(e.Code) == nil {
+		code = e.Code
+	}
+	return code, []byte(s[:min(len(s), maxErrorText)])
 }

@@ -39,10 +39,8 @@ func newInbox(maxMsgs int, maxBytes int64) *inbox {
 	return &inbox{maxMsgs: maxMsgs, maxBytes: maxBytes, wake: make(chan struct{}, 1)}
 }
 
-// put appends the batch in order and returns the messages that did not fit. The
-// result shares the batch's memory.
+// put appends the batch in order and returns the messages that did not fit.
 func (q *inbox) put(batch []*Message) (refused []*Message) {
-	refused = batch[:0]
 	q.mu.Lock()
 	for _, m := range batch {
 		size := m.size()

@@ -36,25 +36,37 @@ type Message struct {
 	// "Status" and "Description", are refused, in any case of letters. Line breaks in
 	// values arrive as blanks.
 	Header nats.Header
+	// Type optionally says what Data is, for the receiver; the fabric does not look
+	// at it. At most [MaxType] ASCII letters and digits. It costs nothing.
+	Type string
+	// Mode says what is promised of a message to be sent. Default [Config].Mode. A
+	// received one has the Mode it was sent with.
+	Mode Mode
+	// Ack says when a message of Mode [Acked] is acknowledged.
+	Ack Ack
 	// Data belongs to the receiver once received, and must not be changed by the
 	// sender until Send returned.
 	Data []byte
 
-	asked *asked // nil if the message is not a request
+	asked  *asked  // nil if the sender awaits nothing
+	origin *origin // nil if it was not received over the network from a node
 }
 
-// asked is what a request adds to a message, apart so that the others are small.
+// asked is what a request, or a message to be acknowledged, adds to a message, apart
+// so that the others are small.
 type asked struct {
 	courier *courier
-	// answer is what the address of the answer is rebuilt from: the end of the
-	// tag, from its nonce on, or the _INBOX address of a request From External.
-	answer  string
-	replied atomic.Bool
+	kind    kind
+	// nonce and end are what the address of the answer is rebuilt from: the parts of
+	// the tag before and after its type. Of a request From External, end is its
+	// _INBOX address.
+	nonce, end string
+	replied    atomic.Bool
 }
 
 // IsRequest reports whether the sender awaits an answer. A message not to be
 // answered, a broadcast, and the answer to a request, are none.
-func (m *Message) IsRequest() bool { return m.asked != nil }
+func (m *Message) IsRequest() bool { return m.asked != nil && m.asked.kind == kindRequest }
 
 // Reply answers a request, once: afterwards it returns [ErrReplied]. It returns
 // [ErrNotRequest] if m is none, [ErrTooLarge] if data and the subject do not fit the
@@ -62,20 +74,44 @@ func (m *Message) IsRequest() bool { return m.asked != nil }
 // tried again. Whether the requester still waits is not known, and nil is no
 // proof that it got the answer. ctx is only looked at before anything is sent.
 func (m *Message) Reply(ctx context.Context, data []byte) error {
-	return m.reply(ctx, kindAnswer, data)
+	return m.ReplyMsg(ctx, &Message{Data: data})
 }
 
-func (m *Message) reply(ctx context.Context, k kind, data []byte) error {
+// ReplyMsg is [Message.Reply] with the Type of answer. It does not look at its
+// other fields but Data.
+func (m *Message) ReplyMsg(ctx context.Context, answer *Message) error {
 	if !m.IsRequest() {
 		return ErrNotRequest
 	}
+	if err := checkType(answer.Type); err != nil {
+		return fmt.Errorf("reply to %s: %w", m.From, err)
+	}
+	return m.reply(ctx, kindAnswer, answer.Type, answer.Data)
+}
+
+// Done tells the sender of a message of Mode [Acked] and Ack [Handled] that it was
+// handled, or with an error that and why it was not. [Node.Handle] does so by
+// itself; it is for who gets messages otherwise. Of other messages it does nothing
+// and returns nil; a second time it returns [ErrReplied].
+func (m *Message) Done(ctx context.Context, err error) error {
+	switch {
+	case m.asked == nil || m.asked.kind != kindHandle:
+		return nil
+	case err != nil:
+		code, text := errorText(err)
+		return m.reply(ctx, kindError, code, text)
+	}
+	return m.reply(ctx, kindAck, "", nil)
+}
+
+func (m *Message) reply(ctx context.Context, k kind, typ string, data []byte) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("reply to %s: %w", m.From, context.Cause(ctx))
 	}
 	if !m.asked.replied.CompareAndSwap(false, true) {
 		return ErrReplied
 	}
-	if err := m.asked.courier.answer(m, k, data); err != nil {
+	if err := m.asked.courier.answer(m, k, typ, data); err != nil {
 		m.asked.replied.Store(false)
 		return fmt.Errorf("reply to %s: %w", m.From, err)
 	}
@@ -99,7 +135,8 @@ type Undeliverable struct {
 	To PID
 	// ID is the message's, or 0 if only the receiver is known.
 	ID uint64
-	// Err wraps [ErrNoPeer] or [ErrUnreachable], or is a [PermissionError].
+	// Err wraps [ErrNoPeer], [ErrUnreachable] or [ErrInboxFull], or is a
+	// [PermissionError].
 	Err error
 }
 

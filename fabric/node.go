@@ -242,6 +242,22 @@ func (n *Node) knows(pid PID) bool {
 	return ok
 }
 
+// others returns the PIDs in the view but the node's own.
+func (n *Node) others() []PID {
+	r := n.roster.Load()
+	if r == nil {
+		return nil
+	}
+	v, _ := r.View()
+	pids := make([]PID, 0, len(v.Members))
+	for _, m := range v.Members {
+		if PID(m.PID) != n.cfg.PID {
+			pids = append(pids, PID(m.PID))
+		}
+	}
+	return pids
+}
+
 // gone reads whether pid's claim is absent, left or dead.
 func (n *Node) gone(ctx context.Context, pid PID) bool {
 	e, err := n.bucket.Get(ctx, lease.KeyPID(string(pid)))

@@ -73,8 +73,8 @@ func (c *courier) dispatch(ch <-chan *nats.Msg) {
 	}
 }
 
-// deliver puts a batch into the inbox, and has the senders of refused requests
-// told. full is whether the last batch found the inbox full.
+// deliver puts a batch into the inbox, and has the senders told what they await.
+// full is whether the last batch found the inbox full.
 func (c *courier) deliver(batch []*Message, full *bool) {
 	refused := c.inbox.put(batch)
 	if now := len(refused) > 0; now != *full && len(batch) > 0 {
@@ -83,30 +83,8 @@ func (c *courier) deliver(batch []*Message, full *bool) {
 			c.log.Warn("inbox full, messages are rejected", "pid", c.cfg.pid)
 		}
 	}
-	for _, m := range refused {
-		if m.IsRequest() {
-			select {
-			case c.refusals <- m:
-			default:
-			}
-		}
-	}
+	c.arrived(batch, refused)
 	clear(batch)
-}
-
-// refuse tells the senders of refused requests. It is a goroutine of its own
-// because publishing waits when the server does not read.
-func (c *courier) refuse() {
-	for {
-		select {
-		case m := <-c.refusals:
-			if err := m.reply(life{c}, kindFull, nil); err != nil {
-				c.log.Debug("refusal not sent", "pid", c.cfg.pid, "to", m.From, "err", err)
-			}
-		case <-c.done:
-			return
-		}
-	}
 }
 
 // A decoder turns what arrives in class u and b into messages. It remembers the
@@ -126,6 +104,14 @@ type sender struct {
 	// plain begins the reply subjects of messages that are no requests, up to the
 	// id. Empty until the first was parsed.
 	plain string
+	typ   string // the type that plain has
+	// origin is that of the last message.
+	origin *origin
+}
+
+// An origin is the courier that sent a message. It does not change.
+type origin struct {
+	nonce string
 }
 
 // maxSenders bounds the decoder's memory; when it is reached, it starts afresh.
@@ -149,6 +135,7 @@ func (d *decoder) decode(batch []*Message, m *nats.Msg) []*Message {
 	ok := false
 	if n := len(s.plain); n > 0 && len(m.Reply) > n && m.Reply[:n] == s.plain {
 		msg.ID, ok = parseID(m.Reply[n:])
+		msg.Type, msg.Mode, msg.origin = s.typ, Fast, s.origin
 	} else {
 		ok = d.address(msg, s, m.Reply)
 	}
@@ -166,7 +153,7 @@ func (d *decoder) decode(batch []*Message, m *nats.Msg) []*Message {
 func (d *decoder) address(msg *Message, s *sender, reply string) bool {
 	if s.from == External {
 		if isInboxAddress(reply) {
-			msg.asked = &asked{courier: d.c, answer: reply}
+			msg.asked = &asked{courier: d.c, kind: kindRequest, end: reply}
 		}
 		return true
 	}
@@ -182,12 +169,16 @@ func (d *decoder) address(msg *Message, s *sender, reply string) bool {
 	if !ok {
 		return false
 	}
-	msg.ID = t.id
+	if s.origin == nil || s.origin.nonce != t.nonce {
+		s.origin = &origin{nonce: t.nonce}
+	}
+	msg.ID, msg.Type, msg.Mode, msg.origin = t.id, t.typ, modeOf(t.kind), s.origin
+	head := tagLen + len(t.typ) // of rest: the tag
 	switch {
-	case t.kind == kindRequest && s.to != Everyone:
-		msg.asked = &asked{courier: d.c, answer: rest[2:]}
+	case t.kind.awaits() && s.to != Everyone:
+		msg.asked = &asked{courier: d.c, kind: t.kind, nonce: t.nonce, end: rest[head:]}
 	case t.kind == kindSend && s.to != Everyone, t.kind == kindBroadcast && s.to == Everyone:
-		s.plain = reply[:len(reply)-len(rest)+tagLen+1]
+		s.plain, s.typ = reply[:len(reply)-len(rest)+head+1], t.typ
 	default:
 		return false
 	}

@@ -2,9 +2,10 @@ package fabric
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
-	"strconv"
 	"sync"
 	"time"
 
@@ -23,7 +24,14 @@ import (
 //     been received; so it ends, too, if the connection breaks while it waits.
 //   - [*PermissionError]: the server does not let this node send to to.
 func (n *Node) Request(ctx context.Context, to PID, data []byte) (*Message, error) {
-	return n.courier.request(ctx, to, data)
+	return n.courier.request(ctx, &Message{To: to, Data: data})
+}
+
+// RequestMsg is [Node.Request] with what else a [Message] can have: an ID, a Type
+// and headers of the caller's. It looks at neither m.Mode nor m.Ack. The answer has
+// the Type that [Message.ReplyMsg] gave it.
+func (n *Node) RequestMsg(ctx context.Context, m *Message) (*Message, error) {
+	return n.courier.request(ctx, m)
 }
 
 // A call is somebody who waits for an answer in class r.
@@ -36,47 +44,49 @@ type call struct {
 
 // An answer is what ended a call.
 type answer struct {
-	kind kind // kindRequest: the server's 503
+	kind kind
+	typ  string
 	data []byte
-	err  error
+	err  error // instead of the others; errBounced is the server's 503
 }
 
-// calls are the outstanding ones by their id.
+var errBounced = errors.New("no responders")
+
+// calls are the outstanding ones by their secret.
 type calls struct {
 	mu sync.Mutex // guards m
-	m  map[uint64]*call
+	m  map[string]*call
 }
 
-func (s *calls) init() { s.m = make(map[uint64]*call) }
+func (s *calls) init() { s.m = make(map[string]*call) }
 
 func (s *calls) open(id uint64, from PID) *call {
 	w := &call{id: id, secret: random(secretLen), from: from, answer: make(chan answer, 1)}
 	s.mu.Lock()
-	s.m[id] = w
+	s.m[w.secret] = w
 	s.mu.Unlock()
 	return w
 }
 
-// take removes the call with an id: the one who gets it answers it. It returns
-// nil if there is none.
-func (s *calls) take(id uint64) *call {
+// take removes w: the one to whom it returns true answers it.
+func (s *calls) take(w *call) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	w := s.m[id]
-	delete(s.m, id)
-	return w
+	_, ok := s.m[w.secret]
+	delete(s.m, w.secret)
+	return ok
 }
 
-// match is take for an answer from the network: nobody gets a call but with its
-// secret, and from the process that was asked.
+// match removes and returns the call that an answer from the network is for, or nil.
+// Nobody gets a call but with its secret, and from the process that was asked.
 func (s *calls) match(t tag, from PID) *call {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	w := s.m[t.id]
-	if w == nil || w.secret != t.secret || w.from != from {
+	w := s.m[t.secret]
+	if w == nil || w.id != t.id || w.from != from {
 		return nil
 	}
-	delete(s.m, t.id)
+	delete(s.m, t.secret)
 	return w
 }
 
@@ -85,9 +95,9 @@ func (s *calls) fail(to PID, err error) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	any := false
-	for id, w := range s.m {
+	for secret, w := range s.m {
 		if w.from == to {
-			delete(s.m, id)
+			delete(s.m, secret)
 			w.answer <- answer{err: err}
 			any = true
 		}
@@ -95,45 +105,65 @@ func (s *calls) fail(to PID, err error) bool {
 	return any
 }
 
-func (c *courier) request(ctx context.Context, to PID, data []byte) (*Message, error) {
-	if to == Everyone {
-		return nil, &NameError{Field: "pid", Name: string(to), Reason: "a request goes to one process"}
-	}
-	began := time.Now()
-	d, err := c.ready(ctx, to)
+func (c *courier) request(ctx context.Context, m *Message) (*Message, error) {
+	a, id, err := c.exchange(ctx, m)
 	if err != nil {
-		return nil, fmt.Errorf("request to %s: %w", to, err)
+		return nil, fmt.Errorf("request to %s: %w", m.To, err)
 	}
-	w := c.calls.open(c.ids.Add(1), to)
-	if err := c.ask(d, w, data); err != nil {
-		c.calls.take(w.id)
-		return nil, fmt.Errorf("request to %s: %w", to, err)
-	}
-	a, err := c.await(ctx, &c.calls, w)
-	if err == nil {
-		switch a.kind {
-		case kindAnswer:
-			return &Message{From: to, To: c.cfg.pid, ID: w.id, Data: a.data}, nil
-		case kindError:
-			return nil, &RemoteError{PID: to, Message: string(a.data)}
-		case kindFull:
-			err = ErrInboxFull
-		case kindRequest:
-			err = c.verdict(ctx, to)
-		default:
-			err = a.err
-		}
-	} else if err != ErrClosed {
-		err = fmt.Errorf("no answer to message %d within %v: %w", w.id, time.Since(began).Round(time.Millisecond), err)
-	}
-	return nil, fmt.Errorf("request to %s: %w", to, err)
+	return &Message{From: m.To, To: c.cfg.pid, ID: id, Type: a.typ, Data: a.data}, nil
 }
 
-// ask sends the request of the call w.
-func (c *courier) ask(d *dest, w *call, data []byte) error {
-	if d.pid == c.cfg.pid {
-		return c.askSelf(w, data)
+// exchange sends the request m and returns its answer.
+func (c *courier) exchange(ctx context.Context, m *Message) (a answer, id uint64, err error) {
+	if m.To == Everyone {
+		return a, 0, &NameError{Field: "pid", Name: string(m.To), Reason: "a request goes to one process"}
 	}
+	began := time.Now()
+	d, err := c.ready(ctx, m.To)
+	if err == nil {
+		err = cmp.Or(checkHeader(m.Header), checkType(m.Type))
+	}
+	if err != nil {
+		return a, 0, err
+	}
+	if id = m.ID; id == 0 {
+		id = c.ids.Add(1)
+	}
+	w := c.calls.open(id, m.To)
+	o := outgoing{kind: kindRequest, id: id, secret: w.secret, typ: m.Type, header: m.Header, data: m.Data}
+	if err := c.ask(d, &o); err != nil {
+		c.calls.take(w)
+		return a, 0, err
+	}
+	a, err = c.await(ctx, &c.calls, w)
+	switch {
+	case err == ErrClosed:
+		return a, 0, err
+	case err != nil:
+		return a, 0, fmt.Errorf("no answer to message %d within %v: %w", id, time.Since(began).Round(time.Millisecond), err)
+	case a.kind == kindAnswer:
+		return a, id, nil
+	}
+	return a, 0, c.refusal(ctx, m.To, a)
+}
+
+// refusal is the error of an answer that is none of those awaited.
+func (c *courier) refusal(ctx context.Context, from PID, a answer) error {
+	switch {
+	case a.err == errBounced:
+		return c.verdict(ctx, from)
+	case a.err != nil:
+		return a.err
+	case a.kind == kindError:
+		return &RemoteError{PID: from, Code: a.typ, Message: string(a.data)}
+	case a.kind == kindFull:
+		return ErrInboxFull
+	}
+	return fmt.Errorf("%w: %s answered as to a message of another kind", ErrUnknownOutcome, from)
+}
+
+// ask sends o, something to be answered.
+func (c *courier) ask(d *dest, o *outgoing) error {
 	// A borrowed connection's reconnect buffer would take it and answer nothing.
 	if !c.nc.IsConnected() {
 		if c.nc.IsClosed() {
@@ -141,34 +171,7 @@ func (c *courier) ask(d *dest, w *call, data []byte) error {
 		}
 		return ErrDisconnected
 	}
-	var buf [128]byte
-	b := strconv.AppendUint(append(buf[:0], d.request...), w.id, 10)
-	b = append(append(b, '-'), w.secret...)
-	if err := c.nc.PublishRequest(d.subject, string(b), data); err != nil {
-		return c.publishError(err, len(data))
-	}
-	c.sent.Add(1)
-	return nil
-}
-
-// askSelf puts a request to the node itself into its inbox.
-func (c *courier) askSelf(w *call, data []byte) error {
-	if c.off {
-		return ErrUnreachable
-	}
-	if int64(len(data)) > c.nc.MaxPayload() {
-		return fmt.Errorf("%w: %d bytes, the server takes %d", ErrTooLarge, len(data), c.nc.MaxPayload())
-	}
-	c.sent.Add(1)
-	end := tag{kind: kindRequest, nonce: c.nonce, id: w.id, secret: w.secret}.append(nil)
-	m := &Message{
-		From: c.cfg.pid, To: c.cfg.pid, ID: w.id, Data: bytes.Clone(data),
-		asked: &asked{courier: c, answer: string(end[2:])},
-	}
-	if len(c.inbox.put([]*Message{m})) > 0 {
-		return ErrInboxFull
-	}
-	return nil
+	return c.post(d, o)
 }
 
 // await waits for the answer to w, a call of s, at most DefaultRequestTimeout if ctx has no
@@ -191,7 +194,7 @@ func (c *courier) await(ctx context.Context, s *calls, w *call) (answer, error) 
 	case <-c.done:
 		err = ErrClosed
 	}
-	if s.take(w.id) == nil {
+	if !s.take(w) {
 		return <-w.answer, nil // it was answered at the same moment
 	}
 	return answer{}, err
@@ -217,12 +220,12 @@ func (c *courier) onReply(m *nats.Msg) {
 
 // bounced handles the server's 503 to a message of ours.
 func (c *courier) bounced(to PID, t tag) {
-	switch t.kind {
-	case kindSend:
+	switch {
+	case t.kind == kindSend:
 		c.clerk.add(entry{to: to, id: t.id})
-	case kindRequest:
+	case t.kind.awaits():
 		if w := c.calls.match(t, to); w != nil {
-			w.answer <- answer{kind: kindRequest}
+			w.answer <- answer{err: errBounced}
 		}
 	}
 	// Nobody took a broadcast or a signal: there is nobody else.
@@ -233,11 +236,13 @@ func (c *courier) bounced(to PID, t tag) {
 // when nobody waits any more has one.
 func (c *courier) answered(from PID, t tag, data []byte) bool {
 	switch t.kind {
-	case kindAnswer, kindError, kindFull:
+	case kindAnswer, kindAck, kindError, kindFull:
 		if w := c.calls.match(t, from); w != nil {
-			w.answer <- answer{kind: t.kind, data: data}
+			w.answer <- answer{kind: t.kind, typ: t.typ, data: data}
 		}
 		return true
+	case kindNack:
+		return c.nacked(from, t, data)
 	case kindFlush:
 		if from == c.cfg.pid {
 			c.clerk.add(entry{flush: &t})
@@ -247,17 +252,17 @@ func (c *courier) answered(from PID, t tag, data []byte) bool {
 	return false
 }
 
-// answer publishes the answer to the request m.
-func (c *courier) answer(m *Message, k kind, data []byte) error {
+// answer publishes what the sender of m awaits.
+func (c *courier) answer(m *Message, k kind, typ string, data []byte) error {
 	if c.closed.Load() {
 		return ErrClosed
 	}
 	if m.From == External {
 		return c.answerExternal(m, k, data)
 	}
-	// m.asked.answer was parsed as the nonce and id of a tag; the PIDs are as checked.
-	subject := c.subj.reply(m.From, c.cfg.pid) + string(wireVersion) + string(rune(k)) + m.asked.answer
-	if m.From == c.cfg.pid && m.asked.answer[:nonceLen] == c.nonce {
+	// The parts were parsed as those of a tag; the PIDs are as checked.
+	subject := c.subj.reply(m.From, c.cfg.pid) + string(wireVersion) + string(rune(k)) + m.asked.nonce + typ + m.asked.end
+	if m.From == c.cfg.pid && m.asked.nonce == c.nonce {
 		if int64(len(data)) > c.nc.MaxPayload() {
 			return fmt.Errorf("%w: %d bytes, the server takes %d", ErrTooLarge, len(data), c.nc.MaxPayload())
 		}
@@ -275,7 +280,7 @@ func (c *courier) answer(m *Message, k kind, data []byte) error {
 // answerExternal answers a plain NATS client; an error goes as NATS's services
 // send it.
 func (c *courier) answerExternal(m *Message, k kind, data []byte) error {
-	out := &nats.Msg{Subject: m.asked.answer, Data: data}
+	out := &nats.Msg{Subject: m.asked.end, Data: data}
 	if k != kindAnswer {
 		text := string(data)
 		if k == kindFull {

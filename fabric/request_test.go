@@ -153,13 +153,13 @@ func TestForgedAnswers(t *testing.T) {
 	done := make(chan result, 1)
 	go func() { m, err := a.Request(ctx, "b", nil); done <- result{m, err} }()
 	m := receive(t, b)
-	nonce, id := m.asked.answer[:nonceLen], m.asked.answer[nonceLen:] // ".<n>-<secret>"
+	nonce, id := m.asked.nonce, m.asked.end // ".<n>-<secret>"
 	number, _, _ := strings.Cut(id, "-")
 	at := "fab.c1.test.r.a."
 	forged := []string{
 		"b", "b.x", "b.1a" + nonce, "b.1a01234567" + id, "b.2a" + nonce + id, "b.1z" + nonce + id,
 		"b.1a" + nonce + number, "b.1a" + nonce + id + "x", "b.1q" + nonce + id, "b.1s" + nonce + number,
-		"b.1f" + nonce + id, "..1a" + nonce + id,
+		"b.1f" + nonce + id, "b.1n" + nonce + id, "..1a" + nonce + id,
 		// As an answer, but of another process or with another secret: no request
 		// to be found, so it is late, not invalid.
 		"c.1a" + nonce + id, "_.1a" + nonce + id, "b.1a" + nonce + number + "-0123456789",

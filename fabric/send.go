@@ -2,6 +2,7 @@ package fabric
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,36 +37,47 @@ func (n *Node) Broadcast(ctx context.Context, data []byte) error {
 	return n.courier.send(ctx, Everyone, data)
 }
 
-// SendMsg is [Node.Send] or, if m.To is [Everyone], [Node.Broadcast], with an ID
-// and headers of the caller's. It does not change m, and does not look at m.From. A
-// key that m.Header may not have is a [NameError]. An ID of the caller's does not
-// change what the node chooses next.
+// SendMsg is [Node.Send] or, if m.To is [Everyone], [Node.Broadcast], with what
+// else a [Message] can have: an ID, a Type, headers and a Mode of the caller's. It does
+// not change m, and does not look at m.From. A key that m.Header may not have, and a
+// Type that is none, is a [NameError]. An ID of the caller's does not change what the
+// node chooses next.
+//
+// What the result means is said at the [Mode]. In a mode other than Fast, Everyone
+// is each of the other members of the view, told one by one, and the error joins an
+// [Undeliverable] for each that failed.
 func (n *Node) SendMsg(ctx context.Context, m *Message) error { return n.courier.sendMsg(ctx, m) }
 
 // A dest is what all messages to one process have in common.
 type dest struct {
 	pid     PID
 	subject string
-	reply   string // all but the id, of a message that is not a request
-	request string // all but the id, of a request
+	reply   string // up to the version in the tag
+	plain   kind   // of a message that awaits nothing
 }
 
 func (c *courier) newDest(to PID) *dest {
+	d := &dest{pid: to, subject: c.subj.peer(to), reply: c.subj.reply(c.cfg.pid, to), plain: kindSend}
 	if to == Everyone {
-		reply := c.subj.reply(c.cfg.pid, nobody)
-		return &dest{pid: to, subject: c.subj.everyone(), reply: c.tagged(reply, kindBroadcast)}
+		d = &dest{pid: to, subject: c.subj.everyone(), reply: c.subj.reply(c.cfg.pid, nobody), plain: kindBroadcast}
 	}
-	reply := c.subj.reply(c.cfg.pid, to)
-	return &dest{
-		pid:     to,
-		subject: c.subj.peer(to),
-		reply:   c.tagged(reply, kindSend),
-		request: c.tagged(reply, kindRequest),
-	}
+	d.reply += string(wireVersion)
+	return d
 }
 
-func (c *courier) tagged(reply string, k kind) string {
-	return reply + string(wireVersion) + string(rune(k)) + c.nonce + "."
+// replyTo appends the reply subject of a message to d.
+func (c *courier) replyTo(b []byte, d *dest, k kind, typ string, id uint64, secret string) []byte {
+	b = append(b, d.reply...)
+	b = append(b, byte(k))
+	b = append(b, c.nonce...)
+	b = append(b, typ...)
+	b = append(b, '.')
+	b = strconv.AppendUint(b, id, 10)
+	if k.secret() {
+		b = append(b, '-')
+		b = append(b, secret...)
+	}
+	return b
 }
 
 // dests caches the destinations in use. It is emptied when it has maxDests.
@@ -116,9 +128,12 @@ func (c *courier) ready(ctx context.Context, to PID) (*dest, error) {
 }
 
 func (c *courier) send(ctx context.Context, to PID, data []byte) error {
+	if c.cfg.mode > Fast {
+		return c.sendMsg(ctx, &Message{To: to, Data: data})
+	}
 	d, err := c.ready(ctx, to)
 	if err == nil {
-		err = c.post(d, c.ids.Add(1), nil, data)
+		err = c.post(d, &outgoing{kind: d.plain, id: c.ids.Add(1), data: data})
 	}
 	if err != nil {
 		return fmt.Errorf("send to %s: %w", to, err)
@@ -129,14 +144,10 @@ func (c *courier) send(ctx context.Context, to PID, data []byte) error {
 func (c *courier) sendMsg(ctx context.Context, m *Message) error {
 	d, err := c.ready(ctx, m.To)
 	if err == nil {
-		err = checkHeader(m.Header)
+		err = cmp.Or(checkHeader(m.Header), checkType(m.Type))
 	}
 	if err == nil {
-		id := m.ID
-		if id == 0 {
-			id = c.ids.Add(1)
-		}
-		err = c.post(d, id, m.Header, m.Data)
+		err = c.dispose(ctx, d, m)
 	}
 	if err != nil {
 		return fmt.Errorf("send to %s: %w", m.To, err)
@@ -144,31 +155,57 @@ func (c *courier) sendMsg(ctx context.Context, m *Message) error {
 	return nil
 }
 
-// post sends a message that is not a request.
-func (c *courier) post(d *dest, id uint64, h nats.Header, data []byte) error {
-	if d.pid == c.cfg.pid {
-		return c.postSelf(id, h, data)
+// dispose sends m as its mode wants it.
+func (c *courier) dispose(ctx context.Context, d *dest, m *Message) error {
+	o := outgoing{kind: d.plain, id: m.ID, typ: m.Type, header: m.Header, data: m.Data}
+	if o.id == 0 {
+		o.id = c.ids.Add(1)
 	}
-	var buf [128]byte // on the stack; longer names make append allocate
-	reply := string(strconv.AppendUint(append(buf[:0], d.reply...), id, 10))
+	switch mode := cmp.Or(m.Mode, c.cfg.mode, Fast); mode {
+	case Fast:
+		return c.post(d, &o)
+	case Acked:
+		return c.postAcked(ctx, d, m.Ack, &o)
+	default:
+		return &ConfigError{"Mode", mode.String() + " is none"}
+	}
+}
+
+// An outgoing message is one on its way to the connection.
+type outgoing struct {
+	kind   kind
+	id     uint64
+	secret string // if kind has one
+	typ    string
+	header nats.Header
+	data   []byte
+}
+
+// post hands o to the connection, or to the node's own inbox.
+func (c *courier) post(d *dest, o *outgoing) error {
+	if d.pid == c.cfg.pid {
+		return c.postSelf(o)
+	}
+	var buf [160]byte // on the stack; longer names make append allocate
+	reply := string(c.replyTo(buf[:0], d, o.kind, o.typ, o.id, o.secret))
 	var err error
-	if len(h) == 0 {
-		err = c.nc.PublishRequest(d.subject, reply, data)
+	if len(o.header) == 0 {
+		err = c.nc.PublishRequest(d.subject, reply, o.data)
 	} else {
-		err = c.nc.PublishMsg(&nats.Msg{Subject: d.subject, Reply: reply, Header: h, Data: data})
+		err = c.nc.PublishMsg(&nats.Msg{Subject: d.subject, Reply: reply, Header: o.header, Data: o.data})
 	}
 	if err != nil {
-		return c.publishError(err, len(data))
+		return c.publishError(err, len(o.data))
 	}
 	c.sent.Add(1)
 	return nil
 }
 
 // postSelf puts a message to the node itself into its inbox.
-func (c *courier) postSelf(id uint64, h nats.Header, data []byte) error {
-	m := &Message{From: c.cfg.pid, To: c.cfg.pid, ID: id, Data: bytes.Clone(data)}
-	if len(h) > 0 {
-		m.Header = maps.Clone(h)
+func (c *courier) postSelf(o *outgoing) error {
+	m := &Message{From: c.cfg.pid, To: c.cfg.pid, ID: o.id, Type: o.typ, Data: bytes.Clone(o.data)}
+	if len(o.header) > 0 {
+		m.Header = maps.Clone(o.header)
 		for key, values := range m.Header {
 			m.Header[key] = append([]string(nil), values...)
 		}
@@ -176,12 +213,19 @@ func (c *courier) postSelf(id uint64, h nats.Header, data []byte) error {
 	if size := m.size(); size > c.nc.MaxPayload() {
 		return fmt.Errorf("%w: %d bytes, the server takes %d", ErrTooLarge, size, c.nc.MaxPayload())
 	}
-	c.sent.Add(1)
-	if c.off {
-		c.clerk.add(entry{to: c.cfg.pid, id: id, err: ErrUnreachable})
-		return nil
+	if o.kind.awaits() {
+		m.asked = &asked{courier: c, kind: o.kind, nonce: c.nonce, end: "." + strconv.FormatUint(o.id, 10) + "-" + o.secret}
 	}
-	c.inbox.put([]*Message{m})
+	m.Mode = modeOf(o.kind)
+	c.sent.Add(1)
+	switch {
+	case c.off && o.kind.awaits():
+		c.bounced(c.cfg.pid, tag{kind: o.kind, id: o.id, secret: o.secret})
+	case c.off:
+		c.clerk.add(entry{to: c.cfg.pid, id: o.id, err: ErrUnreachable})
+	default:
+		c.arrived([]*Message{m}, c.inbox.put([]*Message{m}))
+	}
 	return nil
 }
 

@@ -19,20 +19,25 @@ import (
 // subject, which doubles as the address for the answer and for the server's 503.
 //
 //	message        published to          with the reply subject
-//	send           P.u.<to>.<from>       P.r.<from>.<to>.1s<nonce>.<n>
-//	request        P.u.<to>.<from>       P.r.<from>.<to>.1q<nonce>.<n>-<secret>
-//	broadcast      P.b.<from>            P.r.<from>._.1b<nonce>.<n>
+//	send           P.u.<to>.<from>       P.r.<from>.<to>.1s<nonce><type>.<n>
+//	request        P.u.<to>.<from>       P.r.<from>.<to>.1q<nonce><type>.<n>-<secret>
+//	acked          P.u.<to>.<from>       P.r.<from>.<to>.1c<nonce><type>.<n>-<secret>
+//	acked, handled P.u.<to>.<from>       P.r.<from>.<to>.1h<nonce><type>.<n>-<secret>
+//	broadcast      P.b.<from>            P.r.<from>._.1b<nonce><type>.<n>
 //	signal         P.y.<kind>.<from>     P.r.<from>._.1y<nonce>.<n>
 //
-//	answer         P.r.<requester>.<me>.1a<nonce>.<n>-<secret>    payload: the answer
-//	handler error  P.r.<requester>.<me>.1e<nonce>.<n>-<secret>    payload: its text
-//	inbox full     P.r.<requester>.<me>.1i<nonce>.<n>-<secret>    empty
-//	flush marker   P.r.<me>.<me>.1f<nonce>.<n>-<secret>           empty
+//	answer         P.r.<sender>.<me>.1a<nonce><type>.<n>-<secret>   payload: the answer
+//	acknowledged   P.r.<sender>.<me>.1k<nonce>.<n>-<secret>         empty
+//	handler error  P.r.<sender>.<me>.1e<nonce><code>.<n>-<secret>   payload: its text
+//	inbox full     P.r.<sender>.<me>.1i<nonce>.<n>-<secret>         empty
+//	full, no call  P.r.<sender>.<me>.1n<nonce>.<n>                  more n, as uvarints
+//	flush marker   P.r.<me>.<me>.1f<nonce>.<n>-<secret>             empty
 //
-//	tag     = version kind nonce
+//	tag     = version kind nonce [type]
 //	version = "1"
 //	kind    = one letter of the table above
 //	nonce   = 8 of 0-9 A-Z a-z, drawn at random by each courier
+//	type    = up to 16 of 0-9 A-Z a-z: Message.Type; of an error, RemoteError.Code
 //	n       = 1 .. 2^64-1 in decimal, no leading zero: Message.ID
 //	secret  = 10 of 0-9 A-Z a-z, drawn at random for each request and marker
 //
@@ -47,7 +52,8 @@ import (
 // Class r is accepted only with the courier's own nonce and, where somebody waits,
 // for an outstanding n with its secret from the process that was asked. An answer
 // is published to an address rebuilt from the parsed parts under the answerer's
-// own PID, never to the reply subject as received.
+// own PID, never to the reply subject as received. That a send found the inbox full
+// has no secret, as the send has none: it can be made up by who was sent to only.
 //
 // The one message without a tag is P.u.<to>.ext, published by a plain NATS client:
 // it arrives From ext; with a reply address that begins with _INBOX. it is a request.
@@ -65,41 +71,60 @@ const (
 	kindError     kind = 'e'
 	kindFull      kind = 'i'
 	kindFlush     kind = 'f'
+	kindAccept    kind = 'c' // a message whose acceptance into the inbox is acknowledged
+	kindHandle    kind = 'h' // one that is acknowledged when it has been handled
+	kindAck       kind = 'k'
+	kindNack      kind = 'n' // the inbox was full for a message that awaits nothing
 )
 
 const (
 	nonceLen  = 8 // 62^8 is 2^47; every byte is parsed twice for every message
 	secretLen = 10
 	tagLen    = 2 + nonceLen
+	// MaxType bounds [Message].Type, in bytes.
+	MaxType = 16
 )
 
 // secret reports whether messages of kind k carry one.
 func (k kind) secret() bool {
-	return k == kindRequest || k == kindAnswer || k == kindError || k == kindFull || k == kindFlush
+	switch k {
+	case kindRequest, kindAccept, kindHandle, kindAnswer, kindAck, kindError, kindFull, kindFlush:
+		return true
+	}
+	return false
 }
 
+// awaits reports whether the sender of a message of kind k awaits something of its
+// receiver.
+func (k kind) awaits() bool { return k == kindRequest || k == kindAccept || k == kindHandle }
+
 func (k kind) known() bool {
-	return k == kindSend || k == kindBroadcast || k == kindSignal || k.secret()
+	return k == kindSend || k == kindBroadcast || k == kindSignal || k == kindNack || k.secret()
 }
 
 // A tag is the parsed end of an address in class r: the tag and the id.
 type tag struct {
 	kind   kind
 	nonce  string
+	typ    string
 	id     uint64
 	secret string // of kinds that have one, otherwise empty
 }
 
 // parseTag parses "<tag>.<id>". It accepts exactly what tag.append produces.
 func parseTag(s string) (t tag, ok bool) {
-	if len(s) <= tagLen+1 || s[0] != wireVersion || s[tagLen] != '.' {
+	if len(s) <= tagLen+1 || s[0] != wireVersion {
 		return tag{}, false
 	}
-	t = tag{kind: kind(s[1]), nonce: s[2:tagLen]}
-	if !t.kind.known() || !isBase62(t.nonce) {
+	dot := tagLen + strings.IndexByte(s[tagLen:], '.')
+	if dot < tagLen || dot > tagLen+MaxType {
 		return tag{}, false
 	}
-	n := s[tagLen+1:]
+	t = tag{kind: kind(s[1]), nonce: s[2:tagLen], typ: s[tagLen:dot]}
+	if !t.kind.known() || !isBase62(t.nonce) || !isBase62(t.typ) {
+		return tag{}, false
+	}
+	n := s[dot+1:]
 	if t.kind.secret() {
 		if n, t.secret, ok = strings.Cut(n, "-"); !ok || len(t.secret) != secretLen || !isBase62(t.secret) {
 			return tag{}, false
@@ -113,6 +138,7 @@ func parseTag(s string) (t tag, ok bool) {
 func (t tag) append(b []byte) []byte {
 	b = append(b, wireVersion, byte(t.kind))
 	b = append(b, t.nonce...)
+	b = append(b, t.typ...)
 	b = append(b, '.')
 	b = strconv.AppendUint(b, t.id, 10)
 	if t.kind.secret() {
@@ -196,6 +222,17 @@ func isForeign(h nats.Header) bool {
 // isNoResponders reports whether m is the server's word that nobody subscribes.
 func isNoResponders(m *nats.Msg) bool {
 	return len(m.Data) == 0 && len(m.Header) != 0 && m.Header.Get(headerStatus) == "503"
+}
+
+// checkType refuses what a tag cannot hold.
+func checkType(typ string) error {
+	if len(typ) > MaxType {
+		return &NameError{Field: "type", Name: typ, Reason: "it is longer than " + strconv.Itoa(MaxType) + " bytes"}
+	}
+	if !isBase62(typ) {
+		return &NameError{Field: "type", Name: typ, Reason: "allowed are letters and digits of ASCII"}
+	}
+	return nil
 }
 
 // checkHeader refuses the keys that a message may not have: those of NATS and the

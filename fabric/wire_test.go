@@ -98,11 +98,11 @@ func FuzzReceive(f *testing.F) {
 		}
 		switch {
 		case got.From == External:
-			if got.IsRequest() && (got.asked.answer != reply || !strings.HasPrefix(reply, "_INBOX.")) {
-				t.Errorf("answer to %q", got.asked.answer)
+			if got.IsRequest() && (got.asked.end != reply || !strings.HasPrefix(reply, "_INBOX.")) {
+				t.Errorf("answer to %q", got.asked.end)
 			}
-		case got.IsRequest():
-			if want := p + "r." + string(got.From) + ".b.1q" + got.asked.answer; want != reply {
+		case got.asked != nil:
+			if want := p + "r." + string(got.From) + ".b.1" + string(rune(got.asked.kind)) + got.asked.nonce + got.Type + got.asked.end; want != reply {
 				t.Errorf("reply %q is rebuilt as %q", reply, want)
 			}
 		}

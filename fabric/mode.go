@@ -1,0 +1,62 @@
+package fabric
+
+import "strconv"
+
+// A Mode says what is promised of a message, and so what sending it costs and what
+// the nil that [Node.SendMsg] returns means. The zero Mode, in a [Message], is
+// [Config].Mode.
+type Mode uint8
+
+const (
+	// Fast: it was handed to the connection and arrives at most once. Nothing comes
+	// back but bad news: [Node.Flush] and Config.OnUndeliverable tell of messages that
+	// found no receiver, or a full inbox. The default.
+	Fast Mode = 1 + iota
+	// Acked: the receiver has it, as far as [Message].Ack says. It arrives at most
+	// once. Without an answer in time the error wraps [ErrUnknownOutcome]: it may have
+	// arrived. Each takes a round trip; several may be under way.
+	Acked
+)
+
+// String returns the mode's name, lower case.
+func (m Mode) String() string {
+	switch m {
+	case 0:
+		return "default"
+	case Fast:
+		return "fast"
+	case Acked:
+		return "acked"
+	}
+	return "mode " + strconv.Itoa(int(m))
+}
+
+// modeOf is the mode of a message that came as kind k.
+func modeOf(k kind) Mode {
+	if k == kindAccept || k == kindHandle {
+		return Acked
+	}
+	return Fast
+}
+
+// An Ack says when the sender of a message of Mode [Acked] is told that it arrived.
+type Ack uint8
+
+const (
+	// Accepted into the receiver's inbox. The default.
+	Accepted Ack = iota
+	// Handled: the receiver's handler returned, or its program called
+	// [Message.Done]. The handler's error comes back as a [*RemoteError].
+	Handled
+)
+
+// String returns the name, lower case.
+func (a Ack) String() string {
+	switch a {
+	case Accepted:
+		return "accepted"
+	case Handled:
+		return "handled"
+	}
+	return "ack " + strconv.Itoa(int(a))
+}
