@@ -19,7 +19,7 @@ func (c *courier) postAcked(ctx context.Context, d *dest, ack Ack, o *outgoing) 
 		return &ConfigError{"Ack", ack.String() + " is none"}
 	}
 	if d.pid != Everyone {
-		return c.exchangeAck(ctx, c.openAck(d, o))
+		return c.exchangeAck(ctx, c.openAck(ctx, d, o))
 	}
 	var open []*ackWait
 	for _, pid := range c.cfg.others() {
@@ -27,7 +27,7 @@ func (c *courier) postAcked(ctx context.Context, d *dest, ack Ack, o *outgoing) 
 		if err != nil {
 			return err // a view has legal PIDs only
 		}
-		open = append(open, c.openAck(d, o))
+		open = append(open, c.openAck(ctx, d, o))
 	}
 	var errs []error
 	for _, w := range open {
@@ -45,11 +45,11 @@ type ackWait struct {
 	err   error // of sending it
 }
 
-func (c *courier) openAck(d *dest, o *outgoing) *ackWait {
+func (c *courier) openAck(ctx context.Context, d *dest, o *outgoing) *ackWait {
 	w := &ackWait{began: time.Now(), call: c.calls.open(o.id, d.pid)}
 	sent := *o
 	sent.secret = w.call.secret
-	if w.err = c.ask(d, &sent); w.err != nil {
+	if w.err = c.ask(ctx, d, &sent); w.err != nil {
 		c.calls.take(w.call)
 	}
 	return w

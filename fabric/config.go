@@ -92,6 +92,11 @@ type Config struct {
 	// Mode is that of messages without one. Default [Fast].
 	Mode Mode
 
+	// NoBatch has every message published by itself. Otherwise small ones to one
+	// receiver, that follow each other within microseconds, may share a publish, which
+	// is several times as fast; a plain NATS subscriber then sees a frame.
+	NoBatch bool
+
 	// Inbox bounds what may wait to be received.
 	Inbox Inbox
 
@@ -148,7 +153,7 @@ func (c Config) withDefaults() (Config, error) {
 		return c, &ConfigError{"Lease", fmt.Sprintf("%v is not within %v and %v", c.Lease, MinLease, MaxLease)}
 	case c.Replicas < 0 || c.Replicas > 5:
 		return c, &ConfigError{"Replicas", fmt.Sprintf("%d is not within 1 and 5", c.Replicas)}
-	case c.Mode > Acked:
+	case c.Mode > Reliable:
 		return c, &ConfigError{"Mode", c.Mode.String() + " is none"}
 	case c.Inbox.Messages < 0 || c.Inbox.Bytes < 0:
 		return c, &ConfigError{"Inbox", "a bound is negative"}

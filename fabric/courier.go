@@ -22,6 +22,7 @@ type courierConfig struct {
 	passive  bool // send and request only: nothing but answers is received
 	inbox    Inbox
 	mode     Mode // of messages that have none
+	noBatch  bool
 	logger   *slog.Logger
 
 	onUndeliverable func(Undeliverable)
@@ -53,14 +54,20 @@ type courier struct {
 	nonce string
 	log   *slog.Logger
 
-	ids     atomic.Uint64 // of messages
-	ownIDs  atomic.Uint64 // of markers and signals, so that messages are numbered 1, 2, 3
-	sent    atomic.Uint64
-	invalid atomic.Uint64
-	dropped atomic.Uint64 // by nats.go, once close has read it
+	ids      atomic.Uint64 // of messages
+	ownIDs   atomic.Uint64 // of markers and signals, so that messages are numbered 1, 2, 3
+	sent     atomic.Uint64
+	invalid  atomic.Uint64
+	stray    atomic.Uint64 // of links that this courier does not know
+	repeated atomic.Uint64 // on links, and dropped
+	dropped  atomic.Uint64 // by nats.go, once close has read it
 
 	dests    dests
 	everyone *dest
+	marks    *dest // this node, in class r
+	gather   gather
+	links    links
+	memory   memory // of messages in parts
 	inbox    *inbox
 	off      bool // no messages are received
 	notices  notices
@@ -104,6 +111,10 @@ func newCourier(cfg courierConfig) (*courier, error) {
 	c.flushes.init()
 	c.clerk.init(c)
 	c.everyone = c.newDest(Everyone)
+	c.marks = &dest{pid: cfg.pid, reply: c.subj.reply(cfg.pid, cfg.pid) + tagHead, plain: kindFlush}
+	c.memory.limit = c.inbox.maxBytes
+	c.gather.init(c)
+	c.links.init(c)
 	if err := c.start(); err != nil {
 		c.close()
 		return nil, err
@@ -132,6 +143,9 @@ func (c *courier) start() error {
 		c.wg.Go(c.notify)
 	}
 	c.wg.Go(c.clerk.run)
+	c.wg.Go(c.gather.run)
+	c.wg.Go(c.links.keep)
+	c.wg.Go(c.links.speak)
 	_, err := c.subscribe(c.subj.replyAll(), c.onReply)
 	return err
 }
@@ -173,6 +187,7 @@ func (c *courier) close() {
 			_ = sub.Unsubscribe()
 		}
 		close(c.done)
+		c.gather.close()
 	}
 	c.subsMu.Unlock()
 	c.wg.Wait()

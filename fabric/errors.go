@@ -23,7 +23,8 @@ var (
 	// ErrUnknownOutcome: no acknowledgement came in time. The message may have
 	// arrived, or may yet.
 	ErrUnknownOutcome = errors.New("fabric: outcome unknown")
-	// ErrTooLarge: the message is larger than the server's max_payload.
+	// ErrTooLarge: the message is larger than the receiver keeps ([Inbox].Bytes), or its
+	// header than the server's max_payload.
 	ErrTooLarge = errors.New("fabric: message too large")
 	// ErrDisconnected: the connection is down at the moment; nothing was sent.
 	ErrDisconnected = errors.New("fabric: disconnected")

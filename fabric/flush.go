@@ -31,12 +31,13 @@ func (c *courier) flush(ctx context.Context) error {
 	if c.closed.Load() {
 		return fmt.Errorf("flush: %w", ErrClosed)
 	}
+	if err := c.links.settled(ctx); err != nil {
+		return fmt.Errorf("flush: %w", err)
+	}
 	w := c.flushes.open(c.ownIDs.Add(1), c.cfg.pid)
-	marker := tag{kind: kindFlush, nonce: c.nonce, id: w.id, secret: w.secret}
-	subject := marker.append([]byte(c.subj.reply(c.cfg.pid, c.cfg.pid)))
-	if err := c.nc.Publish(string(subject), nil); err != nil {
+	if err := c.gather.after(c.marks, outgoing{kind: kindFlush, id: w.id, secret: w.secret}, w); err != nil {
 		c.flushes.take(w)
-		return fmt.Errorf("flush: %w", natsError(err))
+		return fmt.Errorf("flush: %w", err)
 	}
 	a, err := c.await(ctx, &c.flushes, w)
 	if err != nil {

@@ -22,8 +22,9 @@ type inbox struct {
 	first      int // index of the oldest message in head
 	last       int // index after the newest message in tail
 	n          int
-	bytes      int64
-	waiting    int // in take, to be woken
+	bound      int   // of n, those that the limits count
+	bytes      int64 // of those
+	waiting    int   // in take, to be woken
 	received   uint64
 	rejected   uint64
 }
@@ -44,12 +45,15 @@ func (q *inbox) put(batch []*Message) (refused []*Message) {
 	q.mu.Lock()
 	for _, m := range batch {
 		size := m.size()
-		if q.n >= q.maxMsgs || q.bytes+size > q.maxBytes {
-			refused = append(refused, m)
-			continue
+		if m.link == nil { // what comes on a link is bounded by its window
+			if q.bound >= q.maxMsgs || q.bytes+size > q.maxBytes {
+				refused = append(refused, m)
+				continue
+			}
+			q.bound++
+			q.bytes += size
 		}
 		q.n++
-		q.bytes += size
 		q.push(m)
 	}
 	q.received += uint64(len(batch) - len(refused))
@@ -95,9 +99,16 @@ func (q *inbox) take(ctx context.Context, closed <-chan struct{}) (*Message, err
 	}
 	m := q.pop()
 	q.n--
-	q.bytes -= m.size()
+	if m.link == nil {
+		q.bound--
+		q.bytes -= m.size()
+	}
 	wake := q.waiting > 0 && q.n > 0
 	q.mu.Unlock()
+	if m.link != nil {
+		m.link.consumed(m)
+		m.link = nil
+	}
 	if wake {
 		q.signal()
 	}

@@ -50,6 +50,9 @@ type Message struct {
 
 	asked  *asked  // nil if the sender awaits nothing
 	origin *origin // nil if it was not received over the network from a node
+	link   *inLink // to be told when the program takes the message; nil if it came otherwise
+	charge int64   // what it counts for on link, in its window, or if large in memory
+	large  bool
 }
 
 // asked is what a request, or a message to be acknowledged, adds to a message, apart
@@ -111,7 +114,7 @@ func (m *Message) reply(ctx context.Context, k kind, typ string, data []byte) er
 	if !m.asked.replied.CompareAndSwap(false, true) {
 		return ErrReplied
 	}
-	if err := m.asked.courier.answer(m, k, typ, data); err != nil {
+	if err := m.asked.courier.answer(ctx, m, k, typ, data); err != nil {
 		m.asked.replied.Store(false)
 		return fmt.Errorf("reply to %s: %w", m.From, err)
 	}

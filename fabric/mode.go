@@ -16,6 +16,18 @@ const (
 	// once. Without an answer in time the error wraps [ErrUnknownOutcome]: it may have
 	// arrived. Each takes a round trip; several may be under way.
 	Acked
+	// Reliable: it is on its way, on a link that delivers each message once and in the
+	// order of the calls, over reconnects and restarts of the server, as long as both
+	// processes live. When the receiver does not keep up, the call waits for it, until
+	// ctx ends; it may return long before the message arrives. What cannot arrive any
+	// more, because the receiver has left, failed or begun anew, is reported as in mode
+	// Fast; one that may have arrived wraps [ErrUnknownOutcome]. [Node.Flush] waits
+	// until everything has.
+	//
+	// Whatever the mode, a message larger than 256 KiB, or three quarters of the
+	// server's max_payload, is sent so, in parts, and takes its place among those of mode
+	// Reliable.
+	Reliable
 )
 
 // String returns the mode's name, lower case.
@@ -27,6 +39,8 @@ func (m Mode) String() string {
 		return "fast"
 	case Acked:
 		return "acked"
+	case Reliable:
+		return "reliable"
 	}
 	return "mode " + strconv.Itoa(int(m))
 }

@@ -11,11 +11,11 @@ import (
 // accepted and await that to be known. batch holds all of them.
 func (c *courier) arrived(batch, refused []*Message) {
 	for _, m := range refused {
-		c.notices.add(notice{m, true})
+		c.notices.add(notice{m: m, refused: true})
 	}
 	for _, m := range batch {
 		if m.asked != nil && m.asked.kind == kindAccept {
-			c.notices.add(notice{m, false}) // after a refusal it is the second reply: it goes nowhere
+			c.notices.add(notice{m: m}) // after a refusal it is the second reply: it goes nowhere
 		}
 	}
 }
@@ -24,6 +24,8 @@ func (c *courier) arrived(batch, refused []*Message) {
 type notice struct {
 	m       *Message
 	refused bool // accepted otherwise
+	// tooLarge is why it was refused; otherwise the inbox was full.
+	tooLarge bool
 }
 
 // notices is the queue of a goroutine of its own, because publishing waits when the
@@ -69,13 +71,16 @@ func (c *courier) notify() {
 // tell tells the senders, those of messages that await nothing many at a time.
 func (c *courier) tell(batch []notice) {
 	type peer struct {
-		pid   PID
-		nonce string
+		pid      PID
+		nonce    string
+		tooLarge bool
 	}
 	nacks := make(map[peer][]uint64)
 	for _, n := range batch {
 		var err error
 		switch m := n.m; {
+		case m.asked != nil && n.tooLarge:
+			err = m.reply(life{c}, kindError, codeTooLarge, []byte(ErrTooLarge.Error()))
 		case m.asked != nil && n.refused:
 			err = m.reply(life{c}, kindFull, "", nil)
 		case m.asked != nil:
@@ -83,7 +88,7 @@ func (c *courier) tell(batch []notice) {
 		case m.To == Everyone || m.origin == nil:
 			// One of many, or one who cannot be told.
 		default:
-			p := peer{m.From, m.origin.nonce}
+			p := peer{m.From, m.origin.nonce, n.tooLarge}
 			nacks[p] = append(nacks[p], m.ID)
 		}
 		if err != nil && !errors.Is(err, ErrReplied) {
@@ -92,7 +97,7 @@ func (c *courier) tell(batch []notice) {
 	}
 	for p, ids := range nacks {
 		for ids := range slices.Chunk(ids, maxNackIDs) {
-			if err := c.nack(p.pid, p.nonce, ids); err != nil {
+			if err := c.nack(p.pid, p.nonce, p.tooLarge, ids); err != nil {
 				c.log.Debug("sender not told", "pid", c.cfg.pid, "to", p.pid, "err", err)
 			}
 		}
@@ -102,9 +107,16 @@ func (c *courier) tell(batch []notice) {
 // maxNackIDs bounds the messages that one publish says were refused.
 const maxNackIDs = 1024
 
-// nack tells a sender that the inbox was full for messages that await nothing.
-func (c *courier) nack(to PID, nonce string, ids []uint64) error {
+// codeTooLarge is the type of a nack, or error, that the receiver will never have
+// memory for the message.
+const codeTooLarge = "TooLarge"
+
+// nack tells a sender that messages that await nothing were refused.
+func (c *courier) nack(to PID, nonce string, tooLarge bool, ids []uint64) error {
 	t := tag{kind: kindNack, nonce: nonce, id: ids[0]}
+	if tooLarge {
+		t.typ = codeTooLarge
+	}
 	var data []byte
 	for _, id := range ids[1:] {
 		data = binary.AppendUvarint(data, id)
@@ -114,14 +126,18 @@ func (c *courier) nack(to PID, nonce string, ids []uint64) error {
 
 // nacked notes what a receiver's nack says. It reports whether that is well formed.
 func (c *courier) nacked(from PID, t tag, data []byte) bool {
-	c.clerk.add(entry{to: from, id: t.id, err: ErrInboxFull})
+	err := ErrInboxFull
+	if t.typ == codeTooLarge {
+		err = ErrTooLarge
+	}
+	c.clerk.add(entry{to: from, id: t.id, err: err})
 	for n := 1; len(data) > 0; n++ {
 		id, size := binary.Uvarint(data)
 		if size <= 0 || n >= maxNackIDs {
 			return false
 		}
 		data = data[size:]
-		c.clerk.add(entry{to: from, id: id, err: ErrInboxFull})
+		c.clerk.add(entry{to: from, id: id, err: err})
 	}
 	return true
 }

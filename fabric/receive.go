@@ -4,6 +4,7 @@ import (
 	"context"
 	"iter"
 	"runtime"
+	"strings"
 
 	"github.com/nats-io/nats.go"
 )
@@ -52,7 +53,7 @@ func (c *courier) dispatch(ch <-chan *nats.Msg) {
 			if m != nil {
 				batch = d.decode(batch, m)
 			}
-			if len(batch) == cap(batch) {
+			if len(batch) >= dispatchBatch {
 				c.deliver(batch, &full)
 				batch = batch[:0]
 			}
@@ -131,6 +132,11 @@ func (d *decoder) decode(batch []*Message, m *nats.Msg) []*Message {
 		d.c.drop(m)
 		return batch
 	}
+	if s.plain == "" || !strings.HasPrefix(m.Reply, s.plain) {
+		if t, ok := d.framed(s, m.Reply); ok {
+			return d.unpack(batch, m, s, t)
+		}
+	}
 	msg := &Message{From: s.from, To: s.to, Header: m.Header, Data: m.Data}
 	ok := false
 	if n := len(s.plain); n > 0 && len(m.Reply) > n && m.Reply[:n] == s.plain {
@@ -148,6 +154,74 @@ func (d *decoder) decode(batch []*Message, m *nats.Msg) []*Message {
 	}
 	return batch
 }
+
+// framed returns the tag of a message that is not one message of a user's by itself.
+func (d *decoder) framed(s *sender, reply string) (tag, bool) {
+	if s.from == External {
+		return tag{}, false
+	}
+	to := s.to
+	if to == Everyone {
+		to = nobody
+	}
+	rest, ok := d.c.subj.cutReply(reply, s.from, to)
+	if !ok || len(rest) < 2 {
+		return tag{}, false
+	}
+	switch kind(rest[1]) {
+	case kindMulti:
+	case kindLinked, kindLink, kindProbe:
+		if s.to == Everyone {
+			return tag{}, false
+		}
+	default:
+		return tag{}, false
+	}
+	return parseTag(rest)
+}
+
+// unpack appends the messages of m, a frame or one of a link.
+func (d *decoder) unpack(batch []*Message, m *nats.Msg, s *sender, t tag) []*Message {
+	if t.kind != kindMulti {
+		return d.linked(batch, m, s, t)
+	}
+	if s.own {
+		return batch
+	}
+	if s.origin == nil || s.origin.nonce != t.nonce {
+		s.origin = &origin{nonce: t.nonce}
+	}
+	want := kindSend
+	if s.to == Everyone {
+		want = kindBroadcast
+	}
+	var slab []Message
+	r := frameReader{b: m.Data}
+	for it := (item{}); r.next(&it); {
+		if it.kind != want || it.more {
+			r.bad = true
+			break
+		}
+		if len(slab) == 0 {
+			slab = make([]Message, min(slabLen, 1+len(r.b)/max(len(it.data)+4, 8)))
+		}
+		msg := &slab[0]
+		slab = slab[1:]
+		*msg = Message{
+			From: s.from, To: s.to, ID: it.id, Type: it.typ, Mode: Fast, Header: it.header, Data: it.data,
+			origin: s.origin,
+		}
+		batch = append(batch, msg)
+	}
+	if r.bad {
+		d.c.drop(m)
+	}
+	return batch
+}
+
+// slabLen is how many messages of a frame share an allocation, and are kept while
+// one of them is.
+const slabLen = 32
 
 // address fills in what the reply subject says.
 func (d *decoder) address(msg *Message, s *sender, reply string) bool {

@@ -131,7 +131,7 @@ func (c *courier) exchange(ctx context.Context, m *Message) (a answer, id uint64
 	}
 	w := c.calls.open(id, m.To)
 	o := outgoing{kind: kindRequest, id: id, secret: w.secret, typ: m.Type, header: m.Header, data: m.Data}
-	if err := c.ask(d, &o); err != nil {
+	if err := c.ask(ctx, d, &o); err != nil {
 		c.calls.take(w)
 		return a, 0, err
 	}
@@ -154,6 +154,8 @@ func (c *courier) refusal(ctx context.Context, from PID, a answer) error {
 		return c.verdict(ctx, from)
 	case a.err != nil:
 		return a.err
+	case a.kind == kindError && a.typ == codeTooLarge:
+		return fmt.Errorf("%w for %s", ErrTooLarge, from)
 	case a.kind == kindError:
 		return &RemoteError{PID: from, Code: a.typ, Message: string(a.data)}
 	case a.kind == kindFull:
@@ -163,7 +165,10 @@ func (c *courier) refusal(ctx context.Context, from PID, a answer) error {
 }
 
 // ask sends o, something to be answered.
-func (c *courier) ask(d *dest, o *outgoing) error {
+func (c *courier) ask(ctx context.Context, d *dest, o *outgoing) error {
+	if len(o.data) > c.chunk() && d.pid != c.cfg.pid {
+		return c.postLinked(ctx, d, o)
+	}
 	// A borrowed connection's reconnect buffer would take it and answer nothing.
 	if !c.nc.IsConnected() {
 		if c.nc.IsClosed() {
@@ -223,6 +228,12 @@ func (c *courier) bounced(to PID, t tag) {
 	switch {
 	case t.kind == kindSend:
 		c.clerk.add(entry{to: to, id: t.id})
+	case t.kind == kindMulti && to != nobody:
+		eachID(t.id, t.steps, func(id uint64) { c.clerk.add(entry{to: to, id: id}) })
+	case t.kind == kindLinked, t.kind == kindLink, t.kind == kindProbe:
+		if l := c.links.named(t.secret, to); l != nil {
+			l.bounced()
+		}
 	case t.kind.awaits():
 		if w := c.calls.match(t, to); w != nil {
 			w.answer <- answer{err: errBounced}
@@ -241,6 +252,8 @@ func (c *courier) answered(from PID, t tag, data []byte) bool {
 			w.answer <- answer{kind: t.kind, typ: t.typ, data: data}
 		}
 		return true
+	case kindState, kindNoLink:
+		return c.linkWord(from, t, data)
 	case kindNack:
 		return c.nacked(from, t, data)
 	case kindFlush:
@@ -253,7 +266,7 @@ func (c *courier) answered(from PID, t tag, data []byte) bool {
 }
 
 // answer publishes what the sender of m awaits.
-func (c *courier) answer(m *Message, k kind, typ string, data []byte) error {
+func (c *courier) answer(ctx context.Context, m *Message, k kind, typ string, data []byte) error {
 	if c.closed.Load() {
 		return ErrClosed
 	}
@@ -262,14 +275,18 @@ func (c *courier) answer(m *Message, k kind, typ string, data []byte) error {
 	}
 	// The parts were parsed as those of a tag; the PIDs are as checked.
 	subject := c.subj.reply(m.From, c.cfg.pid) + string(wireVersion) + string(rune(k)) + m.asked.nonce + typ + m.asked.end
+	_, rest, _ := c.subj.parseReply(c.subj.atMe + string(nobody) + "." + tagHead + string(rune(k)) + m.asked.nonce + typ + m.asked.end)
+	t, _ := parseTag(rest)
 	if m.From == c.cfg.pid && m.asked.nonce == c.nonce {
-		if int64(len(data)) > c.nc.MaxPayload() {
-			return fmt.Errorf("%w: %d bytes, the server takes %d", ErrTooLarge, len(data), c.nc.MaxPayload())
-		}
-		_, rest, _ := c.subj.parseReply(subject)
-		t, _ := parseTag(rest)
 		c.answered(m.From, t, bytes.Clone(data))
 		return nil
+	}
+	if len(data) > c.chunk() {
+		d, err := c.dest(m.From)
+		if err != nil {
+			return err
+		}
+		return c.postLinked(ctx, d, &outgoing{kind: k, id: t.id, secret: t.secret, typ: typ, data: data})
 	}
 	if err := c.nc.Publish(subject, data); err != nil {
 		return c.publishError(err, len(data))

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -52,8 +53,9 @@ func (n *Node) SendMsg(ctx context.Context, m *Message) error { return n.courier
 type dest struct {
 	pid     PID
 	subject string
-	reply   string // up to the version in the tag
-	plain   kind   // of a message that awaits nothing
+	reply   string  // up to the version in the tag
+	plain   kind    // of a message that awaits nothing
+	open    *parcel // the one that may grow; guarded by gather.mu
 }
 
 func (c *courier) newDest(to PID) *dest {
@@ -61,23 +63,8 @@ func (c *courier) newDest(to PID) *dest {
 	if to == Everyone {
 		d = &dest{pid: to, subject: c.subj.everyone(), reply: c.subj.reply(c.cfg.pid, nobody), plain: kindBroadcast}
 	}
-	d.reply += string(wireVersion)
+	d.reply += tagHead
 	return d
-}
-
-// replyTo appends the reply subject of a message to d.
-func (c *courier) replyTo(b []byte, d *dest, k kind, typ string, id uint64, secret string) []byte {
-	b = append(b, d.reply...)
-	b = append(b, byte(k))
-	b = append(b, c.nonce...)
-	b = append(b, typ...)
-	b = append(b, '.')
-	b = strconv.AppendUint(b, id, 10)
-	if k.secret() {
-		b = append(b, '-')
-		b = append(b, secret...)
-	}
-	return b
 }
 
 // dests caches the destinations in use. It is emptied when it has maxDests.
@@ -128,7 +115,7 @@ func (c *courier) ready(ctx context.Context, to PID) (*dest, error) {
 }
 
 func (c *courier) send(ctx context.Context, to PID, data []byte) error {
-	if c.cfg.mode > Fast {
+	if c.cfg.mode > Fast || len(data) > maxChunk {
 		return c.sendMsg(ctx, &Message{To: to, Data: data})
 	}
 	d, err := c.ready(ctx, to)
@@ -161,11 +148,13 @@ func (c *courier) dispose(ctx context.Context, d *dest, m *Message) error {
 	if o.id == 0 {
 		o.id = c.ids.Add(1)
 	}
-	switch mode := cmp.Or(m.Mode, c.cfg.mode, Fast); mode {
-	case Fast:
-		return c.post(d, &o)
-	case Acked:
+	switch mode := cmp.Or(m.Mode, c.cfg.mode, Fast); {
+	case mode == Acked:
 		return c.postAcked(ctx, d, m.Ack, &o)
+	case mode == Fast && len(o.data) <= c.chunk():
+		return c.post(d, &o)
+	case mode == Fast, mode == Reliable:
+		return c.postReliable(ctx, d, &o)
 	default:
 		return &ConfigError{"Mode", mode.String() + " is none"}
 	}
@@ -176,6 +165,8 @@ type outgoing struct {
 	kind   kind
 	id     uint64
 	secret string // if kind has one
+	seq    uint64 // if kind is counted, or kindLink
+	steps  string // of kindMulti
 	typ    string
 	header nats.Header
 	data   []byte
@@ -186,37 +177,43 @@ func (c *courier) post(d *dest, o *outgoing) error {
 	if d.pid == c.cfg.pid {
 		return c.postSelf(o)
 	}
-	var buf [160]byte // on the stack; longer names make append allocate
-	reply := string(c.replyTo(buf[:0], d, o.kind, o.typ, o.id, o.secret))
-	var err error
-	if len(o.header) == 0 {
-		err = c.nc.PublishRequest(d.subject, reply, o.data)
-	} else {
-		err = c.nc.PublishMsg(&nats.Msg{Subject: d.subject, Reply: reply, Header: o.header, Data: o.data})
-	}
-	if err != nil {
-		return c.publishError(err, len(o.data))
+	if err := c.gather.post(d, o); err != nil {
+		return err
 	}
 	c.sent.Add(1)
 	return nil
 }
 
-// postSelf puts a message to the node itself into its inbox.
-func (c *courier) postSelf(o *outgoing) error {
-	m := &Message{From: c.cfg.pid, To: c.cfg.pid, ID: o.id, Type: o.typ, Data: bytes.Clone(o.data)}
-	if len(o.header) > 0 {
-		m.Header = maps.Clone(o.header)
-		for key, values := range m.Header {
-			m.Header[key] = append([]string(nil), values...)
+// postReliable sends o on a link; if d is everyone, on those to each of the other
+// members.
+func (c *courier) postReliable(ctx context.Context, d *dest, o *outgoing) error {
+	if d.pid != Everyone {
+		return c.postLinked(ctx, d, o)
+	}
+	var errs []error
+	for _, pid := range c.cfg.others() {
+		d, err := c.dest(pid)
+		if err == nil {
+			one := *o
+			one.kind = d.plain
+			err = c.postLinked(ctx, d, &one)
+		}
+		if err != nil {
+			errs = append(errs, Undeliverable{To: pid, ID: o.id, Err: err})
 		}
 	}
-	if size := m.size(); size > c.nc.MaxPayload() {
-		return fmt.Errorf("%w: %d bytes, the server takes %d", ErrTooLarge, size, c.nc.MaxPayload())
+	return errors.Join(errs...)
+}
+
+// postSelf puts a message to the node itself into its inbox.
+func (c *courier) postSelf(o *outgoing) error {
+	m := &Message{
+		From: c.cfg.pid, To: c.cfg.pid, ID: o.id, Type: o.typ, Mode: modeOf(o.kind),
+		Header: cloneHeader(o.header), Data: bytes.Clone(o.data),
 	}
 	if o.kind.awaits() {
-		m.asked = &asked{courier: c, kind: o.kind, nonce: c.nonce, end: "." + strconv.FormatUint(o.id, 10) + "-" + o.secret}
+		m.asked = &asked{courier: c, kind: o.kind, nonce: c.nonce, end: endOf(o.id, o.secret)}
 	}
-	m.Mode = modeOf(o.kind)
 	c.sent.Add(1)
 	switch {
 	case c.off && o.kind.awaits():
@@ -228,6 +225,21 @@ func (c *courier) postSelf(o *outgoing) error {
 	}
 	return nil
 }
+
+// cloneHeader returns a copy that shares nothing with h.
+func cloneHeader(h nats.Header) nats.Header {
+	if len(h) == 0 {
+		return nil
+	}
+	h = maps.Clone(h)
+	for key, values := range h {
+		h[key] = slices.Clone(values)
+	}
+	return h
+}
+
+// endOf returns the end of a tag with a secret.
+func endOf(id uint64, secret string) string { return "." + strconv.FormatUint(id, 10) + "-" + secret }
 
 func (c *courier) publishError(err error, size int) error {
 	if errors.Is(err, nats.ErrMaxPayload) {

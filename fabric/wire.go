@@ -25,12 +25,19 @@ import (
 //	acked, handled P.u.<to>.<from>       P.r.<from>.<to>.1h<nonce><type>.<n>-<secret>
 //	broadcast      P.b.<from>            P.r.<from>._.1b<nonce><type>.<n>
 //	signal         P.y.<kind>.<from>     P.r.<from>._.1y<nonce>.<n>
+//	several sends  P.u.<to>.<from>       P.r.<from>.<to>.1m<nonce>.<n>-<steps>    payload: a frame (frame.go)
+//	  broadcasts   P.b.<from>            P.r.<from>._.1m<nonce>.<n>-<steps>
+//	linked         P.u.<to>.<from>       P.r.<from>.<to>.1r<nonce><type>.<n>-<link>-<seq>
+//	several, or parts                    P.r.<from>.<to>.1l<nonce>.<seq>-<link>   payload: a frame
+//	probe                                P.r.<from>.<to>.1p<nonce>.<base>-<link>-<number>
 //
 //	answer         P.r.<sender>.<me>.1a<nonce><type>.<n>-<secret>   payload: the answer
 //	acknowledged   P.r.<sender>.<me>.1k<nonce>.<n>-<secret>         empty
 //	handler error  P.r.<sender>.<me>.1e<nonce><code>.<n>-<secret>   payload: its text
 //	inbox full     P.r.<sender>.<me>.1i<nonce>.<n>-<secret>         empty
 //	full, no call  P.r.<sender>.<me>.1n<nonce>.<n>                  more n, as uvarints
+//	state of link  P.r.<sender>.<me>.1w<nonce>.1-<link>             a window.State (link.go)
+//	no such link   P.r.<sender>.<me>.1x<nonce>.1-<link>             empty
 //	flush marker   P.r.<me>.<me>.1f<nonce>.<n>-<secret>             empty
 //
 //	tag     = version kind nonce [type]
@@ -39,6 +46,9 @@ import (
 //	nonce   = 8 of 0-9 A-Z a-z, drawn at random by each courier
 //	type    = up to 16 of 0-9 A-Z a-z: Message.Type; of an error, RemoteError.Code
 //	n       = 1 .. 2^64-1 in decimal, no leading zero: Message.ID
+//	steps   = from n to the other ids (frame.go)
+//	link    = a secret, drawn by the sender for each link, which knows it by no other name
+//	seq     = the number of the (first) message on its link, 1, 2, 3 and so on
 //	secret  = 10 of 0-9 A-Z a-z, drawn at random for each request and marker
 //
 // With a header, the message is NATS's HPUB with the user's keys and no other.
@@ -57,7 +67,10 @@ import (
 //
 // The one message without a tag is P.u.<to>.ext, published by a plain NATS client:
 // it arrives From ext; with a reply address that begins with _INBOX. it is a request.
-const wireVersion = '1'
+const (
+	wireVersion = '1'
+	tagHead     = string(wireVersion)
+)
 
 // A kind says what a message is, as one letter of its tag.
 type kind byte
@@ -75,6 +88,12 @@ const (
 	kindHandle    kind = 'h' // one that is acknowledged when it has been handled
 	kindAck       kind = 'k'
 	kindNack      kind = 'n' // the inbox was full for a message that awaits nothing
+	kindMulti     kind = 'm' // several sends, or broadcasts
+	kindLinked    kind = 'r' // one message of a link
+	kindLink      kind = 'l' // several messages of a link
+	kindProbe     kind = 'p'
+	kindState     kind = 'w'
+	kindNoLink    kind = 'x'
 )
 
 const (
@@ -88,7 +107,8 @@ const (
 // secret reports whether messages of kind k carry one.
 func (k kind) secret() bool {
 	switch k {
-	case kindRequest, kindAccept, kindHandle, kindAnswer, kindAck, kindError, kindFull, kindFlush:
+	case kindRequest, kindAccept, kindHandle, kindAnswer, kindAck, kindError, kindFull, kindFlush,
+		kindLinked, kindLink, kindProbe, kindState, kindNoLink:
 		return true
 	}
 	return false
@@ -99,8 +119,11 @@ func (k kind) secret() bool {
 func (k kind) awaits() bool { return k == kindRequest || k == kindAccept || k == kindHandle }
 
 func (k kind) known() bool {
-	return k == kindSend || k == kindBroadcast || k == kindSignal || k == kindNack || k.secret()
+	return k == kindSend || k == kindBroadcast || k == kindSignal || k == kindNack || k == kindMulti || k.secret()
 }
+
+// counted reports whether a number follows the secret of kind k.
+func (k kind) counted() bool { return k == kindLinked || k == kindProbe }
 
 // A tag is the parsed end of an address in class r: the tag and the id.
 type tag struct {
@@ -109,6 +132,8 @@ type tag struct {
 	typ    string
 	id     uint64
 	secret string // of kinds that have one, otherwise empty
+	seq    uint64 // of kinds that are counted
+	steps  string // of kindMulti
 }
 
 // parseTag parses "<tag>.<id>". It accepts exactly what tag.append produces.
@@ -124,26 +149,50 @@ func parseTag(s string) (t tag, ok bool) {
 	if !t.kind.known() || !isBase62(t.nonce) || !isBase62(t.typ) {
 		return tag{}, false
 	}
-	n := s[dot+1:]
-	if t.kind.secret() {
-		if n, t.secret, ok = strings.Cut(n, "-"); !ok || len(t.secret) != secretLen || !isBase62(t.secret) {
+	n, rest, more := strings.Cut(s[dot+1:], "-")
+	if t.id, ok = parseID(n); !ok || more != (t.kind.secret() || t.kind == kindMulti) {
+		return tag{}, false
+	}
+	switch {
+	case t.kind == kindMulti:
+		t.steps = rest
+	case t.kind.secret():
+		if t.secret, rest, more = strings.Cut(rest, "-"); len(t.secret) != secretLen || !isBase62(t.secret) {
 			return tag{}, false
 		}
+		if more != t.kind.counted() {
+			return tag{}, false
+		}
+		if more {
+			t.seq, ok = parseID(rest)
+		}
 	}
-	t.id, ok = parseID(n)
 	return t, ok
 }
 
 // append appends t as it stands on the wire.
 func (t tag) append(b []byte) []byte {
-	b = append(b, wireVersion, byte(t.kind))
+	return t.appendTail(append(b, wireVersion))
+}
+
+// appendTail is append without the version.
+func (t tag) appendTail(b []byte) []byte {
+	b = append(b, byte(t.kind))
 	b = append(b, t.nonce...)
 	b = append(b, t.typ...)
 	b = append(b, '.')
 	b = strconv.AppendUint(b, t.id, 10)
-	if t.kind.secret() {
+	switch {
+	case t.kind == kindMulti:
+		b = append(b, '-')
+		b = append(b, t.steps...)
+	case t.kind.secret():
 		b = append(b, '-')
 		b = append(b, t.secret...)
+	}
+	if t.kind.counted() {
+		b = append(b, '-')
+		b = strconv.AppendUint(b, t.seq, 10)
 	}
 	return b
 }

@@ -1,0 +1,334 @@
+package fabric
+
+import (
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// A gather puts what a node sends in order, and small messages that would wait anyway
+// into one publish: while the batcher is busy with earlier ones, those to one
+// receiver gather in a parcel. There is no timer: a message that comes when nothing is
+// under way is published at once, by its sender, bare.
+//
+// The order of one sender's messages is that of its calls, over sends, broadcasts and
+// requests. So a parcel does not grow any more once something was queued after it that
+// its receiver gets as well.
+type gather struct {
+	c     *courier
+	alone bool          // never gather
+	wake  chan struct{} // capacity 1: a token means that busy was set
+	start time.Time
+
+	mu    sync.Mutex // guards the fields below, and dest.open, outLink.open and growing parcels
+	room  *sync.Cond // bytes became less
+	busy  bool       // the batcher publishes, or is about to: everybody else queues
+	queue []*parcel
+	spare []*parcel // the queue before, to be used again
+	bytes int       // of the queue
+	round uint64    // of the batcher: what is queued is of this one
+	casts uint64    // queued for more than one receiver
+	last  time.Duration
+}
+
+const (
+	// gatherAfter is how close two messages follow each other when it is worth to
+	// have the batcher woken for the second. It takes a few microseconds to be.
+	gatherAfter = 20 * time.Microsecond
+	// maxFrame bounds a frame, in bytes, unless its only message is larger. A message
+	// that is kept keeps its frame in memory.
+	maxFrame = 32 << 10
+	// maxGather bounds what waits for the batcher, which waits only for a server that
+	// does not read. Senders then wait as well.
+	maxGather = 4 << 20
+)
+
+func (g *gather) init(c *courier) {
+	g.c, g.alone = c, c.cfg.noBatch
+	g.wake = make(chan struct{}, 1)
+	g.room = sync.NewCond(&g.mu)
+	g.start = time.Now()
+	g.last = -time.Hour
+}
+
+// A parcel is one publish.
+type parcel struct {
+	d      *dest
+	o      outgoing // of its only message, without the data, or first message
+	buf    []byte   // a frame; empty if the message cannot be in one
+	data   []byte   // of the only message
+	n      int      // messages
+	ids    series
+	round  uint64
+	casts  uint64
+	link   *outLink
+	last   uint64 // number on link of the last message; guarded by the link
+	marker *call  // of a flush
+}
+
+var parcels = sync.Pool{New: func() any { return new(parcel) }}
+
+// post hands o to the connection, or queues it for the batcher. An error of
+// publishing it then is the clerk's to report.
+func (g *gather) post(d *dest, o *outgoing) error {
+	if g.alone {
+		return g.c.emit(d, o)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.take(o.framed()) {
+		err := g.c.emit(d, o)
+		g.last = time.Since(g.start)
+		return err
+	}
+	if p := d.open; p != nil && o.framed() && g.grows(p, len(o.data)) && p.ids.add(o.id) {
+		p.buf = appendItem(p.buf, o.item())
+		p.n++
+		g.bytes += len(o.data)
+		return nil
+	}
+	p := parcels.Get().(*parcel)
+	*p = parcel{d: d, o: *o, buf: p.buf[:0], n: 1}
+	if o.framed() {
+		p.ids.add(o.id)
+		p.buf = appendItem(p.buf, o.item())
+		p.data = p.buf[len(p.buf)-len(o.data):]
+		d.open = p
+	} else {
+		p.buf = append(p.buf, o.data...)
+		p.data, p.o.header = p.buf, cloneHeader(o.header)
+		d.open = nil
+	}
+	p.o.data = nil
+	g.push(p)
+	return nil
+}
+
+// take decides whether a message is queued. It needs g.mu, and waits while too much
+// is queued.
+func (g *gather) take(worth bool) bool {
+	for g.bytes > maxGather && !g.c.closed.Load() {
+		g.room.Wait()
+	}
+	if g.busy {
+		return true
+	}
+	if !worth || time.Since(g.start)-g.last > gatherAfter {
+		return false
+	}
+	g.rouse()
+	return true
+}
+
+func (g *gather) rouse() {
+	if !g.busy {
+		g.busy = true
+		g.wake <- struct{}{} // never waits: there is one token for each time busy is set
+	}
+}
+
+// grows reports whether p, which is queued, may take n more bytes. It needs g.mu.
+func (g *gather) grows(p *parcel, n int) bool {
+	if p.n >= maxFrameItems || len(p.buf)+n > maxFrame {
+		return false
+	}
+	if p.d.plain == kindSend {
+		return p.casts == g.casts
+	}
+	return g.queue[len(g.queue)-1] == p
+}
+
+// push queues p. It needs g.mu.
+func (g *gather) push(p *parcel) {
+	if p.d.plain != kindSend {
+		g.casts++
+	}
+	p.round, p.casts = g.round, g.casts
+	g.queue = append(g.queue, p)
+	g.bytes += len(p.buf)
+}
+
+// link hands over the message it, which is number seq of l, or has it wait in a
+// parcel of l. Its caller holds l.mu.
+func (g *gather) link(l *outLink, seq uint64, it *item) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	queued := g.take(!g.alone)
+	if p := l.open; p != nil && queued && g.grows(p, len(it.data)) {
+		p.buf = appendItem(p.buf, it)
+		p.n, p.last = p.n+1, seq
+		g.bytes += len(it.data)
+		return
+	}
+	p := &parcel{d: l.d, n: 1, link: l, last: seq, buf: appendItem(make([]byte, 0, len(it.data)+64), it)}
+	p.o = outgoing{kind: kindLink, id: it.id, typ: it.typ, seq: seq, secret: l.name}
+	if it.kind == kindSend && len(it.header) == 0 && !it.more && !it.hasCRC {
+		p.data = p.buf[len(p.buf)-len(it.data):]
+		p.o.kind = kindLinked
+	}
+	l.keep(p)
+	if queued {
+		l.open = p
+		g.push(p)
+		return
+	}
+	p.round = g.round - 1 // it does not grow
+	l.open = nil
+	g.c.publishParcel(p)
+	g.last = time.Since(g.start)
+}
+
+// again queues parcels of a link that were published before. Those that were not are
+// queued already.
+func (g *gather) again(ps []*parcel) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, p := range ps {
+		if p.round != g.round {
+			g.queue = append(g.queue, p)
+			g.bytes += len(p.buf)
+		}
+	}
+	g.rouse()
+}
+
+// after publishes o to d behind everything queued. The parcel's marker is answered if
+// that fails later.
+func (g *gather) after(d *dest, o outgoing, marker *call) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.busy {
+		return g.c.emit(d, &o)
+	}
+	g.push(&parcel{d: d, o: o, data: o.data, n: 1, marker: marker})
+	return nil
+}
+
+// close ends all waiting.
+func (g *gather) close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.room.Broadcast()
+}
+
+// run is the batcher.
+func (g *gather) run() {
+	for {
+		select {
+		case <-g.wake:
+			g.drain()
+		case <-g.c.done:
+			g.drain()
+			return
+		}
+	}
+}
+
+// drain publishes until nothing is queued.
+func (g *gather) drain() {
+	for {
+		g.mu.Lock()
+		batch := g.queue
+		g.queue, g.spare = g.spare[:0], nil
+		g.round++
+		g.bytes = 0
+		g.room.Broadcast()
+		for _, p := range batch { // they do not grow any more
+			if p.d.open == p {
+				p.d.open = nil
+			}
+			if p.link != nil && p.link.open == p {
+				p.link.open = nil
+			}
+		}
+		if len(batch) == 0 {
+			g.busy = false
+			g.spare = batch
+			g.last = time.Since(g.start)
+			g.mu.Unlock()
+			return
+		}
+		g.mu.Unlock()
+		for i, p := range batch {
+			g.c.publishParcel(p)
+			if batch[i] = nil; p.link == nil && p.marker == nil {
+				parcels.Put(p)
+			}
+		}
+		g.mu.Lock()
+		g.spare = batch[:0]
+		g.mu.Unlock()
+		runtime.Gosched() // senders first: what they add goes out together
+	}
+}
+
+// publishParcel publishes p, and reports what fails.
+func (c *courier) publishParcel(p *parcel) {
+	o := p.o
+	o.data = p.data
+	if p.link != nil {
+		if p.n > 1 {
+			o.kind = kindLink
+		}
+		if o.kind == kindLink {
+			o.data, o.typ, o.id = p.buf, "", p.o.seq
+		}
+		// What is lost is sent again when the link finds out.
+		if err := c.emit(p.d, &o); err != nil {
+			c.log.Debug("link: not published", "pid", c.cfg.pid, "to", p.d.pid, "err", err)
+		}
+		return
+	}
+	if p.n > 1 {
+		o.kind, o.typ, o.data = kindMulti, "", p.buf
+		var steps [maxSteps + 32]byte
+		o.steps = string(p.ids.appendSteps(steps[:0]))
+	}
+	err := c.emit(p.d, &o)
+	switch {
+	case err == nil:
+		// Whether anybody receives it, the server tells.
+	case p.marker != nil:
+		if c.flushes.take(p.marker) {
+			p.marker.answer <- answer{err: err}
+		}
+	case p.o.kind.awaits():
+		if w := c.calls.match(tag{id: p.o.id, secret: p.o.secret}, p.d.pid); w != nil {
+			w.answer <- answer{err: err}
+		}
+	case p.o.kind == kindProbe: // there will be another
+	case p.n == 1:
+		c.clerk.add(entry{to: p.d.pid, id: p.o.id, err: err})
+	default:
+		eachID(p.ids.first, o.steps, func(id uint64) { c.clerk.add(entry{to: p.d.pid, id: id, err: err}) })
+	}
+}
+
+// framed reports whether o may be one of several messages in a frame. Of those that
+// are answered each needs a 503 of its own.
+func (o *outgoing) framed() bool { return len(o.header) == 0 && !o.kind.secret() }
+
+func (o *outgoing) item() *item {
+	return &item{kind: o.kind, typ: o.typ, id: o.id, data: o.data}
+}
+
+// emit hands o to the connection.
+func (c *courier) emit(d *dest, o *outgoing) error {
+	var buf [256]byte // on the stack; longer names make append allocate
+	t := tag{kind: o.kind, nonce: c.nonce, typ: o.typ, id: o.id, secret: o.secret, seq: o.seq, steps: o.steps}
+	reply := string(t.appendTail(append(buf[:0], d.reply...)))
+	var err error
+	if o.kind == kindFlush {
+		err = c.nc.Publish(reply, nil) // to be heard, not to be answered
+	} else if len(o.header) == 0 {
+		err = c.nc.PublishRequest(d.subject, reply, o.data)
+	} else {
+		err = c.nc.PublishMsg(&nats.Msg{Subject: d.subject, Reply: reply, Header: o.header, Data: o.data})
+	}
+	if err != nil {
+		return c.publishError(err, len(o.data))
+	}
+	return nil
+}

@@ -1,0 +1,291 @@
+package fabric
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/natsfabric/natsfabric/internal/window"
+)
+
+// An inLink is the receiver's end of a link. What it accepts goes to the inbox, where
+// it waits, within the window, until the program takes it: so a program that is slow
+// holds back those who send to it on links, and refuses them nothing.
+type inLink struct {
+	c      *courier
+	name   string
+	from   PID
+	origin *origin     // the sender's courier
+	resume atomic.Bool // what was refused for want of memory may come
+
+	mu      sync.Mutex // guards the fields below
+	win     *window.Receiver
+	partial *partial // the message that comes in parts
+	telling bool     // its sender is about to be told the state
+	used    time.Time
+}
+
+// Limits of what one process may have others keep for it.
+const (
+	// maxLinksPerPeer bounds the links of one process to this: one for messages, the
+	// others for streams.
+	maxLinksPerPeer = 64
+	// linkIdle is how long a link is kept that nothing comes on.
+	linkIdle    = 10 * time.Minute
+	expireEvery = time.Minute
+)
+
+// grant is what is granted to each of n links: a part of what the inbox may hold.
+func (c *courier) grant(n int) window.Grant {
+	n = max(n, 1)
+	return window.Grant{
+		Seq:   min(max(uint64(c.inbox.maxMsgs/n), firstGrant.Seq), 4096),
+		Bytes: min(max(uint64(c.inbox.maxBytes)/uint64(n), firstGrant.Bytes), maxWindow),
+	}
+}
+
+// maxWindow bounds the bytes under way on one link.
+const maxWindow = 4 << 20
+
+// linked takes in a message of class u that belongs to a link.
+func (d *decoder) linked(batch []*Message, m *nats.Msg, s *sender, t tag) []*Message {
+	c := d.c
+	if t.kind == kindProbe {
+		if in := c.inLink(s, t); in != nil {
+			in.probed(t.seq)
+		}
+		return batch
+	}
+	c.links.mu.Lock()
+	in := c.links.in[t.secret]
+	c.links.mu.Unlock()
+	if in == nil || in.from != s.from || in.origin.nonce != t.nonce {
+		c.stray.Add(1) // from a link that is over, or not begun: the sender will ask
+		return batch
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.used = time.Now()
+	if t.kind == kindLinked {
+		it := item{kind: kindSend, typ: t.typ, id: t.id, header: m.Header, data: m.Data}
+		batch, _ = in.take(batch, t.seq, &it)
+	} else {
+		r := frameReader{b: m.Data}
+		seq, on := t.id, true
+		for it := (item{}); on && r.next(&it); seq++ {
+			batch, on = in.take(batch, seq, &it)
+		}
+		if r.bad {
+			c.drop(m)
+		}
+	}
+	in.tell()
+	return batch
+}
+
+// take appends the message that it is, if it is one and its turn. on is whether those
+// that follow may be looked at. It needs in.mu.
+func (in *inLink) take(batch []*Message, seq uint64, it *item) (_ []*Message, on bool) {
+	size := it.size()
+	switch in.win.Look(seq, size) {
+	case window.Repeated:
+		in.c.repeated.Add(1)
+		return batch, true
+	case window.Early:
+		return batch, false
+	case window.Beyond:
+		in.c.invalid.Add(1)
+		return batch, false
+	}
+	if it.more || it.kind == kindPart {
+		return in.takePart(batch, it)
+	}
+	in.win.Accepted(size)
+	switch m := in.message(it); {
+	case it.kind == kindSend, it.kind.awaits():
+		m.link, m.charge = in, int64(size)
+		return append(batch, m), true
+	case it.kind.answers():
+		in.c.answered(in.from, tag{kind: it.kind, typ: it.typ, id: it.id, secret: it.secret}, it.data)
+	default:
+		in.c.invalid.Add(1)
+	}
+	in.win.Consume(1, size)
+	return batch, true
+}
+
+// takePart is take for a part of a message, which counts for the window until it is
+// accepted only: its memory is reserved apart.
+func (in *inLink) takePart(batch []*Message, it *item) (_ []*Message, on bool) {
+	p, err := in.part(it)
+	switch err {
+	case nil:
+	case errNoMemory:
+		in.win.Refuse()
+		return batch, false
+	default:
+		in.c.invalid.Add(1)
+		in.c.log.Warn("part of a message dropped", "pid", in.c.cfg.pid, "from", in.from, "err", err)
+		if it.more && err == errChecksum {
+			return batch, false // as if it had not come: it comes again
+		}
+	}
+	in.win.Accepted(it.size())
+	in.win.Consume(1, it.size())
+	if p == nil {
+		return batch, true
+	}
+	p.item.data = p.data
+	m := in.message(&p.item)
+	if p.item.kind.answers() {
+		in.c.memory.free(p.total)
+		in.c.answered(in.from, tag{kind: p.item.kind, typ: m.Type, id: m.ID, secret: p.item.secret}, m.Data)
+		return batch, true
+	}
+	m.link, m.charge, m.large = in, p.total, true
+	return append(batch, m), true
+}
+
+// message makes a message of an item.
+func (in *inLink) message(it *item) *Message {
+	m := &Message{
+		From: in.from, To: in.c.cfg.pid, ID: it.id, Type: it.typ, Header: it.header, Data: it.data,
+		Mode: Reliable, origin: in.origin,
+	}
+	if it.kind.awaits() {
+		m.Mode = modeOf(it.kind)
+		m.asked = &asked{courier: in.c, kind: it.kind, nonce: in.origin.nonce, end: endOf(it.id, it.secret)}
+	}
+	return m
+}
+
+// answers reports whether k ends a call.
+func (k kind) answers() bool {
+	return k == kindAnswer || k == kindError || k == kindAck || k == kindFull
+}
+
+// inLink returns the link that a probe speaks of. It makes one that begins; without
+// one the sender is told that there is none.
+func (c *courier) inLink(s *sender, t tag) *inLink {
+	c.links.mu.Lock()
+	defer c.links.mu.Unlock()
+	in := c.links.in[t.secret]
+	if in != nil {
+		if in.from != s.from || in.origin.nonce != t.nonce {
+			return nil
+		}
+		return in
+	}
+	in = &inLink{c: c, name: t.secret, from: s.from, origin: &origin{nonce: t.nonce}, used: time.Now()}
+	mine := 0
+	for _, other := range c.links.in {
+		if other.from == s.from {
+			mine++
+		}
+	}
+	if t.id != 1 || mine >= maxLinksPerPeer {
+		c.links.tell(in) // with no window: there is no such link
+		return nil
+	}
+	c.links.in[in.name] = in
+	limit := c.grant(len(c.links.in))
+	in.win = window.NewReceiver(limit)
+	return in
+}
+
+func (in *inLink) probed(number uint64) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.used = time.Now()
+	in.win.Probed(number)
+	in.tell()
+}
+
+// consumed notes that the program has taken m, which was accepted on the link.
+func (in *inLink) consumed(m *Message) {
+	if m.large {
+		in.c.memory.free(m.charge)
+		return
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.win.Consume(1, uint64(m.charge)) {
+		in.tell()
+	}
+}
+
+// tell has the sender told the link's state, soon. It needs in.mu.
+func (in *inLink) tell() {
+	if !in.telling {
+		in.telling = true
+		in.c.links.tell(in)
+	}
+}
+
+func (s *links) tell(in *inLink) {
+	s.tellMu.Lock()
+	s.tells = append(s.tells, in)
+	s.tellMu.Unlock()
+	select {
+	case s.told <- struct{}{}:
+	default:
+	}
+}
+
+// speak tells the senders the states of their links. It is a goroutine of its own
+// because publishing waits when the server does not read; what happens meanwhile goes
+// into one state.
+func (s *links) speak() {
+	for {
+		select {
+		case <-s.told:
+		case <-s.c.done:
+			return
+		}
+		s.tellMu.Lock()
+		tells := s.tells
+		s.tells = nil
+		s.tellMu.Unlock()
+		for _, in := range tells {
+			in.speak()
+		}
+	}
+}
+
+func (in *inLink) speak() {
+	in.mu.Lock()
+	in.telling = false
+	k, data := kindNoLink, []byte(nil)
+	if in.win != nil {
+		if in.resume.Swap(false) {
+			in.win.Resume()
+		}
+		k, data = kindState, appendState(nil, in.win.State())
+	}
+	in.mu.Unlock()
+	t := tag{kind: k, nonce: in.origin.nonce, id: 1, secret: in.name}
+	subject := string(t.append([]byte(in.c.subj.reply(in.from, in.c.cfg.pid))))
+	if err := in.c.nc.Publish(subject, data); err != nil {
+		in.c.log.Debug("link: state not told", "pid", in.c.cfg.pid, "to", in.from, "err", err)
+	}
+}
+
+// expire forgets links that nothing comes on, and messages in parts that do not
+// continue.
+func (s *links) expire(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, in := range s.in {
+		in.mu.Lock()
+		if in.partial != nil && now.Sub(in.used) > stallLimit {
+			in.dropPartial()
+		}
+		idle := now.Sub(in.used)
+		in.mu.Unlock()
+		if idle > linkIdle && !s.c.cfg.known(in.from) {
+			delete(s.in, name)
+		}
+	}
+}

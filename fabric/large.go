@@ -1,0 +1,208 @@
+package fabric
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"sync"
+	"time"
+)
+
+// A message too large for one publish goes over a link in parts. Each has a checksum,
+// and so has the whole; the link sees to it that they come in order and none is
+// missing, and grants no more at a time than its window.
+const (
+	// maxChunk is the size above which a message is sent in parts, and that of a
+	// part; less if the server takes less.
+	maxChunk = 256 << 10
+	// stallLimit is how long a message in parts is kept that does not continue.
+	stallLimit = 30 * time.Second
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// chunk returns the size of a part.
+func (c *courier) chunk() int {
+	limit := int(c.nc.MaxPayload())
+	return max(min(maxChunk, limit-limit/4), 64)
+}
+
+// addLarge sends it in parts. It returns when the last is under way.
+func (l *outLink) addLarge(ctx context.Context, it *item) (err error) {
+	select {
+	case l.large <- struct{}{}: // one at a time: the parts say only that they follow
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-l.c.done:
+		return ErrClosed
+	}
+	defer func() { <-l.large }()
+	defer l.setParting(0)
+	l.setParting(it.id)
+	size, rest := l.c.chunk(), it.data
+	part := *it
+	part.total, part.more = uint64(len(rest)), true
+	for first := true; ; first = false {
+		part.data = rest[:min(size, len(rest))]
+		rest = rest[len(part.data):]
+		part.more, part.hasCRC = len(rest) > 0, true
+		if part.more {
+			part.crc = crc32.Checksum(part.data, castagnoli)
+		} else {
+			part.crc = crc32.Checksum(it.data, castagnoli)
+		}
+		if err := l.add(ctx, &part); err != nil {
+			if !first {
+				l.giveUp()
+			}
+			return err
+		}
+		if !part.more {
+			return nil
+		}
+		part = item{kind: kindPart}
+	}
+}
+
+func (l *outLink) setParting(id uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.parting = id
+}
+
+// giveUp tells the receiver that the parts so far are all that comes, if the window
+// has room; the next message in parts says so, too.
+func (l *outLink) giveUp() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err == nil && l.win.Room(0) {
+		l.c.gather.link(l, l.win.Take(0), &item{kind: kindPart})
+	}
+}
+
+// A partial is a message of which some parts have come.
+type partial struct {
+	item  item // the first part, without data
+	total int64
+	data  []byte // grows with what came, never with what is claimed
+	skip  bool   // it was refused: the parts that come are dropped
+}
+
+var (
+	errNoMemory = errors.New("no memory at the moment")
+	errChecksum = errors.New("checksum does not match")
+)
+
+// part takes in a part, and returns the message if it is the last. It needs in.mu.
+func (in *inLink) part(it *item) (*partial, error) {
+	if it.kind != kindPart {
+		if err := in.beginPartial(it); err != nil {
+			return nil, err
+		}
+	}
+	p := in.partial
+	if p == nil {
+		return nil, nil // of a message that was dropped
+	}
+	if !it.more && !it.hasCRC { // its sender gave up
+		in.dropPartial()
+		return nil, nil
+	}
+	if it.more && crc32.Checksum(it.data, castagnoli) != it.crc {
+		return nil, errChecksum
+	}
+	if !p.skip {
+		if int64(len(p.data)+len(it.data)) > p.total {
+			in.dropPartial()
+			return nil, fmt.Errorf("more than the %d bytes announced", p.total)
+		}
+		p.grow(len(it.data))
+		p.data = append(p.data, it.data...)
+	}
+	if it.more {
+		return nil, nil
+	}
+	if p.skip {
+		in.partial = nil
+		return nil, nil
+	}
+	if int64(len(p.data)) != p.total || crc32.Checksum(p.data, castagnoli) != it.crc {
+		in.dropPartial()
+		return nil, errChecksum
+	}
+	in.partial = nil // its memory is given back when the program takes it
+	return p, nil
+}
+
+// grow makes room for n more bytes: at most twice what came, and in the end exactly
+// what is needed.
+func (p *partial) grow(n int) {
+	need := len(p.data) + n
+	if need <= cap(p.data) {
+		return
+	}
+	grown := make([]byte, len(p.data), min(2*need, int(p.total)))
+	copy(grown, p.data)
+	p.data = grown
+}
+
+func (in *inLink) beginPartial(it *item) error {
+	in.dropPartial() // its sender gave up
+	p := &partial{item: *it, total: int64(min(it.total, 1<<62))}
+	p.item.data = nil
+	if p.total > in.c.memory.limit {
+		p.skip = true
+		in.c.notices.add(notice{m: in.message(it), tooLarge: true, refused: true})
+	} else if !in.c.memory.reserve(p.total, in) {
+		return errNoMemory
+	}
+	in.partial = p
+	return nil
+}
+
+// dropPartial forgets what came of a message. It needs in.mu.
+func (in *inLink) dropPartial() {
+	if p := in.partial; p != nil {
+		in.partial = nil
+		if !p.skip {
+			in.c.memory.free(p.total)
+		}
+	}
+}
+
+// A memory bounds what messages in parts take: those that come, and those that wait
+// in the inbox. All of a message is reserved when it begins, so that each that began
+// can be completed.
+type memory struct {
+	limit int64
+
+	mu      sync.Mutex // guards the fields below
+	used    int64
+	waiting []*inLink // were refused some
+}
+
+func (q *memory) reserve(n int64, in *inLink) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.used+n <= q.limit {
+		q.used += n
+		return true
+	}
+	q.waiting = append(q.waiting, in)
+	return false
+}
+
+// free gives n bytes back, and has those told who wait for some. It takes no link's
+// lock: the caller may have one.
+func (q *memory) free(n int64) {
+	q.mu.Lock()
+	q.used -= n
+	waiting := q.waiting
+	q.waiting = nil
+	q.mu.Unlock()
+	for _, in := range waiting {
+		in.resume.Store(true)
+		in.c.links.tell(in)
+	}
+}
