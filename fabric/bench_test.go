@@ -18,6 +18,7 @@ import (
 type benchLink struct {
 	tx, rx *nats.Conn
 	a, b   *Node
+	bare   *Node // a that gathers nothing
 	got    atomic.Int64  // by the raw subscription
 	want   atomic.Int64  // at which done is sent to
 	done   chan struct{} // capacity 1
@@ -31,6 +32,7 @@ func newBenchLink(b *testing.B, inProcess bool) *benchLink {
 	}
 	l := &benchLink{tx: connect(b, s, opts...), rx: connect(b, s, opts...), done: make(chan struct{}, 1)}
 	l.a, l.b = startNode(b, l.tx, "a", nil, nil), startNode(b, l.rx, "b", nil, nil)
+	l.bare = startNode(b, l.tx, "bare", nil, func(c *courierConfig) { c.noBatch = true })
 	sub, err := l.rx.Subscribe("raw.c1.test.u.b.a", func(*nats.Msg) {
 		if l.got.Add(1) == l.want.Load() {
 			l.done <- struct{}{}
@@ -58,12 +60,20 @@ func (l *benchLink) raw(b *testing.B, n int, data []byte) {
 	<-l.done
 }
 
-func (l *benchLink) node(b *testing.B, n int, data []byte) {
+// node sends n messages from a node to b, and returns when b has received them.
+func (l *benchLink) node(b *testing.B, from *Node, mode Mode, n int, data []byte) {
 	ctx := b.Context()
 	errs := make(chan error, 1)
 	go func() {
+		m := Message{To: "b", Mode: mode, Data: data}
 		for range n {
-			if err := l.a.Send(ctx, "b", data); err != nil {
+			var err error
+			if mode == Fast {
+				err = from.Send(ctx, "b", data)
+			} else {
+				err = from.SendMsg(ctx, &m)
+			}
+			if err != nil {
 				errs <- err
 				return
 			}
@@ -106,28 +116,57 @@ func median(xs []float64) float64 {
 // sender, server and receiver. Medians of rounds that alternate.
 func BenchmarkSend(b *testing.B) {
 	const round = 50_000 // fits an inbox
-	for _, size := range []int{16, 128, 1024} {
-		b.Run(fmt.Sprint(size), func(b *testing.B) {
-			l := newBenchLink(b, false)
-			data := make([]byte, size)
-			l.raw(b, round, data)
-			l.node(b, round, data)
-			var wall, cpu []float64
-			var total time.Duration
-			for b.Loop() {
-				raw := measure(func() { l.raw(b, round, data) })
-				node := measure(func() { l.node(b, round, data) })
-				wall = append(wall, float64(raw.wall)/float64(node.wall))
-				cpu = append(cpu, float64(raw.cpu)/float64(node.cpu))
-				total += node.wall
-			}
-			b.ReportMetric(median(wall), "x-raw")
-			b.ReportMetric(median(cpu), "x-raw-cpu")
-			b.ReportMetric(float64(round*b.N)/total.Seconds(), "msg/s")
-			if s := l.b.Stats(); s.Rejected != 0 || s.Invalid != 0 {
-				b.Errorf("%+v", s)
-			}
-		})
+	for _, way := range []string{"bare", "gathered", "reliable"} {
+		for _, size := range []int{16, 128, 1024} {
+			b.Run(fmt.Sprintf("%s/%d", way, size), func(b *testing.B) {
+				l := newBenchLink(b, false)
+				from, mode := l.a, Fast
+				switch way {
+				case "bare":
+					from = l.bare
+				case "reliable":
+					mode = Reliable
+				}
+				l.compare(b, from, mode, round, make([]byte, size))
+			})
+		}
+	}
+}
+
+// BenchmarkLarge is BenchmarkSend with 10 MB, beside raw publishes of the parts alone:
+// no flow control, no checksums, and what the receiver misses is lost.
+func BenchmarkLarge(b *testing.B) {
+	l := newBenchLink(b, false)
+	const size, round = 10_000_000, 10
+	parts := (size + maxChunk - 1) / maxChunk
+	l.compareWith(b, round, round*size,
+		func() { l.raw(b, round*parts, make([]byte, size/parts)) },
+		func() { l.node(b, l.a, Reliable, round, make([]byte, size)) })
+}
+
+func (l *benchLink) compare(b *testing.B, from *Node, mode Mode, round int, data []byte) {
+	l.compareWith(b, round, round*len(data),
+		func() { l.raw(b, round, data) },
+		func() { l.node(b, from, mode, round, data) })
+}
+
+func (l *benchLink) compareWith(b *testing.B, round, bytes int, raw, node func()) {
+	raw()
+	node()
+	var wall, cpu []float64
+	var total time.Duration
+	for b.Loop() {
+		r, n := measure(raw), measure(node)
+		wall = append(wall, float64(r.wall)/float64(n.wall))
+		cpu = append(cpu, float64(r.cpu)/float64(n.cpu))
+		total += n.wall
+	}
+	b.ReportMetric(median(wall), "x-raw")
+	b.ReportMetric(median(cpu), "x-raw-cpu")
+	b.ReportMetric(float64(round*b.N)/total.Seconds(), "msg/s")
+	b.ReportMetric(float64(bytes*b.N)/1e6/total.Seconds(), "MB/s")
+	if s := l.b.Stats(); s.Rejected != 0 || s.Invalid != 0 {
+		b.Errorf("%+v", s)
 	}
 }
 

@@ -137,7 +137,6 @@ func (in *inLink) takePart(batch []*Message, it *item) (_ []*Message, on bool) {
 	if p == nil {
 		return batch, true
 	}
-	p.item.data = p.data
 	m := in.message(&p.item)
 	if p.item.kind.answers() {
 		in.c.memory.free(p.total)

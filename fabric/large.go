@@ -1,6 +1,7 @@
 package fabric
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -85,8 +86,10 @@ func (l *outLink) giveUp() {
 type partial struct {
 	item  item // the first part, without data
 	total int64
-	data  []byte // grows with what came, never with what is claimed
-	skip  bool   // it was refused: the parts that come are dropped
+	parts [][]byte // what came, and nothing for what is claimed
+	size  int64    // of parts
+	crc   uint32   // of parts
+	skip  bool     // it was refused: the parts that come are dropped
 }
 
 var (
@@ -112,39 +115,29 @@ func (in *inLink) part(it *item) (*partial, error) {
 	if it.more && crc32.Checksum(it.data, castagnoli) != it.crc {
 		return nil, errChecksum
 	}
-	if !p.skip {
-		if int64(len(p.data)+len(it.data)) > p.total {
-			in.dropPartial()
-			return nil, fmt.Errorf("more than the %d bytes announced", p.total)
+	if p.skip {
+		if !it.more {
+			in.partial = nil
 		}
-		p.grow(len(it.data))
-		p.data = append(p.data, it.data...)
+		return nil, nil
 	}
+	if p.size += int64(len(it.data)); p.size > p.total {
+		in.dropPartial()
+		return nil, fmt.Errorf("more than the %d bytes announced", p.total)
+	}
+	p.parts = append(p.parts, it.data)
+	p.crc = crc32.Update(p.crc, castagnoli, it.data)
 	if it.more {
 		return nil, nil
 	}
-	if p.skip {
-		in.partial = nil
-		return nil, nil
-	}
-	if int64(len(p.data)) != p.total || crc32.Checksum(p.data, castagnoli) != it.crc {
+	if p.size != p.total || p.crc != it.crc {
 		in.dropPartial()
 		return nil, errChecksum
 	}
 	in.partial = nil // its memory is given back when the program takes it
+	p.item.data = bytes.Join(p.parts, nil)
+	p.parts = nil
 	return p, nil
-}
-
-// grow makes room for n more bytes: at most twice what came, and in the end exactly
-// what is needed.
-func (p *partial) grow(n int) {
-	need := len(p.data) + n
-	if need <= cap(p.data) {
-		return
-	}
-	grown := make([]byte, len(p.data), min(2*need, int(p.total)))
-	copy(grown, p.data)
-	p.data = grown
 }
 
 func (in *inLink) beginPartial(it *item) error {
