@@ -18,7 +18,7 @@ import (
 type benchLink struct {
 	tx, rx *nats.Conn
 	a, b   *Node
-	bare   *Node // a that gathers nothing
+	bare   *Node         // a that gathers nothing
 	got    atomic.Int64  // by the raw subscription
 	want   atomic.Int64  // at which done is sent to
 	done   chan struct{} // capacity 1

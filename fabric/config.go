@@ -97,6 +97,9 @@ type Config struct {
 	// is several times as fast; a plain NATS subscriber then sees a frame.
 	NoBatch bool
 
+	// Offline keeps messages while the connection is down. Default: none.
+	Offline Offline
+
 	// Inbox bounds what may wait to be received.
 	Inbox Inbox
 
@@ -115,16 +118,35 @@ type Config struct {
 }
 
 // Inbox bounds the messages that were delivered to the node and wait for
-// Receive, Messages or Handle. When either bound is reached, further messages are
-// rejected: the sender of a request is told [ErrInboxFull], and every rejected
-// message is counted in [Stats].
+// Receive, Messages or Handle, and says what becomes of those that do not fit.
 type Inbox struct {
 	Messages int   // default DefaultInboxMessages
-	Bytes    int64 // default DefaultInboxBytes
+	Bytes    int64 // default DefaultInboxBytes. No message larger than this is taken
+	// PerSender bounds how many messages of one sender may wait, so that one cannot
+	// fill the inbox for all. Default: Messages.
+	PerSender int
+	// OnFull is what becomes of a message that finds a bound reached. Each is counted
+	// in [Stats].
+	OnFull Policy
 	// Off takes no messages at all, for services that only elect or balance:
 	// a sender is told ErrUnreachable.
 	Off bool
 }
+
+// A Policy is what a full inbox does.
+type Policy uint8
+
+const (
+	// Block holds back senders of mode Reliable, and of large messages, within a
+	// window of their own; what others send is rejected. The default.
+	Block Policy = iota
+	// Reject refuses the message, whatever its mode. Its sender is told [ErrInboxFull].
+	Reject
+	// DropNewest drops the message, and tells nobody but who awaits an answer.
+	DropNewest
+	// DropOldest drops the message that has waited longest instead, and tells nobody.
+	DropOldest
+)
 
 // withDefaults checks c and fills in its defaults.
 func (c Config) withDefaults() (Config, error) {
@@ -155,8 +177,12 @@ func (c Config) withDefaults() (Config, error) {
 		return c, &ConfigError{"Replicas", fmt.Sprintf("%d is not within 1 and 5", c.Replicas)}
 	case c.Mode > Reliable:
 		return c, &ConfigError{"Mode", c.Mode.String() + " is none"}
-	case c.Inbox.Messages < 0 || c.Inbox.Bytes < 0:
+	case c.Inbox.Messages < 0 || c.Inbox.Bytes < 0 || c.Inbox.PerSender < 0:
 		return c, &ConfigError{"Inbox", "a bound is negative"}
+	case c.Offline.TTL < 0 || c.Offline.Messages < 0 || c.Offline.Bytes < 0:
+		return c, &ConfigError{"Offline", "a bound is negative"}
+	case c.Inbox.OnFull > DropOldest:
+		return c, &ConfigError{"Inbox", fmt.Sprintf("OnFull %d is no policy", c.Inbox.OnFull)}
 	}
 	var err error
 	if c.Meta, err = checkMeta(c.Meta); err != nil {

@@ -1,7 +1,6 @@
 package fabric
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -23,6 +22,7 @@ type courierConfig struct {
 	inbox    Inbox
 	mode     Mode // of messages that have none
 	noBatch  bool
+	offline  Offline
 	logger   *slog.Logger
 
 	onUndeliverable func(Undeliverable)
@@ -78,6 +78,11 @@ type courier struct {
 	subsMu sync.Mutex           // guards subs
 	subs   []*nats.Subscription // all, for close; the first are those of ch
 
+	draining atomic.Bool    // nothing new is sent
+	intake   chan *nats.Msg // of u and b; nil if off
+	end      *nats.Msg      // put into intake, it closes through
+	through  chan struct{}
+
 	done   chan struct{} // closed by close
 	closed atomic.Bool
 	wg     sync.WaitGroup
@@ -104,8 +109,8 @@ func newCourier(cfg courierConfig) (*courier, error) {
 		off:     cfg.passive || cfg.inbox.Off,
 		notices: notices{wake: make(chan struct{}, 1)},
 		done:    make(chan struct{}),
-		inbox: newInbox(cmp.Or(cfg.inbox.Messages, DefaultInboxMessages),
-			cmp.Or(cfg.inbox.Bytes, DefaultInboxBytes)),
+		end:     new(nats.Msg), through: make(chan struct{}),
+		inbox: newInbox(cfg.inbox),
 	}
 	c.calls.init()
 	c.flushes.init()
@@ -129,6 +134,7 @@ func (c *courier) start() error {
 			size = gateCap
 		}
 		ch := make(chan *nats.Msg, size)
+		c.intake = ch
 		if c.cfg.gate != nil {
 			c.cfg.gate.ch.Store(&ch)
 		}

@@ -30,6 +30,8 @@ var (
 	ErrDisconnected = errors.New("fabric: disconnected")
 	// ErrClosed: the node has left, or is leaving.
 	ErrClosed = errors.New("fabric: node closed")
+	// ErrDraining: the node is leaving and sends nothing new. See [Node.Drain].
+	ErrDraining = errors.New("fabric: node is draining")
 	// ErrPassive: a passive node cannot do this.
 	ErrPassive = errors.New("fabric: node is passive")
 	// ErrNotRequest: a reply to a message that did not ask for one.

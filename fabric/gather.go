@@ -1,6 +1,8 @@
 package fabric
 
 import (
+	"cmp"
+	"errors"
 	"runtime"
 	"sync"
 	"time"
@@ -31,6 +33,8 @@ type gather struct {
 	round uint64    // of the batcher: what is queued is of this one
 	casts uint64    // queued for more than one receiver
 	last  time.Duration
+
+	offline offline
 }
 
 const (
@@ -47,6 +51,9 @@ const (
 
 func (g *gather) init(c *courier) {
 	g.c, g.alone = c, c.cfg.noBatch
+	g.offline.cfg = c.cfg.offline
+	g.offline.cfg.Messages = cmp.Or(g.offline.cfg.Messages, DefaultInboxMessages)
+	g.offline.cfg.Bytes = cmp.Or(g.offline.cfg.Bytes, DefaultInboxBytes)
 	g.wake = make(chan struct{}, 1)
 	g.room = sync.NewCond(&g.mu)
 	g.start = time.Now()
@@ -73,13 +80,19 @@ var parcels = sync.Pool{New: func() any { return new(parcel) }}
 // post hands o to the connection, or queues it for the batcher. An error of
 // publishing it then is the clerk's to report.
 func (g *gather) post(d *dest, o *outgoing) error {
-	if g.alone {
+	if g.alone && g.offline.cfg.TTL <= 0 {
 		return g.c.emit(d, o)
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !g.take(o.framed()) {
+	if len(g.offline.queue) > 0 && g.shelve(newParcel(d, o)) {
+		return nil // behind those that wait already
+	}
+	if !g.take(o.framed() && !g.alone) {
 		err := g.c.emit(d, o)
+		if g.offline.cfg.TTL > 0 && errors.Is(err, ErrDisconnected) && g.shelve(newParcel(d, o)) {
+			return nil
+		}
 		g.last = time.Since(g.start)
 		return err
 	}
@@ -89,21 +102,29 @@ func (g *gather) post(d *dest, o *outgoing) error {
 		g.bytes += len(o.data)
 		return nil
 	}
+	p := newParcel(d, o)
+	d.open = nil
+	if o.framed() {
+		d.open = p
+	}
+	g.push(p)
+	return nil
+}
+
+// newParcel makes a parcel of one message, with a copy of its data.
+func newParcel(d *dest, o *outgoing) *parcel {
 	p := parcels.Get().(*parcel)
 	*p = parcel{d: d, o: *o, buf: p.buf[:0], n: 1}
+	p.o.data = nil
 	if o.framed() {
 		p.ids.add(o.id)
 		p.buf = appendItem(p.buf, o.item())
 		p.data = p.buf[len(p.buf)-len(o.data):]
-		d.open = p
-	} else {
-		p.buf = append(p.buf, o.data...)
-		p.data, p.o.header = p.buf, cloneHeader(o.header)
-		d.open = nil
+		return p
 	}
-	p.o.data = nil
-	g.push(p)
-	return nil
+	p.buf = append(p.buf, o.data...)
+	p.data, p.o.header = p.buf, cloneHeader(o.header)
+	return p
 }
 
 // take decides whether a message is queued. It needs g.mu, and waits while too much
@@ -252,8 +273,8 @@ func (g *gather) drain() {
 		}
 		g.mu.Unlock()
 		for i, p := range batch {
-			g.c.publishParcel(p)
-			if batch[i] = nil; p.link == nil && p.marker == nil {
+			batch[i] = nil
+			if done := g.c.publishParcel(p); done && p.link == nil {
 				parcels.Put(p)
 			}
 		}
@@ -264,8 +285,9 @@ func (g *gather) drain() {
 	}
 }
 
-// publishParcel publishes p, and reports what fails.
-func (c *courier) publishParcel(p *parcel) {
+// publishParcel publishes p, and reports what fails. It is not done with it if that
+// waits for the connection now.
+func (c *courier) publishParcel(p *parcel) (done bool) {
 	o := p.o
 	o.data = p.data
 	if p.link != nil {
@@ -279,17 +301,29 @@ func (c *courier) publishParcel(p *parcel) {
 		if err := c.emit(p.d, &o); err != nil {
 			c.log.Debug("link: not published", "pid", c.cfg.pid, "to", p.d.pid, "err", err)
 		}
-		return
+		return true
 	}
 	if p.n > 1 {
-		o.kind, o.typ, o.data = kindMulti, "", p.buf
-		var steps [maxSteps + 32]byte
-		o.steps = string(p.ids.appendSteps(steps[:0]))
+		o.kind, o.typ, o.data, o.steps = kindMulti, "", p.buf, p.steps()
 	}
 	err := c.emit(p.d, &o)
+	if errors.Is(err, ErrDisconnected) && c.gather.shelveFailed(p) {
+		return false
+	}
+	if err != nil {
+		p.report(c, err)
+	}
+	return true
+}
+
+func (p *parcel) steps() string {
+	var steps [maxSteps + 32]byte
+	return string(p.ids.appendSteps(steps[:0]))
+}
+
+// report has those told who care that p was not published.
+func (p *parcel) report(c *courier, err error) {
 	switch {
-	case err == nil:
-		// Whether anybody receives it, the server tells.
 	case p.marker != nil:
 		if c.flushes.take(p.marker) {
 			p.marker.answer <- answer{err: err}
@@ -302,7 +336,7 @@ func (c *courier) publishParcel(p *parcel) {
 	case p.n == 1:
 		c.clerk.add(entry{to: p.d.pid, id: p.o.id, err: err})
 	default:
-		eachID(p.ids.first, o.steps, func(id uint64) { c.clerk.add(entry{to: p.d.pid, id: id, err: err}) })
+		eachID(p.ids.first, p.steps(), func(id uint64) { c.clerk.add(entry{to: p.d.pid, id: id, err: err}) })
 	}
 }
 

@@ -46,12 +46,13 @@ func (c *courier) work(ctx context.Context, f handler) error {
 		if c.closed.Load() {
 			return ErrClosed
 		}
-		m, err := c.inbox.take(ctx, c.done)
+		m, err := c.inbox.take(ctx, c.done, 1)
 		if err != nil {
 			return err
 		}
 		data, err := f(ctx, m)
 		c.finish(m, data, err)
+		c.inbox.worked()
 	}
 }
 

@@ -1,18 +1,22 @@
 package fabric
 
 import (
+	"cmp"
 	"context"
 	"runtime"
 	"sync"
 )
 
 // An inbox is the queue between the dispatcher and those who receive. It holds
-// at most maxMsgs messages and maxBytes bytes; what does not fit is refused, at
-// once, so the dispatcher never waits. Chunks of the queue are freed as they are
-// emptied, so an idle inbox costs next to nothing.
+// at most maxMsgs messages and maxBytes bytes, not counting those whose link holds
+// their sender back; what does not fit is refused or dropped, at once, so the
+// dispatcher never waits. Chunks of the queue are freed as they are emptied, so an idle
+// inbox costs next to nothing.
 type inbox struct {
 	maxMsgs  int
 	maxBytes int64
+	quota    int // of one sender; 0: none
+	onFull   Policy
 	// wake has capacity 1: a token in it means that somebody who waits should
 	// look again. A second token would say nothing new.
 	wake chan struct{}
@@ -24,9 +28,12 @@ type inbox struct {
 	n          int
 	bound      int   // of n, those that the limits count
 	bytes      int64 // of those
-	waiting    int   // in take, to be woken
+	bySender   map[PID]int
+	waiting    int // in take, to be woken
+	working    int // messages that are being handled
 	received   uint64
 	rejected   uint64
+	dropped    uint64
 }
 
 const chunkLen = 256
@@ -36,40 +43,94 @@ type chunk struct {
 	msgs [chunkLen]*Message
 }
 
-func newInbox(maxMsgs int, maxBytes int64) *inbox {
-	return &inbox{maxMsgs: maxMsgs, maxBytes: maxBytes, wake: make(chan struct{}, 1)}
+func newInbox(cfg Inbox) *inbox {
+	q := &inbox{
+		maxMsgs:  cmp.Or(cfg.Messages, DefaultInboxMessages),
+		maxBytes: cmp.Or(cfg.Bytes, DefaultInboxBytes),
+		quota:    cfg.PerSender, onFull: cfg.OnFull,
+		wake: make(chan struct{}, 1),
+	}
+	if q.quota > 0 {
+		q.bySender = make(map[PID]int)
+	}
+	return q
 }
 
-// put appends the batch in order and returns the messages that did not fit.
+// put appends the batch in order and returns the messages that were refused.
 func (q *inbox) put(batch []*Message) (refused []*Message) {
+	var dropped []*Message
 	q.mu.Lock()
 	for _, m := range batch {
-		size := m.size()
-		if m.link == nil { // what comes on a link is bounded by its window
-			if q.bound >= q.maxMsgs || q.bytes+size > q.maxBytes {
-				refused = append(refused, m)
-				continue
-			}
-			q.bound++
-			q.bytes += size
+		if q.counts(m) && !q.admit(m, &dropped) {
+			refused = append(refused, m)
+			continue
 		}
 		q.n++
+		q.received++
 		q.push(m)
 	}
-	q.received += uint64(len(batch) - len(refused))
-	q.rejected += uint64(len(refused))
 	wake := q.waiting > 0 && q.n > 0
 	q.mu.Unlock()
 	if wake {
 		q.signal()
 	}
+	for _, m := range dropped {
+		m.taken()
+	}
 	return refused
+}
+
+// counts reports whether m is one that the limits count.
+func (q *inbox) counts(m *Message) bool { return m.link == nil || q.onFull != Block }
+
+// admit makes room for m, or says that there is none. It needs q.mu.
+func (q *inbox) admit(m *Message, dropped *[]*Message) bool {
+	size := m.size()
+	for q.full(m.From, size) {
+		if q.onFull != DropOldest || q.n == 0 || size > q.maxBytes || q.quota > 0 && q.bySender[m.From] >= q.quota {
+			if q.onFull == DropNewest || q.onFull == DropOldest {
+				q.dropped++
+			} else {
+				q.rejected++
+			}
+			return false
+		}
+		old := q.pop()
+		q.gone(old)
+		q.dropped++
+		*dropped = append(*dropped, old)
+	}
+	q.bound++
+	q.bytes += size
+	if q.quota > 0 {
+		q.bySender[m.From]++
+	}
+	return true
+}
+
+func (q *inbox) full(from PID, size int64) bool {
+	return q.bound >= q.maxMsgs || q.bytes+size > q.maxBytes || q.quota > 0 && q.bySender[from] >= q.quota
+}
+
+// gone notes that m, which was popped, waits no more. It needs q.mu.
+func (q *inbox) gone(m *Message) {
+	q.n--
+	if !q.counts(m) {
+		return
+	}
+	q.bound--
+	q.bytes -= m.size()
+	if q.quota > 0 {
+		if q.bySender[m.From]--; q.bySender[m.From] == 0 {
+			delete(q.bySender, m.From)
+		}
+	}
 }
 
 // take removes and returns the oldest message. It waits for one until ctx ends,
 // whose cause it returns, or closed does; what the inbox holds then can still be
-// taken.
-func (q *inbox) take(ctx context.Context, closed <-chan struct{}) (*Message, error) {
+// taken. work is 1 if worked is called when it has been handled.
+func (q *inbox) take(ctx context.Context, closed <-chan struct{}, work int) (*Message, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
@@ -98,21 +159,29 @@ func (q *inbox) take(ctx context.Context, closed <-chan struct{}) (*Message, err
 		}
 	}
 	m := q.pop()
-	q.n--
-	if m.link == nil {
-		q.bound--
-		q.bytes -= m.size()
-	}
+	q.gone(m)
+	q.working += work
 	wake := q.waiting > 0 && q.n > 0
 	q.mu.Unlock()
+	if wake {
+		q.signal()
+	}
+	m.taken()
+	return m, nil
+}
+
+func (q *inbox) worked() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.working--
+}
+
+// taken has the link of m, if it came on one, know that it waits no more.
+func (m *Message) taken() {
 	if m.link != nil {
 		m.link.consumed(m)
 		m.link = nil
 	}
-	if wake {
-		q.signal()
-	}
-	return m, nil
 }
 
 func (q *inbox) signal() {
@@ -122,11 +191,11 @@ func (q *inbox) signal() {
 	}
 }
 
-// counts returns how many messages were taken in and how many refused, ever.
-func (q *inbox) counts() (received, rejected uint64) {
+// stats adds what the inbox counts to s.
+func (q *inbox) stats(s *Stats) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.received, q.rejected
+	s.Received, s.Rejected, s.Dropped, s.Waiting = q.received, q.rejected, q.dropped, q.n
 }
 
 // push and pop need q.mu. pop needs a message to be there.

@@ -105,6 +105,10 @@ func (in *inLink) take(batch []*Message, seq uint64, it *item) (_ []*Message, on
 	in.win.Accepted(size)
 	switch m := in.message(it); {
 	case it.kind == kindSend, it.kind.awaits():
+		if in.c.inbox.onFull != Block { // nobody is held back
+			in.win.Consume(1, size)
+			return append(batch, m), true
+		}
 		m.link, m.charge = in, int64(size)
 		return append(batch, m), true
 	case it.kind.answers():

@@ -78,6 +78,7 @@ func (s *links) keep() {
 		for _, l := range s.all() {
 			waiting = s.c.attend(l) || waiting
 		}
+		waiting = s.c.gather.lapse(time.Now()) || waiting
 		s.expire(time.Now())
 		if waiting {
 			timer.Reset(keepEvery)
@@ -122,7 +123,13 @@ func (c *courier) attend(l *outLink) (waiting bool) {
 	return true
 }
 
-// hurry has all links ask at once: the connection is new.
+// reconnected is told that the connection is new.
+func (c *courier) reconnected() {
+	c.gather.unshelve()
+	c.links.hurry()
+}
+
+// hurry has all links ask at once.
 func (s *links) hurry() {
 	for _, l := range s.all() {
 		l.mu.Lock()

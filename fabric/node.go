@@ -125,7 +125,7 @@ func (n *Node) followConn() {
 				n.events.add(Event{Kind: Disconnected, Err: n.link.nc.LastError()})
 			case nats.CONNECTED:
 				n.events.add(Event{Kind: Reconnected})
-				n.courier.links.hurry()
+				n.courier.reconnected()
 				n.session.Poke()
 				n.bucket.Nudge()
 				n.members.Reread()

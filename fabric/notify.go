@@ -11,6 +11,10 @@ import (
 // accepted and await that to be known. batch holds all of them.
 func (c *courier) arrived(batch, refused []*Message) {
 	for _, m := range refused {
+		m.taken()
+		if c.inbox.onFull > Reject && m.asked == nil {
+			continue
+		}
 		c.notices.add(notice{m: m, refused: true})
 	}
 	for _, m := range batch {

@@ -15,7 +15,7 @@ import (
 // it returns [ErrClosed]. Several goroutines may receive, by Receive, Messages and
 // Handle: each message goes to one of them.
 func (n *Node) Receive(ctx context.Context) (*Message, error) {
-	return n.courier.inbox.take(ctx, n.courier.done)
+	return n.courier.inbox.take(ctx, n.courier.done, 0)
 }
 
 // Messages iterates over what [Node.Receive] returns, up to and including its
@@ -50,7 +50,13 @@ func (c *courier) dispatch(ch <-chan *nats.Msg) {
 			open = false
 		}
 		for batch = batch[:0]; ; {
-			if m != nil {
+			switch m {
+			case nil:
+			case c.end:
+				c.deliver(batch, &full)
+				batch = batch[:0]
+				close(c.through) // all that came before is in the inbox
+			default:
 				batch = d.decode(batch, m)
 			}
 			if len(batch) >= dispatchBatch {

@@ -111,6 +111,9 @@ func (c *courier) ready(ctx context.Context, to PID) (*dest, error) {
 	if c.closed.Load() {
 		return nil, ErrClosed
 	}
+	if c.draining.Load() {
+		return nil, ErrDraining
+	}
 	return c.dest(to)
 }
 

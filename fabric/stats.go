@@ -11,29 +11,43 @@ type Stats struct {
 	// Undeliverable were found to have no receiver: sends, not requests, whose
 	// callers were told.
 	Undeliverable uint64
-	// Rejected were delivered to the node and dropped, the inbox being full.
+	// Rejected were delivered to the node and refused, the inbox being full; their
+	// senders were told.
 	Rejected uint64
+	// Dropped were delivered to the node and dropped: by the inbox's policy, or by
+	// nats.go because the node did not get to run, which is a defect.
+	Dropped uint64
 	// Invalid were not what the fabric's processes send, and dropped: without a
 	// valid tag, forged, or made by JetStream.
 	Invalid uint64
+	// Repeated came again on a link, and were dropped. They are what was sent again
+	// in vain.
+	Repeated uint64
+	// Stray came on a link that the node does not know, and were dropped; a process
+	// that had the PID before may have known it. Their sender finds out.
+	Stray uint64
+	// Waiting is how many messages are in the inbox at the moment.
+	Waiting int
 }
 
 // Stats returns the counts so far. They stay readable when the node has closed.
 func (n *Node) Stats() Stats { return n.courier.stats() }
 
 func (c *courier) stats() Stats {
-	received, rejected := c.inbox.counts()
 	dropped := c.dropped.Load()
 	if !c.closed.Load() {
 		c.subsMu.Lock()
 		dropped = max(dropped, c.channelDrops())
 		c.subsMu.Unlock()
 	}
-	return Stats{
+	s := Stats{
 		Sent:          c.sent.Load(),
-		Received:      received,
 		Undeliverable: c.clerk.count.Load(),
-		Rejected:      rejected + dropped,
 		Invalid:       c.invalid.Load(),
+		Repeated:      c.repeated.Load(),
+		Stray:         c.stray.Load(),
 	}
+	c.inbox.stats(&s)
+	s.Dropped += dropped
+	return s
 }

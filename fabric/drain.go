@@ -1,0 +1,154 @@
+package fabric
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// Drain leaves without losing anything, as far as ctx allows: it refuses new sends
+// with [ErrDraining], waits until everything sent has left and, on links, been
+// acknowledged, a broken connection included, then takes no more messages in, waits
+// until those that came were received and handled, and leaves as [Node.Leave] does.
+//
+// If ctx ends first it leaves all the same, in no time, and the error wraps a
+// [*DrainError] that counts what was lost.
+func (n *Node) Drain(ctx context.Context) error {
+	lost := n.courier.drain(ctx)
+	leave := ctx
+	if ctx.Err() != nil { // what is written must be written nevertheless
+		var cancel context.CancelFunc
+		leave, cancel = context.WithTimeout(context.WithoutCancel(ctx), n.cfg.Lease/2)
+		defer cancel()
+	}
+	return errors.Join(lost, n.Leave(leave))
+}
+
+// A DrainError counts what [Node.Drain] could not wait for.
+type DrainError struct {
+	// Unsent waited for the connection, or for the server to process them: all that is
+	// known is that some may be lost.
+	Unsent int
+	// Unacknowledged were sent on links; they may have arrived.
+	Unacknowledged int
+	// Unhandled were received by the node and not by the program, or are still being
+	// handled.
+	Unhandled int
+	// Err is why it did not wait longer.
+	Err error
+}
+
+func (e *DrainError) Error() string {
+	return fmt.Sprintf("fabric: drain: %d messages not sent, %d not acknowledged, %d not handled: %v",
+		e.Unsent, e.Unacknowledged, e.Unhandled, e.Err)
+}
+
+// Unwrap returns e.Err.
+func (e *DrainError) Unwrap() error { return e.Err }
+
+// drain waits until nothing is under way, or returns a DrainError.
+func (c *courier) drain(ctx context.Context) error {
+	first := !c.draining.Swap(true)
+	err := c.empty(ctx)
+	if err == nil && first {
+		err = c.stopIntake(ctx)
+	}
+	if err == nil {
+		err = c.poll(ctx, func() bool { return c.unhandled() == 0 })
+	}
+	if err == nil {
+		return nil
+	}
+	e := &DrainError{Unsent: c.gather.shelved(), Unhandled: c.unhandled(), Err: err}
+	for _, l := range c.links.all() {
+		l.mu.Lock()
+		e.Unacknowledged += len(l.pending())
+		l.mu.Unlock()
+	}
+	return e
+}
+
+// empty waits until all that was sent is processed. What had no receiver was
+// reported; a broken connection is waited for.
+func (c *courier) empty(ctx context.Context) error {
+	for {
+		err := c.poll(ctx, func() bool { return c.gather.shelved() == 0 && c.nc.IsConnected() })
+		if err == nil {
+			err = c.flush(ctx)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case errors.Is(err, ErrClosed):
+			return err
+		case errors.Is(err, ErrDisconnected), errors.Is(err, context.DeadlineExceeded):
+			continue
+		}
+		return nil
+	}
+}
+
+// stopIntake ends the subscriptions that lead to the inbox, and waits until what the
+// server had sent is in it.
+func (c *courier) stopIntake(ctx context.Context) error {
+	if c.off {
+		return nil
+	}
+	c.subsMu.Lock()
+	for _, sub := range c.subs {
+		if sub.Type() == nats.ChanSubscription {
+			_ = sub.Drain() // fails on a closed connection only
+		}
+	}
+	c.subsMu.Unlock()
+	flush, cancel := context.WithTimeout(ctx, DefaultRequestTimeout)
+	defer cancel()
+	if err := c.nc.FlushWithContext(flush); err != nil {
+		return natsError(err)
+	}
+	select { // behind all that came
+	case c.intake <- c.end:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-c.done:
+		return ErrClosed
+	}
+	select {
+	case <-c.through:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-c.done:
+		return ErrClosed
+	}
+}
+
+// unhandled returns how many messages wait to be received, or are being handled.
+func (c *courier) unhandled() int {
+	q := c.inbox
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.n + q.working
+}
+
+// pollEvery is how often a drain looks whether it is through.
+const pollEvery = 2 * time.Millisecond
+
+func (c *courier) poll(ctx context.Context, done func() bool) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for !done() {
+		select {
+		case <-timer.C:
+			timer.Reset(pollEvery)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-c.done:
+			return ErrClosed
+		}
+	}
+	return nil
+}

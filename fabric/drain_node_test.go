@@ -1,0 +1,116 @@
+package fabric_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/natsfabric/natsfabric/fabric"
+	"github.com/natsfabric/natsfabric/internal/natstest"
+)
+
+// TestDrain: what was sent arrives and what came is handled, a broken connection
+// notwithstanding.
+func TestDrain(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a, la := joinLink(t, s, "a", func(c *fabric.Config) { c.Offline.TTL = time.Minute })
+		b := join(t, s, "b")
+		await(t, a, "a", "b")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		var atA, atB atomic.Int64
+		slow := func(n *atomic.Int64) func(context.Context, *fabric.Message) ([]byte, error) {
+			return func(context.Context, *fabric.Message) ([]byte, error) {
+				time.Sleep(10 * time.Millisecond) // in fake time
+				n.Add(1)
+				return nil, nil
+			}
+		}
+		go func() { _ = a.Handle(t.Context(), 2, slow(&atA)) }()
+		go func() { _ = b.Handle(t.Context(), 2, slow(&atB)) }()
+		for i := range 50 {
+			if err := b.Send(ctx, "a", []byte(fmt.Sprint(i))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := b.Flush(ctx); err != nil {
+			t.Fatal(err)
+		}
+		for a.Stats().Received < 50 {
+			time.Sleep(time.Millisecond) // in fake time
+		}
+		down := make(chan struct{})
+		go func() {
+			for e := range a.Events(ctx) {
+				if e.Kind == fabric.Disconnected {
+					close(down)
+					return
+				}
+			}
+		}()
+		synctest.Wait()
+		la.Kill()
+		<-down // what nats.go has taken before is lost with the connection
+		for i := range 100 {
+			mode := fabric.Fast
+			if i%2 == 0 {
+				mode = fabric.Reliable
+			}
+			if err := a.SendMsg(ctx, &fabric.Message{To: "b", Mode: mode}); err != nil {
+				t.Fatalf("message %d: %v", i, err)
+			}
+		}
+		if err := a.Drain(ctx); err != nil {
+			t.Errorf("Drain: %v", err)
+		}
+		if err := a.Send(ctx, "b", nil); !errors.Is(err, fabric.ErrDraining) && !errors.Is(err, fabric.ErrClosed) {
+			t.Errorf("Send after Drain: %v", err)
+		}
+		if n := atA.Load(); n != 50 {
+			t.Errorf("%d of 50 that came were handled", n)
+		}
+		for range 1000 {
+			if atB.Load() == 100 {
+				return
+			}
+			time.Sleep(10 * time.Millisecond) // in fake time
+		}
+		t.Errorf("%d of 100 that were sent arrived", atB.Load())
+	})
+}
+
+// TestDrainEnds: what cannot be waited for is counted.
+func TestDrainEnds(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a, la := joinLink(t, s, "a", func(c *fabric.Config) { c.Offline.TTL = time.Minute })
+		b := join(t, s, "b")
+		await(t, a, "a", "b")
+		if err := b.Send(t.Context(), "a", nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for a.Stats().Received < 1 {
+			time.Sleep(time.Millisecond) // in fake time
+		}
+		la.Cut()
+		for range 3 {
+			if err := a.SendMsg(t.Context(), &fabric.Message{To: "b", Mode: fabric.Reliable}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		err := a.Drain(ctx)
+		e, ok := errors.AsType[*fabric.DrainError](err)
+		if !ok || e.Unacknowledged != 3 || e.Unhandled != 1 || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Drain = %v", err)
+		}
+		la.Heal()
+	})
+}
