@@ -57,6 +57,8 @@ var rules = []rule{
 	{"fabric/typed", []string{"third"}, client, library},
 	{"fabric/typed/protobuf", []string{"balance", "election", "embedded", "cmd", "internal/natstest"}, nil, adapter},
 	{"fabric/typed/protobuf", []string{"third"}, append([]string{"google.golang.org/protobuf"}, client...), "it is there for one dependency"},
+	{"fabric/middleware", []string{"balance", "election", "embedded", "cmd", "internal/natstest"}, nil, adapter},
+	{"fabric/middleware", []string{"third"}, client, library},
 	{"election", []string{"balance", "embedded", "cmd", "internal/natstest"}, nil, "an election needs no group: " + arrows},
 	{"election", []string{"third"}, client, library},
 	{"balance", []string{"election", "embedded", "cmd", "internal/natstest"}, nil, "a group needs no leader that the user sees: " + arrows},

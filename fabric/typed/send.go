@@ -19,7 +19,9 @@ func Send[T any](ctx context.Context, n Sender, to fabric.PID, v T) error {
 }
 
 // Broadcast sends v to all members but this one.
-func Broadcast[T any](ctx context.Context, n Sender, v T) error { return Send(ctx, n, fabric.Everyone, v) }
+func Broadcast[T any](ctx context.Context, n Sender, v T) error {
+	return Send(ctx, n, fabric.Everyone, v)
+}
 
 // SendMsg is [Send] or, with To [fabric.Everyone], [Broadcast], with what else a message
 // can have. It does not change m.

@@ -66,7 +66,7 @@ type (
 		At   *time.Time
 		private
 	}
-	private struct{ hidden int }
+	private     struct{ hidden int }
 	page[T any] struct{ Items []T }
 )
 
@@ -254,7 +254,9 @@ type rawSender struct {
 	m *fabric.Message
 }
 
-func (s rawSender) SendMsg(ctx context.Context, _ *fabric.Message) error { return s.n.SendMsg(ctx, s.m) }
+func (s rawSender) SendMsg(ctx context.Context, _ *fabric.Message) error {
+	return s.n.SendMsg(ctx, s.m)
+}
 func (s rawSender) RequestMsg(ctx context.Context, _ *fabric.Message) (*fabric.Message, error) {
 	return s.n.RequestMsg(ctx, s.m)
 }
