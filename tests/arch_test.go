@@ -35,6 +35,7 @@ const (
 	natsServer = "github.com/nats-io/nats-server/v2"
 	library    = "a client-only binary is a third of one with a server, and a fault of one is its own"
 	arrows     = "the arrows of docs/DESIGN.md point one way"
+	adapter    = "an adapter stands on a node and nothing else: " + arrows
 )
 
 // client is what a library may import of third parties: nats.go, nuid, and what
@@ -52,6 +53,12 @@ var rules = []rule{
 	{"internal/roster", []string{"ours", "third"}, append([]string{"internal/lease", "internal/kv", "internal/token", "internal/latest"}, client...), arrows},
 	{"fabric", []string{"balance", "election", "embedded", "cmd", "internal/natstest"}, nil, arrows},
 	{"fabric", []string{"third"}, client, library},
+	{"fabric/typed", []string{"balance", "election", "embedded", "cmd", "internal/natstest"}, nil, adapter},
+	{"fabric/typed", []string{"third"}, client, library},
+	{"fabric/typed/protobuf", []string{"balance", "election", "embedded", "cmd", "internal/natstest"}, nil, adapter},
+	{"fabric/typed/protobuf", []string{"third"}, append([]string{"google.golang.org/protobuf"}, client...), "it is there for one dependency"},
+	{"fabric/middleware", []string{"balance", "election", "embedded", "cmd", "internal/natstest"}, nil, adapter},
+	{"fabric/middleware", []string{"third"}, client, library},
 	{"election", []string{"balance", "embedded", "cmd", "internal/natstest"}, nil, "an election needs no group: " + arrows},
 	{"election", []string{"third"}, client, library},
 	{"balance", []string{"election", "embedded", "cmd", "internal/natstest"}, nil, "a group needs no leader that the user sees: " + arrows},
