@@ -15,7 +15,7 @@ const sweep = time.Minute
 // census tells who is in the group: who has a wish, and is a member of the fabric
 // under the same incarnation. So liveness is decided in one place, the fabric's
 // roster.
-func (m *member) census(ctx context.Context, _ *roster.View, report func([]roster.Member, func(roster.Member) bool)) error {
+func (m *member) census(ctx context.Context, _ *roster.View, report func(roster.Count)) error {
 	watch, err := m.host.Session.Bucket().Watch(ctx, groupKey(m.cfg.Group, "*"))
 	if err != nil {
 		return err
@@ -29,7 +29,7 @@ func (m *member) census(ctx context.Context, _ *roster.View, report func([]roste
 	for {
 		fabric, changed := m.host.Members.View()
 		if synced {
-			report(standing(wishes, fabric), func(g roster.Member) bool { return fabric.Failed(g.PID, g.Inc) })
+			report(roster.Count{Members: standing(wishes, fabric), Failed: func(g roster.Member) bool { return fabric.Failed(g.PID, g.Inc) }})
 		}
 		select {
 		case <-ctx.Done():
@@ -67,7 +67,7 @@ func standing(wishes map[string]wish, fabric *roster.View) []roster.Member {
 	var members []roster.Member
 	for _, w := range wishes {
 		if here[w.PID] == w.Inc {
-			members = append(members, roster.Member{PID: w.PID, Inc: w.Inc, Workers: w.Workers, Passive: w.Passive})
+			members = append(members, roster.Member{PID: w.PID, Inc: w.Inc, Ask: roster.Ask{Workers: w.Workers, Passive: w.Passive}})
 		}
 	}
 	return members
