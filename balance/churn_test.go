@@ -72,14 +72,6 @@ func checkMembership(m membership, views map[uint64]*roster.View) (wrong []strin
 	return wrong
 }
 
-func wantsOf(v *roster.View) []want {
-	wants := make([]want, len(v.Members))
-	for i, m := range v.Members {
-		wants[i] = want{m.PID, m.Workers, m.Passive}
-	}
-	return wants
-}
-
 // checkViews returns what is wrong with the views themselves: a gap, an epoch with
 // two views, a token that falls, ranges that do not tile.
 func checkViews(list []*roster.View) (wrong []string) {

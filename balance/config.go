@@ -27,6 +27,11 @@ const (
 	// MaxTotal is the most indices a group can have, so that an index fits an int
 	// on every machine. A member that would exceed it is placed without an index.
 	MaxTotal = math.MaxInt32
+	// MaxPartitions is the most partitions a group can have: their holders must fit
+	// the group's view.
+	MaxPartitions = 1 << 15
+	// MaxWeight is the largest Weight.
+	MaxWeight = 1 << 10
 )
 
 // Config says which group to join and how much of its work to take. The zero value

@@ -193,7 +193,7 @@ func TestNoFinalStateIsMissed(t *testing.T) {
 		readers.Wait()
 		synctest.Wait()
 		leave(t, m)
-		want := []Share{{epochs, 1, epochs + 1, epochs}, {First: -1, Workers: 0, Total: epochs, Epoch: epochs}}
+		want := []Share{{First: epochs, Workers: 1, Total: epochs + 1, Epoch: epochs}, {First: -1, Workers: 0, Total: epochs, Epoch: epochs}}
 		if last := calls[max(0, len(calls)-2):]; !slices.Equal(last, want) {
 			t.Errorf("OnChange had %v last, want %v", last, want)
 		}

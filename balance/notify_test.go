@@ -254,7 +254,7 @@ func TestCursor(t *testing.T) {
 		for range 30 {
 			switch epoch++; rnd.IntN(5) {
 			case 0, 1:
-				s.g.deliver(Share{rnd.IntN(2), 1, 2, epoch}, nil)
+				s.g.deliver(Share{First: rnd.IntN(2), Workers: 1, Total: 2, Epoch: epoch}, nil)
 			case 2:
 				s.g.deliver(Share{First: -1, Workers: 0, Total: 2, Epoch: epoch}, nil)
 			case 3:
