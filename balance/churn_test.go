@@ -60,6 +60,7 @@ func checkMembership(m membership, views map[uint64]*roster.View) (wrong []strin
 				complain("%s %d of a view that was never written: %v", kind, i, s)
 				continue
 			}
+			s.Stale = false
 			placed, total := assign(m.pid, wantsOf(v))
 			if want := shareIn(placed, total, s.Epoch); s != want && !(m.passive && i == len(list)-1 && m.ended) {
 				complain("%s %d is %v, the view says %v", kind, i, s, want)

@@ -118,10 +118,10 @@ func (p poll) inherit(before, next *roster.View, k kind) {
 			if old.Slots == "" && old.Going == "" {
 				continue
 			}
-			old.Ask = roster.Ask{Idle: true, Kind: next.Kind, Stay: old.Stay}
-			if ok {
-				next.Members[i] = old // its successor has to wait
+			if ok { // its successor has to wait, for what it is going to inherit
+				next.Members[i] = old
 			} else {
+				old.Ask = roster.Ask{Idle: true, Kind: next.Kind, Stay: old.Stay}
 				next.Members = append(next.Members, old)
 			}
 			continue
@@ -198,7 +198,7 @@ func (p poll) target(next *roster.View, k kind) (given []slots, units int) {
 func (p poll) hand(next *roster.View, target []slots, units int) {
 	next.Units = units
 	for i := range next.Members {
-		take(&next.Members[i], slots(next.Members[i].Slots).without(target[i]), next.Epoch)
+		p.take(&next.Members[i], slots(next.Members[i].Slots).without(target[i]), next.Epoch)
 	}
 	var taken []span // by anybody, still
 	for _, m := range next.Members {
@@ -212,14 +212,13 @@ func (p poll) hand(next *roster.View, target []slots, units int) {
 	}
 }
 
-// take takes lost from m; it stays m's until m has given it up, unless nobody can act
-// for m.
-func take(m *roster.Member, lost slots, epoch uint64) {
+// take takes lost from m; it stays m's until m has given it up, unless it is over.
+func (p poll) take(m *roster.Member, lost slots, epoch uint64) {
 	if lost == "" {
 		return
 	}
 	m.Slots = string(slots(m.Slots).without(lost))
-	if m.Away {
+	if p.ended[identityOf(*m)] {
 		return
 	}
 	m.Going, m.Mark = string(slots(m.Going).and(lost)), epoch
@@ -244,7 +243,7 @@ func (p poll) stopAndGo(before, next *roster.View, target []slots, units int) {
 	default:
 		next.Units = before.Units
 		for i := range next.Members {
-			take(&next.Members[i], slots(next.Members[i].Slots), next.Epoch)
+			p.take(&next.Members[i], slots(next.Members[i].Slots), next.Epoch)
 		}
 	}
 }
