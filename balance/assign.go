@@ -55,3 +55,61 @@ func (w want) granted() int {
 	}
 	return min(max(w.workers, DefaultWorkers), MaxWorkers)
 }
+
+// A holder is a member and what it has, for the assignments that depend on the one
+// before.
+type holder struct {
+	pid     string
+	workers int // 0: none
+	weight  int // of all its workers together; for partitions
+	zone    string
+	has     slots
+}
+
+// sortHolders brings hs into the order in which ties are decided.
+func sortHolders(hs []holder) {
+	order := token.Order(func(yield func(string) bool) {
+		for _, h := range hs {
+			if !yield(h.pid) {
+				return
+			}
+		}
+	})
+	slices.SortStableFunc(hs, func(a, b holder) int { return order(a.pid, b.pid) })
+}
+
+// assignSticky gives each holder as many indices as it has workers, out of 0 to
+// total-1, where total is how many workers there are. Whoever has an index that is
+// still there keeps it as long as it has the workers: so a join moves nothing, and
+// when workers go, only indices at or above the new total and those that were given
+// up get another holder. hs must be sorted; an index that two have is the first's.
+func assignSticky(hs []holder) (given []slots, total int) {
+	counts := make([]int, len(hs))
+	for i, h := range hs {
+		if h.workers <= MaxTotal-total {
+			counts[i] = h.workers
+			total += h.workers
+		}
+	}
+	kept, rest := make([][]span, len(hs)), all(total)
+	for i, h := range hs {
+		mine := minus(rest, minus(rest, h.has.spans())) // of the free ones, those it has
+		kept[i], _ = firstOf(mine, counts[i])
+		rest = minus(rest, kept[i])
+	}
+	given = make([]slots, len(hs))
+	for i := range hs {
+		var more []span
+		more, rest = firstOf(rest, counts[i]-countOf(kept[i]))
+		given[i] = newSlots(append(kept[i], more...))
+	}
+	return given, total
+}
+
+// all returns 0 to n-1.
+func all(n int) []span {
+	if n <= 0 {
+		return nil
+	}
+	return []span{{0, n}}
+}

@@ -18,38 +18,38 @@ func TestAssign(t *testing.T) {
 		total int
 	}{
 		{"nobody", nil, []Placed{}, 0},
-		{"one", []want{{"a", 1, false}}, []Placed{{"a", 0, 1, false}}, 1},
-		{"zero workers mean one", []want{{"a", 0, false}}, []Placed{{"a", 0, 1, false}}, 1},
+		{"one", []want{{"a", 1, false}}, []Placed{{PID: "a", First: 0, Workers: 1, Self: false}}, 1},
+		{"zero workers mean one", []want{{"a", 0, false}}, []Placed{{PID: "a", First: 0, Workers: 1, Self: false}}, 1},
 		{
 			"libcluster's README",
 			[]want{{"node3", 4, false}, {"node1", 2, false}, {"node2", 1, false}},
-			[]Placed{{"node1", 0, 2, false}, {"node2", 2, 1, false}, {"node3", 3, 4, false}}, 7,
+			[]Placed{{PID: "node1", First: 0, Workers: 2, Self: false}, {PID: "node2", First: 2, Workers: 1, Self: false}, {PID: "node3", First: 3, Workers: 4, Self: false}}, 7,
 		},
 		{
 			"numbers sort as numbers",
 			[]want{{"10", 1, false}, {"9", 2, false}},
-			[]Placed{{"9", 0, 2, false}, {"10", 2, 1, false}}, 3,
+			[]Placed{{PID: "9", First: 0, Workers: 2, Self: false}, {PID: "10", First: 2, Workers: 1, Self: false}}, 3,
 		},
 		{
 			"bytewise as soon as one is no number",
 			[]want{{"9", 1, false}, {"10", 1, false}, {"x", 1, false}},
-			[]Placed{{"10", 0, 1, false}, {"9", 1, 1, false}, {"x", 2, 1, false}}, 3,
+			[]Placed{{PID: "10", First: 0, Workers: 1, Self: false}, {PID: "9", First: 1, Workers: 1, Self: false}, {PID: "x", First: 2, Workers: 1, Self: false}}, 3,
 		},
 		{
 			"passive adds nothing",
 			[]want{{"c", 1, false}, {"b", 8, true}, {"a", 2, false}},
-			[]Placed{{"a", 0, 2, false}, {"b", -1, 0, false}, {"c", 2, 1, false}}, 3,
+			[]Placed{{PID: "a", First: 0, Workers: 2, Self: false}, {PID: "b", First: -1, Workers: 0, Self: false}, {PID: "c", First: 2, Workers: 1, Self: false}}, 3,
 		},
-		{"only passive", []want{{"a", 1, true}}, []Placed{{"a", -1, 0, false}}, 0},
+		{"only passive", []want{{"a", 1, true}}, []Placed{{PID: "a", First: -1, Workers: 0, Self: false}}, 0},
 		{
 			"self is marked",
 			[]want{{"self", 1, false}, {"a", 1, false}},
-			[]Placed{{"a", 0, 1, false}, {"self", 1, 1, true}}, 2,
+			[]Placed{{PID: "a", First: 0, Workers: 1, Self: false}, {PID: "self", First: 1, Workers: 1, Self: true}}, 2,
 		},
 		{
 			"foreign records are brought into range",
 			[]want{{"a", -5, false}, {"b", MaxWorkers + 1, false}},
-			[]Placed{{"a", 0, 1, false}, {"b", 1, MaxWorkers, false}}, MaxWorkers + 1,
+			[]Placed{{PID: "a", First: 0, Workers: 1, Self: false}, {PID: "b", First: 1, Workers: MaxWorkers, Self: false}}, MaxWorkers + 1,
 		},
 	}
 	for _, tt := range tests {

@@ -15,7 +15,7 @@ const sweep = time.Minute
 // census tells who is in the group: who has a wish, and is a member of the fabric
 // under the same incarnation. So liveness is decided in one place, the fabric's
 // roster.
-func (m *member) census(ctx context.Context, _ *roster.View, report func([]roster.Member, func(roster.Member) bool)) error {
+func (m *member) census(ctx context.Context, before *roster.View, report func(roster.Count)) error {
 	watch, err := m.host.Session.Bucket().Watch(ctx, groupKey(m.cfg.Group, "*"))
 	if err != nil {
 		return err
@@ -23,63 +23,166 @@ func (m *member) census(ctx context.Context, _ *roster.View, report func([]roste
 	defer watch.Close()
 	ticker := time.NewTicker(sweep)
 	defer ticker.Stop()
-	wishes := map[string]wish{}
-	revs := map[string]uint64{}
+	select {
+	case <-m.started: // m.roster is there
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	c := counter{m: m, before: before, wishes: map[string]wish{}, revs: map[string]uint64{}, away: map[string]time.Time{}, over: map[identity]bool{}}
 	synced := false
 	for {
 		fabric, changed := m.host.Members.View()
+		timer := time.NewTimer(time.Hour)
 		if synced {
-			report(standing(wishes, fabric), func(g roster.Member) bool { return fabric.Failed(g.PID, g.Inc) })
+			again, count := c.count(ctx, fabric, time.Now())
+			report(count)
+			timer.Reset(again)
 		}
 		select {
 		case <-ctx.Done():
+			timer.Stop()
 			return context.Cause(ctx)
 		case <-changed:
+		case <-timer.C:
 		case <-ticker.C:
-			m.sweep(ctx, wishes, revs, fabric)
+			c.sweep(ctx, fabric)
 		case <-watch.Changed():
 			var entries []kv.Entry
 			entries, synced = watch.Take()
 			for _, e := range entries {
-				revs[e.Key] = e.Rev
-				if w, ok := parseWish(e); ok {
-					wishes[e.Key] = w
-				} else {
-					delete(wishes, e.Key)
-				}
+				c.take(e)
 			}
 		}
+		timer.Stop()
+	}
+}
+
+// A counter is what a coordinator knows of its group.
+type counter struct {
+	m      *member
+	before *roster.View
+	wishes map[string]wish // by key
+	revs   map[string]uint64
+	away   map[string]time.Time // until when a place is kept, by PID
+	over   map[identity]bool    // memberships whose incarnation was read to be over
+}
+
+// take takes a changed wish.
+func (c *counter) take(e kv.Entry) {
+	c.revs[e.Key] = e.Rev
+	if w, ok := parseWish(e); ok {
+		c.wishes[e.Key] = w
+	} else {
+		delete(c.wishes, e.Key)
 	}
 }
 
 // parseWish reads a wish; it is not ok if there is none, or it is not ours.
 func parseWish(e kv.Entry) (w wish, ok bool) {
 	err := json.Unmarshal(e.Value, &w)
-	return w, err == nil && w.Key == e.Key && !w.Gone && w.Inc != 0
+	return w, err == nil && w.Key == e.Key && w.Inc != 0
 }
 
-// standing returns the group's members.
-func standing(wishes map[string]wish, fabric *roster.View) []roster.Member {
+func (w wish) identity() identity { return identity{w.PID, w.Inc, w.Stay} }
+
+// count returns the group's members, and when to count again.
+func (c *counter) count(ctx context.Context, fabric *roster.View, now time.Time) (again time.Duration, count roster.Count) {
+	again = time.Hour
 	here := make(map[string]uint64, len(fabric.Members))
 	for _, m := range fabric.Members {
 		here[m.PID] = m.Inc
 	}
+	p := poll{acked: map[identity]uint64{}, ended: map[identity]bool{}, budget: c.m.cfg.budget}
 	var members []roster.Member
-	for _, w := range wishes {
-		if here[w.PID] == w.Inc {
-			members = append(members, roster.Member{PID: w.PID, Inc: w.Inc, Workers: w.Workers, Passive: w.Passive})
+	standing := map[string]identity{}
+	for _, w := range c.wishes {
+		p.acked[w.identity()] = w.Acked
+		if here[w.PID] == w.Inc && !w.Gone {
+			members = append(members, roster.Member{PID: w.PID, Inc: w.Inc, Ask: w.Ask})
+			standing[w.PID] = w.identity()
+			delete(c.away, w.PID)
 		}
 	}
-	return members
-}
-
-// sweep lets the wishes of incarnations that are over expire.
-func (m *member) sweep(ctx context.Context, wishes map[string]wish, revs map[string]uint64, fabric *roster.View) {
-	for key, w := range wishes {
-		if f, ok := fabric.Find(w.PID); ok && f.Inc == w.Inc {
+	view := c.view()
+	strict := parseKind(view.Kind).strict()
+	for _, o := range view.Members {
+		id, stands := standing[o.PID]
+		if strict && !(stands && id == identityOf(o)) {
+			if c.ended(ctx, o) {
+				p.ended[identityOf(o)] = true
+			} else {
+				again = min(again, time.Second)
+			}
+		}
+		if stands {
 			continue
 		}
-		if over, err := m.host.Session.IsOver(ctx, w.PID, w.Inc); err != nil || !over {
+		if left := c.kept(o, now); left > 0 {
+			o.Given = roster.Given{Away: true}
+			members = append(members, o)
+			again = min(again, left)
+		}
+	}
+	return again, roster.Count{
+		Members: members, Plan: p.plan,
+		Failed: func(g roster.Member) bool { return fabric.Failed(g.PID, g.Inc) },
+	}
+}
+
+// view returns the newest view: the one that the coordinator began with, or one since.
+func (c *counter) view() *roster.View {
+	v, _ := c.m.roster.View()
+	if v.Token < c.before.Token || v.Token == c.before.Token && v.Epoch < c.before.Epoch {
+		return c.before
+	}
+	return v
+}
+
+// kept returns for how long the place of a member that is not there is to be kept.
+func (c *counter) kept(o roster.Member, now time.Time) time.Duration {
+	w, known := c.wishes[groupKey(c.m.cfg.Group, o.PID)]
+	if !known || w.Inc != o.Inc || w.RejoinMS <= 0 {
+		return 0
+	}
+	until, begun := c.away[o.PID]
+	if !begun {
+		until = now.Add(w.rejoin())
+		c.away[o.PID] = until
+	}
+	return until.Sub(now)
+}
+
+func (w wish) rejoin() time.Duration {
+	return min(time.Duration(w.RejoinMS)*time.Millisecond, MaxRejoin)
+}
+
+// ended reports whether a membership is over for good: by its own word, that it has
+// left or has joined again, or by the record that decides whether its incarnation is.
+func (c *counter) ended(ctx context.Context, o roster.Member) bool {
+	w, known := c.wishes[groupKey(c.m.cfg.Group, o.PID)]
+	if known && w.Inc == o.Inc && (w.Gone && w.Stay == o.Stay || w.Stay != o.Stay && w.Stay != 0) {
+		return true
+	}
+	id := identityOf(o)
+	if !c.over[id] {
+		over, err := c.m.host.Session.IsOver(ctx, o.PID, o.Inc)
+		c.over[id] = err == nil && over
+	}
+	return c.over[id]
+}
+
+// sweep lets the wishes of incarnations that are over expire, and forgets those that
+// say so.
+func (c *counter) sweep(ctx context.Context, fabric *roster.View) {
+	view := c.view()
+	for key, w := range c.wishes {
+		if _, placed := view.Find(w.PID); w.Gone && !placed {
+			delete(c.wishes, key)
+		}
+		if f, ok := fabric.Find(w.PID); w.Gone || ok && f.Inc == w.Inc {
+			continue
+		}
+		if over, err := c.m.host.Session.IsOver(ctx, w.PID, w.Inc); err != nil || !over {
 			continue
 		}
 		w.Gone = true
@@ -87,9 +190,9 @@ func (m *member) sweep(ctx context.Context, wishes map[string]wish, revs map[str
 		if err != nil {
 			continue
 		}
-		_, err = m.host.Session.Bucket().Put(ctx, kv.Write{Key: key, Value: value, GuardRev: revs[key], TTL: keepGone})
+		_, err = c.m.host.Session.Bucket().Put(ctx, kv.Write{Key: key, Value: value, GuardRev: c.revs[key], TTL: keepGone + w.rejoin()})
 		if err != nil {
-			m.cfg.Logger.Debug("old wish kept", "group", m.cfg.Group, "pid", w.PID, "err", err)
+			c.m.cfg.Logger.Debug("old wish kept", "group", c.m.cfg.Group, "pid", w.PID, "err", err)
 		}
 	}
 }

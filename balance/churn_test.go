@@ -60,6 +60,7 @@ func checkMembership(m membership, views map[uint64]*roster.View) (wrong []strin
 				complain("%s %d of a view that was never written: %v", kind, i, s)
 				continue
 			}
+			s.Stale = false
 			placed, total := assign(m.pid, wantsOf(v))
 			if want := shareIn(placed, total, s.Epoch); s != want && !(m.passive && i == len(list)-1 && m.ended) {
 				complain("%s %d is %v, the view says %v", kind, i, s, want)
@@ -70,14 +71,6 @@ func checkMembership(m membership, views map[uint64]*roster.View) (wrong []strin
 		complain("the last call is %v after the end", m.calls[n-1])
 	}
 	return wrong
-}
-
-func wantsOf(v *roster.View) []want {
-	wants := make([]want, len(v.Members))
-	for i, m := range v.Members {
-		wants[i] = want{m.PID, m.Workers, m.Passive}
-	}
-	return wants
 }
 
 // checkViews returns what is wrong with the views themselves: a gap, an epoch with
@@ -106,24 +99,24 @@ func TestCheckMembershipFindsWhatIsPlanted(t *testing.T) {
 	view := func(epoch uint64, pids ...string) *roster.View {
 		v := &roster.View{Epoch: epoch, Token: 1}
 		for _, p := range pids {
-			v.Members = append(v.Members, roster.Member{PID: p, Workers: 2})
+			v.Members = append(v.Members, roster.Member{PID: p, Ask: roster.Ask{Workers: 2}})
 		}
 		return v
 	}
 	views := map[uint64]*roster.View{1: view(1, "a"), 2: view(2, "a", "b"), 3: view(3, "a", "b", "c")}
-	good := membership{"b", false, []Share{{2, 2, 4, 2}, {-1, 0, 2, 2}, {2, 2, 6, 3}, {-1, 0, 4, 3}}, nil, true}
+	good := membership{"b", false, []Share{{First: 2, Workers: 2, Total: 4, Epoch: 2}, {First: -1, Workers: 0, Total: 2, Epoch: 2}, {First: 2, Workers: 2, Total: 6, Epoch: 3}, {First: -1, Workers: 0, Total: 4, Epoch: 3}}, nil, true}
 	if wrong := checkMembership(good, views); len(wrong) > 0 {
 		t.Errorf("a good membership: %v", wrong)
 	}
 	for name, calls := range map[string][]Share{
-		"goes back":      {{2, 2, 6, 3}, {2, 2, 4, 2}, {-1, 0, 4, 3}},
-		"-1 twice":       {{2, 2, 6, 3}, {-1, 0, 4, 3}, {-1, 0, 4, 3}},
-		"wrong index":    {{0, 2, 4, 2}, {-1, 0, 2, 2}},
-		"wrong total":    {{2, 2, 5, 2}, {-1, 0, 2, 2}},
-		"unknown view":   {{2, 2, 4, 9}, {-1, 0, 2, 9}},
-		"no change":      {{2, 2, 4, 2}, {2, 2, 4, 2}, {-1, 0, 2, 2}},
-		"no -1 at last":  {{2, 2, 4, 2}},
-		"too many taken": {{2, 3, 4, 2}, {-1, 0, 2, 2}},
+		"goes back":      {{First: 2, Workers: 2, Total: 6, Epoch: 3}, {First: 2, Workers: 2, Total: 4, Epoch: 2}, {First: -1, Workers: 0, Total: 4, Epoch: 3}},
+		"-1 twice":       {{First: 2, Workers: 2, Total: 6, Epoch: 3}, {First: -1, Workers: 0, Total: 4, Epoch: 3}, {First: -1, Workers: 0, Total: 4, Epoch: 3}},
+		"wrong index":    {{First: 0, Workers: 2, Total: 4, Epoch: 2}, {First: -1, Workers: 0, Total: 2, Epoch: 2}},
+		"wrong total":    {{First: 2, Workers: 2, Total: 5, Epoch: 2}, {First: -1, Workers: 0, Total: 2, Epoch: 2}},
+		"unknown view":   {{First: 2, Workers: 2, Total: 4, Epoch: 9}, {First: -1, Workers: 0, Total: 2, Epoch: 9}},
+		"no change":      {{First: 2, Workers: 2, Total: 4, Epoch: 2}, {First: 2, Workers: 2, Total: 4, Epoch: 2}, {First: -1, Workers: 0, Total: 2, Epoch: 2}},
+		"no -1 at last":  {{First: 2, Workers: 2, Total: 4, Epoch: 2}},
+		"too many taken": {{First: 2, Workers: 3, Total: 4, Epoch: 2}, {First: -1, Workers: 0, Total: 2, Epoch: 2}},
 	} {
 		if wrong := checkMembership(membership{"b", false, calls, nil, true}, views); len(wrong) == 0 {
 			t.Errorf("%s: passed", name)

@@ -2,6 +2,7 @@ package balance
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"log/slog"
 	"math"
@@ -14,6 +15,11 @@ import (
 const (
 	DefaultWorkers = 1
 	DefaultSettle  = 100 * time.Millisecond
+	// DefaultPartitions is a number of partitions that does for groups of up to some
+	// hundred workers.
+	DefaultPartitions = 1024
+	// DefaultRevokeTimeout is how long the context of OnRevoke lasts.
+	DefaultRevokeTimeout = 10 * time.Second
 )
 
 // Limits of [Config].
@@ -27,6 +33,16 @@ const (
 	// MaxTotal is the most indices a group can have, so that an index fits an int
 	// on every machine. A member that would exceed it is placed without an index.
 	MaxTotal = math.MaxInt32
+	// MaxPartitions is the most partitions a group can have: their holders must fit
+	// the group's view.
+	MaxPartitions = 1 << 15
+	// MaxWeight is the largest Weight.
+	MaxWeight = 1 << 10
+	// MaxStrict is the most indices a member of a group in a strict mode can want: it
+	// has a record for each.
+	MaxStrict = 1 << 10
+	// MaxRejoin is the longest Rejoin.
+	MaxRejoin = 24 * time.Hour
 )
 
 // Config says which group to join and how much of its work to take. The zero value
@@ -50,6 +66,66 @@ type Config struct {
 	// ceiling. The group's coordinator applies its own Settle, so give every member
 	// the same. Default [DefaultSettle].
 	Settle time.Duration
+
+	// Layout says how the indices lie. It, Mode and whether there are Partitions must
+	// be the same at every member: one that disagrees with those who are there does
+	// not get in ([ErrMismatch]). Default [Contiguous].
+	Layout Layout
+
+	// Mode says what is guaranteed while indices, or partitions, move. A strict mode
+	// needs OnRevoke or OnChange, for somebody must stop the work. Default [Default].
+	Mode Mode
+
+	// Partitions, if not 0, divides the group's work into so many partitions besides,
+	// and gives each to one member; see [Group.Partitions]. Layout must be Contiguous,
+	// and Mode is about the partitions. The number belongs to the group: a member
+	// with another one goes by the group's. But once all of its members have to do
+	// with a power of two times as many, say after an upgrade, the first of them
+	// doubles it, and no key changes its owner. At most [MaxPartitions].
+	Partitions int
+
+	// Weight is how many partitions a worker of this member gets, relative to those of
+	// others. Default 1, at most [MaxWeight].
+	Weight int
+
+	// Zone is where the member is. Of members with the same claim to one partition
+	// more, one in the zone with the fewest gets it. Any name, at most 64 bytes.
+	Zone string
+
+	// MoveBudget is how many partitions a view may take from members to make the parts
+	// even; the coordinator's counts. 0 means 5 % of them, at least one; negative: any
+	// number. Partitions without an owner are given out at once.
+	MoveBudget int
+
+	// Rejoin keeps the member's place for so long after it has left or failed: if the
+	// PID joins again within it, it gets the same indices and nobody else's change,
+	// which is what a rolling restart wants. Until then nobody has them. Default 0,
+	// at most [MaxRejoin].
+	Rejoin time.Duration
+
+	// NotReady joins without indices, and adds no worker, until SetReady.
+	NotReady bool
+
+	// Grace is how long before its lease's end a strict member gives its indices up,
+	// so that the work has stopped when others may get them. At most a third of the
+	// node's lease. Default a fifth of it in strict modes; ignored in the others.
+	Grace time.Duration
+
+	// OnRevoke is called with the indices, or partitions, that are no longer the
+	// member's, before OnChange. In strict modes they are nobody else's until it and
+	// OnChange have returned, or the member's lease has run out. ctx ends after
+	// RevokeTimeout; what happens then is up to OnRevoke, but while it has not
+	// returned nobody gets the indices. It is called in turn with OnChange and
+	// OnAssign, and like them may call any method of the Group but Leave.
+	OnRevoke func(ctx context.Context, indices []int)
+
+	// OnAssign is called with the indices, or partitions, that have become the
+	// member's, after OnChange. ctx is the group's.
+	OnAssign func(ctx context.Context, indices []int)
+
+	// RevokeTimeout is how long the context of OnRevoke lasts. Default
+	// [DefaultRevokeTimeout].
+	RevokeTimeout time.Duration
 
 	// OnChange is called with the member's share, one call at a time and in order:
 	// once before Join or Static returns, then whenever First, Workers or Total
@@ -77,8 +153,71 @@ func (c Config) complete() (Config, error) {
 		return c, &ConfigError{"Settle", fmt.Sprintf("%v is outside 0 to %v", c.Settle, MaxSettle)}
 	}
 	c.Settle = cmp.Or(c.Settle, DefaultSettle)
+	if err := c.checkDivision(); err != nil {
+		return c, err
+	}
+	c.Weight = cmp.Or(c.Weight, 1)
+	c.RevokeTimeout = cmp.Or(c.RevokeTimeout, DefaultRevokeTimeout)
 	c.Logger = cmp.Or(c.Logger, slog.New(slog.DiscardHandler))
 	return c, nil
+}
+
+// checkDivision checks the fields that say how the work is divided.
+func (c Config) checkDivision() error {
+	outside := func(field string, v, low, high any) error {
+		return &ConfigError{field, fmt.Sprintf("%v is outside %v to %v", v, low, high)}
+	}
+	switch {
+	case c.Layout != Contiguous && c.Layout != Sticky:
+		return &ConfigError{"Layout", fmt.Sprintf("%d is none", c.Layout)}
+	case c.Mode < Default || c.Mode > StrictEpoch:
+		return &ConfigError{"Mode", fmt.Sprintf("%d is none", c.Mode)}
+	case c.Mode != Default && !c.Passive && c.OnRevoke == nil && c.OnChange == nil:
+		return &ConfigError{"Mode", "a strict mode needs OnRevoke or OnChange, to stop the work"}
+	case c.Mode != Default && c.Workers > MaxStrict:
+		return outside("Workers", c.Workers, 0, fmt.Sprint(MaxStrict, " in a strict mode"))
+	case c.Partitions < 0 || c.Partitions > MaxPartitions:
+		return outside("Partitions", c.Partitions, 0, MaxPartitions)
+	case c.Partitions > 0 && c.Layout != Contiguous:
+		return &ConfigError{"Layout", "a group with partitions has contiguous indices"}
+	case c.Weight < 0 || c.Weight > MaxWeight:
+		return outside("Weight", c.Weight, 0, MaxWeight)
+	case len(c.Zone) > token.MaxLen:
+		return &ConfigError{"Zone", fmt.Sprintf("it has %d bytes, at most %d are allowed", len(c.Zone), token.MaxLen)}
+	case c.Rejoin < 0 || c.Rejoin > MaxRejoin:
+		return outside("Rejoin", c.Rejoin, 0, MaxRejoin)
+	case c.RevokeTimeout < 0:
+		return &ConfigError{"RevokeTimeout", fmt.Sprintf("%v is negative", c.RevokeTimeout)}
+	case c.Grace < 0:
+		return &ConfigError{"Grace", fmt.Sprintf("%v is negative", c.Grace)}
+	}
+	return nil
+}
+
+// under fills in what depends on the node's lease.
+func (c Config) under(lease time.Duration) (Config, error) {
+	switch {
+	case c.Mode == Default:
+		c.Grace = 0
+	case c.Grace > lease/3:
+		return c, &ConfigError{"Grace", fmt.Sprintf("%v is more than a third of the lease, %v", c.Grace, lease)}
+	default:
+		c.Grace = cmp.Or(c.Grace, lease/5)
+	}
+	return c, nil
+}
+
+// kind returns how the member thinks that the group divides its work.
+func (c Config) kind() kind {
+	return kind{sticky: c.Layout == Sticky, parts: c.Partitions > 0, mode: c.Mode}
+}
+
+// calls reports whether there is anybody to tell of a change.
+func (c Config) calls() bool { return c.OnChange != nil || c.OnRevoke != nil || c.OnAssign != nil }
+
+// budget returns how many partitions may move in one view.
+func (c Config) budget(parts int) int {
+	return cmp.Or(c.MoveBudget, max(1, parts/20))
 }
 
 func checkGroup(name string) error { return token.Check("group", name) }

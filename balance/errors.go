@@ -15,8 +15,15 @@ var (
 	ErrConfig = errors.New("balance: bad configuration")
 	// ErrJoined: the node is in the group already.
 	ErrJoined = errors.New("balance: the node is in the group already")
-	// ErrInCallback: Leave was called from inside OnChange, which it would wait
-	// for. Nothing was done; call it in a goroutine of its own.
+	// ErrMismatch: the group's members divide its work in another way: Layout, Mode or
+	// Partitions differ.
+	ErrMismatch = errors.New("balance: the group divides its work in another way")
+	// ErrNotHeld: the index is not the member's, or is no longer.
+	ErrNotHeld = errors.New("balance: index not held")
+	// ErrNotStrict: the group's mode gives no guarantee that could be kept here.
+	ErrNotStrict = errors.New("balance: the group is not in a strict mode")
+	// ErrInCallback: Leave was called from inside OnChange, OnRevoke or OnAssign, which
+	// it would wait for. Nothing was done; call it in a goroutine of its own.
 	ErrInCallback = errors.New("balance: Leave called from inside OnChange")
 )
 

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+
+	"github.com/natsfabric/natsfabric/internal/latest"
 )
 
 // A Group is one membership: made by [Join] or [Static], ended by Leave. It is safe
@@ -24,6 +26,9 @@ type Group struct {
 	turn     chan struct{} // holds one token, taken to withdraw; guards left
 	left     bool          // the source has been told
 
+	units slots                // what OnRevoke and OnAssign were told; of their goroutine
+	shown latest.Value[uint64] // the newest state that the callbacks are done with
+
 	mu    sync.Mutex // held to replace state; guards the two below
 	epoch uint64     // of the newest view
 	fresh bool       // the next view counts whatever its epoch
@@ -35,6 +40,8 @@ type source interface {
 	// setWorkers asks for n workers, 1 to MaxWorkers. It does not wait until they
 	// are granted: they come with a later view.
 	setWorkers(ctx context.Context, n int) error
+	// setReady asks for the workers' indices, or for none. It does not wait, either.
+	setReady(ctx context.Context, ready bool) error
 	// leave withdraws the member, stops what feeds the group, and waits for it. It
 	// is called after the last OnChange returned, by one caller at a time, until it
 	// first returned nil; the node may have ended before.
@@ -47,9 +54,11 @@ type state struct {
 	begun   bool  // share is set: the member was placed once
 	share   Share // frozen while an active member has no index
 	members []Placed
+	parts   *Partitions
 	losses  uint64 // how often an index was lost
 	loss    Share  // the share without an index, of the last loss
 	ended   error  // why the group ended; nil while it has not
+	number  uint64 // grows
 	newer   chan struct{}
 }
 
@@ -69,21 +78,52 @@ func newGroup(ctx context.Context, cfg Config, src source) *Group {
 // in which the member stands with its new incarnation: an older one would give back
 // indices that may be another's by now.
 func (g *Group) deliver(share Share, placed []Placed) {
+	g.accept(delivery{share: share, placed: placed})
+}
+
+// A delivery is a view as one member sees it.
+type delivery struct {
+	share  Share
+	placed []Placed
+	parts  *Partitions
+	// stands: the member is in the view, so that having no index is no loss of its
+	// place.
+	stands bool
+	// more: the view may be known; the member has come to act on more of it.
+	more bool
+}
+
+// accept is deliver for everything that a view can say.
+func (g *Group) accept(d delivery) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	cur := g.state.Load()
-	if cur.ended != nil || !g.fresh && share.Epoch <= g.epoch {
+	cur, share := g.state.Load(), d.share
+	if cur.ended != nil || !g.fresh && (share.Epoch < g.epoch || share.Epoch == g.epoch && !d.more) {
 		return
 	}
 	g.epoch, g.fresh = share.Epoch, false
+	share.Stale = cur.share.Stale && share.First >= 0
 	next := *cur
-	next.members = placed
+	next.members, next.parts = d.placed, d.parts
 	switch {
-	case share.First >= 0 || g.cfg.Passive:
+	case cur.share.First >= 0 && share.First < 0 && !g.cfg.Passive:
+		next.drop(share) // given up, or the others expelled it
+	case share.First >= 0 || g.cfg.Passive || d.stands:
 		next.begun, next.share = true, share
-	case cur.share.First >= 0:
-		next.drop(share) // the others expelled it
 	}
+	g.replace(next)
+}
+
+// stale notes whether the member may not know of newer views.
+func (g *Group) stale(is bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	cur := g.state.Load()
+	if cur.ended != nil || cur.share.Stale == is || cur.share.First < 0 {
+		return
+	}
+	next := *cur
+	next.share.Stale = is
 	g.replace(next)
 }
 
@@ -94,7 +134,7 @@ func (g *Group) lose() {
 	defer g.mu.Unlock()
 	g.fresh = true // the bucket may have been made anew
 	cur := g.state.Load()
-	if cur.ended == nil && cur.share.First >= 0 {
+	if cur.ended == nil && (cur.share.First >= 0 || cur.parts.mine() != "") {
 		next := *cur
 		g.vacate(&next)
 		g.replace(next)
@@ -126,6 +166,15 @@ func (g *Group) vacate(st *state) {
 		st.drop(Share{First: -1, Total: s.Total, Epoch: s.Epoch})
 	}
 	st.members = slices.DeleteFunc(slices.Clone(st.members), func(p Placed) bool { return p.Self })
+	st.parts = st.parts.withoutSelf()
+}
+
+// units returns what the member has: partitions if there are any, else indices.
+func (st *state) units() slots {
+	if st.parts != nil {
+		return st.parts.mine()
+	}
+	return st.share.units()
 }
 
 // drop notes in st that the index is lost, with s as the share from now on.
@@ -137,13 +186,23 @@ func (st *state) drop(s Share) {
 // replace makes next the state. mu is held.
 func (g *Group) replace(next state) {
 	next.newer = make(chan struct{})
+	next.number++
 	close(g.state.Swap(&next).newer)
 }
 
 // Share returns the member's current share: one atomic load, made for asking before
 // every unit of work. OnChange and Shares report the same values, but a reader of
 // them may be behind.
-func (g *Group) Share() Share { return g.state.Load().share }
+func (g *Group) Share() Share { return g.trusted(g.state.Load()) }
+
+// trusted returns the share of st, and in a strict mode none if the lease has ended
+// since: a process that was stopped must not go by what it had before.
+func (g *Group) trusted(st *state) Share {
+	if m, ok := g.src.(*member); ok && m.strict != nil && st.share.First >= 0 && !m.strict.valid() {
+		return Share{First: -1, Total: st.share.Total, Epoch: st.share.Epoch}
+	}
+	return st.share
+}
 
 // Shares returns the member's shares as they change: first the current one, then
 // each newer one, also if only its epoch is new. The newest wins: a share that was
@@ -193,10 +252,69 @@ func (g *Group) SetWorkers(ctx context.Context, n int) error {
 	if err != nil {
 		return err
 	}
-	if g.cfg.Passive {
+	switch {
+	case g.cfg.Passive:
 		return &ConfigError{"Workers", "the member is passive and takes none"}
+	case g.cfg.Mode != Default && n > MaxStrict:
+		return &ConfigError{"Workers", fmt.Sprintf("%d is outside 0 to %d in a strict mode", n, MaxStrict)}
 	}
 	return g.src.setWorkers(ctx, n)
+}
+
+// SetReady says whether the member can take work. While it is not ready it has no
+// index, and the total does not count its workers: so a member that takes long to warm
+// up joins with Config.NotReady, and one that is to be emptied calls SetReady(ctx,
+// false), and looks at its shares until nothing is left; see Drain. It returns when
+// the wish is recorded. A passive member is never ready; a static one always.
+func (g *Group) SetReady(ctx context.Context, ready bool) error {
+	if err := g.state.Load().ended; err != nil {
+		return err
+	}
+	if g.cfg.Passive {
+		return &ConfigError{"Passive", "the member takes no index"}
+	}
+	return g.src.setReady(ctx, ready)
+}
+
+// Drain gives up the member's indices and partitions, as SetReady(ctx, false) does, and
+// returns when it has none any more and OnRevoke and OnChange have returned. progress,
+// if not nil, is called with the number that is left, whenever it has changed. The
+// member stays in the group; Leave it then, or call SetReady.
+func (g *Group) Drain(ctx context.Context, progress func(left int)) error {
+	if err := g.SetReady(ctx, false); err != nil {
+		return err
+	}
+	for last := -1; ; {
+		st := g.state.Load()
+		left := st.units().count()
+		if left != last && progress != nil {
+			progress(left)
+		}
+		last = left
+		shown, changed := g.shown.Load()
+		switch {
+		case st.ended != nil:
+			return st.ended
+		case left == 0 && (shown >= st.number || !g.cfg.calls()):
+			return nil
+		}
+		select {
+		case <-st.newer:
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// Partitions returns the partitions of the newest view and who has them; none if the
+// group has none. Like a Share it is a value of one moment: a unit of work should ask
+// once.
+func (g *Group) Partitions() *Partitions {
+	if p := g.state.Load().parts; p != nil {
+		return p
+	}
+	return &Partitions{}
 }
 
 // Context ends when the member leaves the group ([ErrClosed]) or its node ended (the

@@ -19,12 +19,12 @@ func TestPassiveAddsNoWorkers(t *testing.T) {
 	a := h.join(t, "a", Config{Workers: 2})
 	b := h.join(t, "b", Config{Workers: 5, Passive: true})
 	c := h.join(t, "c", Config{})
-	for s, want := range map[*seat]Share{a: {0, 2, 3, 3}, b: {-1, 0, 3, 3}, c: {2, 1, 3, 3}} {
+	for s, want := range map[*seat]Share{a: {First: 0, Workers: 2, Total: 3, Epoch: 3}, b: {First: -1, Workers: 0, Total: 3, Epoch: 3}, c: {First: 2, Workers: 1, Total: 3, Epoch: 3}} {
 		if got := s.g.Share(); got != want {
 			t.Errorf("%s has %v, want %v", s.want.pid, got, want)
 		}
 	}
-	want := []Placed{{"a", 0, 2, false}, {"b", -1, 0, true}, {"c", 2, 1, false}}
+	want := []Placed{{PID: "a", First: 0, Workers: 2, Self: false}, {PID: "b", First: -1, Workers: 0, Self: true}, {PID: "c", First: 2, Workers: 1, Self: false}}
 	if got := b.g.Members(); !slices.Equal(got, want) {
 		t.Errorf("Members() = %v, want %v", got, want)
 	}
@@ -36,7 +36,7 @@ func TestLeaveResets(t *testing.T) {
 	h := newHub()
 	leave(t, h.join(t, "a", Config{Passive: true}))
 	a := h.join(t, "a", Config{})
-	if got, want := a.g.Share(), (Share{0, 1, 1, 3}); got != want {
+	if got, want := a.g.Share(), (Share{First: 0, Workers: 1, Total: 1, Epoch: 3}); got != want {
 		t.Errorf("joined again actively: %v, want %v", got, want)
 	}
 	leave(t, a)
@@ -74,7 +74,7 @@ func TestOnChangeSeesTheSameShare(t *testing.T) {
 		leave(t, b)
 		synctest.Wait()
 		leave(t, a)
-		want := []Share{{0, 1, 1, 1}, {3, 1, 4, 2}, {0, 2, 2, 3}, {-1, 0, 0, 3}}
+		want := []Share{{First: 0, Workers: 1, Total: 1, Epoch: 1}, {First: 3, Workers: 1, Total: 4, Epoch: 2}, {First: 0, Workers: 2, Total: 2, Epoch: 3}, {First: -1, Workers: 0, Total: 0, Epoch: 3}}
 		if !slices.Equal(calls, want) {
 			t.Errorf("OnChange had %v, want %v", calls, want)
 		}
@@ -89,14 +89,14 @@ func TestShareCarriesGrantedWorkers(t *testing.T) {
 	if err := a.g.SetWorkers(t.Context(), 4); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := a.g.Share(), (Share{0, 1, 2, 2}); got != want {
+	if got, want := a.g.Share(), (Share{First: 0, Workers: 1, Total: 2, Epoch: 2}); got != want {
 		t.Errorf("before the next view, Share() = %v, want %v", got, want)
 	}
 	h.publish()
-	if got, want := a.g.Share(), (Share{0, 4, 5, 3}); got != want {
+	if got, want := a.g.Share(), (Share{First: 0, Workers: 4, Total: 5, Epoch: 3}); got != want {
 		t.Errorf("after the next view, Share() = %v, want %v", got, want)
 	}
-	if got, want := b.g.Share(), (Share{4, 1, 5, 3}); got != want {
+	if got, want := b.g.Share(), (Share{First: 4, Workers: 1, Total: 5, Epoch: 3}); got != want {
 		t.Errorf("after the next view, the neighbour has %v, want %v", got, want)
 	}
 	for _, n := range []int{-1, MaxWorkers + 1} {
@@ -126,7 +126,7 @@ func TestViewIsSeenAtOnce(t *testing.T) {
 		}
 		h.publish()
 		synctest.Wait()
-		if want := (Share{0, 3, 3, 2}); last != want {
+		if want := (Share{First: 0, Workers: 3, Total: 3, Epoch: 2}); last != want {
 			t.Errorf("OnChange had %v last, want %v", last, want)
 		}
 		leave(t, a)
@@ -145,7 +145,7 @@ func TestLossAndRejoin(t *testing.T) {
 
 		a.g.lose()
 		a.g.lose()
-		if got, want := a.g.Share(), (Share{-1, 0, 2, 2}); got != want {
+		if got, want := a.g.Share(), (Share{First: -1, Workers: 0, Total: 2, Epoch: 2}); got != want {
 			t.Errorf("without a lease, Share() = %v, want %v", got, want)
 		}
 		if got := len(a.g.Members()); got != 1 {
@@ -164,7 +164,7 @@ func TestLossAndRejoin(t *testing.T) {
 		leave(t, b)
 		synctest.Wait()
 		leave(t, a)
-		want := []Share{{0, 1, 1, 1}, {0, 1, 3, 2}, {-1, 0, 2, 2}, {0, 1, 3, 1}, {0, 1, 1, 2}, {-1, 0, 0, 2}}
+		want := []Share{{First: 0, Workers: 1, Total: 1, Epoch: 1}, {First: 0, Workers: 1, Total: 3, Epoch: 2}, {First: -1, Workers: 0, Total: 2, Epoch: 2}, {First: 0, Workers: 1, Total: 3, Epoch: 1}, {First: 0, Workers: 1, Total: 1, Epoch: 2}, {First: -1, Workers: 0, Total: 0, Epoch: 2}}
 		if !slices.Equal(calls, want) {
 			t.Errorf("OnChange had %v, want %v", calls, want)
 		}
@@ -193,7 +193,7 @@ func TestNoFinalStateIsMissed(t *testing.T) {
 		readers.Wait()
 		synctest.Wait()
 		leave(t, m)
-		want := []Share{{epochs, 1, epochs + 1, epochs}, {-1, 0, epochs, epochs}}
+		want := []Share{{First: epochs, Workers: 1, Total: epochs + 1, Epoch: epochs}, {First: -1, Workers: 0, Total: epochs, Epoch: epochs}}
 		if last := calls[max(0, len(calls)-2):]; !slices.Equal(last, want) {
 			t.Errorf("OnChange had %v last, want %v", last, want)
 		}
@@ -225,7 +225,7 @@ func TestExpelledByAView(t *testing.T) {
 		s := newHub().seat(t, "a", Config{OnChange: record(&calls)})
 		others := []Placed{{PID: "b", First: 0, Workers: 1}}
 		s.g.deliver(shareIn(others, 1, 1), others) // not placed yet
-		s.g.deliver(Share{1, 1, 2, 2}, append(others, Placed{PID: "a", First: 1, Workers: 1, Self: true}))
+		s.g.deliver(Share{First: 1, Workers: 1, Total: 2, Epoch: 2}, append(others, Placed{PID: "a", First: 1, Workers: 1, Self: true}))
 		if err := s.g.start(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -233,14 +233,14 @@ func TestExpelledByAView(t *testing.T) {
 			s.g.deliver(shareIn(others, int(epoch), epoch), others)
 			synctest.Wait()
 		}
-		if got, want := s.g.Share(), (Share{-1, 0, 3, 3}); got != want {
+		if got, want := s.g.Share(), (Share{First: -1, Workers: 0, Total: 3, Epoch: 3}); got != want {
 			t.Errorf("expelled, Share() = %v, want %v", got, want)
 		}
-		s.g.deliver(Share{0, 1, 1, 6}, nil)
+		s.g.deliver(Share{First: 0, Workers: 1, Total: 1, Epoch: 6}, nil)
 		synctest.Wait()
 		s.g.deliver(shareIn(others, 1, 7), others)
 		leave(t, s)
-		want := []Share{{1, 1, 2, 2}, {-1, 0, 3, 3}, {0, 1, 1, 6}, {-1, 0, 1, 7}}
+		want := []Share{{First: 1, Workers: 1, Total: 2, Epoch: 2}, {First: -1, Workers: 0, Total: 3, Epoch: 3}, {First: 0, Workers: 1, Total: 1, Epoch: 6}, {First: -1, Workers: 0, Total: 1, Epoch: 7}}
 		if !slices.Equal(calls, want) {
 			t.Errorf("OnChange had %v, want %v", calls, want)
 		}
@@ -258,7 +258,7 @@ func TestNodeEnds(t *testing.T) {
 			a.g.end(ErrClosed) // too late to be the cause
 			h.publish()
 			a.g.lose()
-			if got, want := a.g.Share(), (Share{-1, 0, 0, 1}); got != want {
+			if got, want := a.g.Share(), (Share{First: -1, Workers: 0, Total: 0, Epoch: 1}); got != want {
 				t.Errorf("ended, Share() = %v, want %v", got, want)
 			}
 			if got := context.Cause(a.g.Context()); !errors.Is(got, cause) {
@@ -277,7 +277,7 @@ func TestNodeEnds(t *testing.T) {
 				t.Errorf("Shares ended with %v, want %v", last, cause)
 			}
 			leave(t, a, a)
-			if want := []Share{{0, 1, 1, 1}, {-1, 0, 0, 1}}; !slices.Equal(calls, want) {
+			if want := []Share{{First: 0, Workers: 1, Total: 1, Epoch: 1}, {First: -1, Workers: 0, Total: 0, Epoch: 1}}; !slices.Equal(calls, want) {
 				t.Errorf("OnChange had %v, want %v", calls, want)
 			}
 		})

@@ -91,6 +91,8 @@ func (s *seat) setWorkers(_ context.Context, n int) error {
 	return nil
 }
 
+func (s *seat) setReady(context.Context, bool) error { return nil }
+
 func (s *seat) leave(ctx context.Context) error {
 	s.leaves++
 	if err := ctx.Err(); err != nil {

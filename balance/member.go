@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -27,6 +28,9 @@ func Join(ctx context.Context, node *fabric.Node, cfg Config) (*Group, error) {
 	if err := checkGroup(cfg.Group); err != nil {
 		return nil, err
 	}
+	if cfg, err = cfg.under(node.Lease()); err != nil {
+		return nil, err
+	}
 	host := node.Host()
 	hold, err := host.Session.Held(ctx)
 	if errors.Is(err, lease.ErrPassive) {
@@ -40,8 +44,18 @@ func Join(ctx context.Context, node *fabric.Node, cfg Config) (*Group, error) {
 		return nil, fmt.Errorf("balance: join %s: %w", cfg.Group, ErrJoined)
 	}
 	m := &member{
-		node: node, host: host, cfg: cfg, workers: cfg.Workers, release: release,
-		settled: make(chan struct{}), writing: make(chan struct{}, 1),
+		node: node, host: host, cfg: cfg, release: release,
+		started: make(chan struct{}), settled: make(chan struct{}), writing: make(chan struct{}, 1),
+		ask: roster.Ask{
+			Workers: cfg.Workers, Passive: cfg.Passive, Idle: cfg.NotReady, Weight: cfg.Weight, Zone: cfg.Zone,
+			Kind: cfg.kind().String(), Parts: cfg.Partitions, Stay: rand.Uint64(),
+		},
+	}
+	if cfg.kind() == (kind{}) {
+		m.ask.Weight = 0 // as wishes are that know nothing but indices
+	}
+	if cfg.kind().strict() {
+		m.strict = newStrict(m)
 	}
 	m.stop, m.cancel = context.WithCancel(node.Context())
 	m.group = newGroup(ctx, cfg, m)
@@ -54,12 +68,14 @@ func Join(ctx context.Context, node *fabric.Node, cfg Config) (*Group, error) {
 
 // A wish is what a member asks of its group, as the bucket holds it.
 type wish struct {
-	Key     string `json:"key"`
-	PID     string `json:"pid"`
-	Inc     uint64 `json:"inc"`
-	Workers int    `json:"workers"`
-	Passive bool   `json:"passive,omitempty"`
-	Gone    bool   `json:"gone,omitempty"`
+	Key string `json:"key"`
+	PID string `json:"pid"`
+	Inc uint64 `json:"inc"`
+	roster.Ask
+	// Acked: it has given up all that views up to this epoch took from it.
+	Acked    uint64 `json:"acked,omitempty"`
+	RejoinMS int64  `json:"rejoin_ms,omitempty"`
+	Gone     bool   `json:"gone,omitempty"`
 }
 
 func groupKey(group, pid string) string { return "g." + group + "." + pid }
@@ -81,13 +97,17 @@ type member struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
+	started chan struct{} // closed when roster is there
 	settled chan struct{} // closed when the member has left
 
 	writing chan struct{} // capacity 1: full while the wish is being written
 
-	mu      sync.Mutex // guards the fields below
-	workers int
-	inc     uint64 // for which the wish was written last, or may have been
+	strict *strict // nil unless the mode is
+
+	mu    sync.Mutex // guards the fields below
+	ask   roster.Ask
+	acked uint64
+	inc   uint64 // for which the wish was written last, or may have been
 }
 
 func (m *member) begin(ctx context.Context, hold *lease.Hold) (err error) {
@@ -101,6 +121,7 @@ func (m *member) begin(ctx context.Context, hold *lease.Hold) (err error) {
 	if err != nil {
 		return err
 	}
+	close(m.started)
 	m.exit = m.host.Session.Enter()
 	m.wg.Go(func() { m.feed(hold) })
 	go m.followLeave()
@@ -164,15 +185,23 @@ func (m *member) cause() error {
 	return fabric.ErrClosed
 }
 
-// setWorkers writes a new wish.
 func (m *member) setWorkers(ctx context.Context, n int) error {
+	return m.wish(ctx, func(a *roster.Ask) { a.Workers = n })
+}
+
+func (m *member) setReady(ctx context.Context, ready bool) error {
+	return m.wish(ctx, func(a *roster.Ask) { a.Idle = !ready })
+}
+
+// wish writes a changed wish.
+func (m *member) wish(ctx context.Context, change func(*roster.Ask)) error {
 	for {
 		hold, err := m.host.Session.Held(ctx)
 		if err != nil {
 			return err
 		}
 		m.mu.Lock()
-		m.workers = n
+		change(&m.ask)
 		m.mu.Unlock()
 		err = m.write(ctx, hold.Incarnation, false)
 		if err == nil || !errors.Is(err, kv.ErrRefused) {
@@ -196,6 +225,9 @@ func (m *member) halt() {
 // leave withdraws the wish and stops the feeder.
 func (m *member) leave(ctx context.Context) error {
 	m.halt()
+	if m.strict != nil {
+		m.strict.use("", nil)
+	}
 	m.mu.Lock()
 	inc := m.inc
 	m.mu.Unlock()
@@ -217,8 +249,7 @@ func (m *member) leave(ctx context.Context) error {
 	return nil
 }
 
-// write stores the wish for one incarnation, with the workers that are wanted when
-// its turn comes.
+// write stores the wish for one incarnation, with what is wanted when its turn comes.
 func (m *member) write(ctx context.Context, inc uint64, gone bool) error {
 	select {
 	case m.writing <- struct{}{}:
@@ -230,12 +261,12 @@ func (m *member) write(ctx context.Context, inc uint64, gone bool) error {
 	m.inc = inc // from now on it may be stored, whether we hear of it or not
 	w := wish{
 		Key: groupKey(m.cfg.Group, string(m.node.PID())), PID: string(m.node.PID()), Inc: inc,
-		Workers: m.workers, Passive: m.cfg.Passive, Gone: gone,
+		Ask: m.ask, Acked: m.acked, RejoinMS: m.cfg.Rejoin.Milliseconds(), Gone: gone,
 	}
 	m.mu.Unlock()
 	var ttl time.Duration
 	if gone {
-		ttl = keepGone
+		ttl = keepGone + m.cfg.Rejoin
 	}
 	value, err := json.Marshal(w)
 	if err != nil {
@@ -248,12 +279,17 @@ func (m *member) write(ctx context.Context, inc uint64, gone bool) error {
 // for every new incarnation, until the member or the node is over.
 func (m *member) feed(hold *lease.Hold) {
 	placed := false // in the newest view
+	if hold != nil && m.strict != nil {
+		m.strict.begin(hold.Incarnation)
+	}
 	for {
 		st, stateChanged := m.host.Session.State()
 		v, viewChanged := m.roster.View()
+		held := st.Hold != nil && st.Hold.Valid(m.cfg.Grace)
 		switch {
-		case st.Hold == nil || !st.Hold.Valid(0):
+		case !held:
 			m.group.lose()
+			m.strict.drop()
 			hold, placed = nil, false
 		case hold == nil || hold.Incarnation != st.Hold.Incarnation:
 			if !m.repeat(st.Hold) {
@@ -261,13 +297,24 @@ func (m *member) feed(hold *lease.Hold) {
 				break
 			}
 			hold = st.Hold
+			if m.strict != nil {
+				m.strict.begin(hold.Incarnation)
+			}
 			continue
+		case m.strict != nil:
+			m.strict.deliver(v, st.Hold)
 		default:
 			placed = m.deliver(v, st.Hold, placed)
 		}
+		fuse, poll := m.fuse(st.Hold)
 		select {
 		case <-stateChanged:
 		case <-viewChanged:
+		case <-fuse:
+		case <-poll:
+		case <-m.strict.changed():
+		case revs := <-m.strict.fences():
+			m.strict.took(revs, v)
 		case <-m.stop.Done():
 			if m.node.Context().Err() != nil {
 				m.group.end(m.cause())
@@ -275,6 +322,23 @@ func (m *member) feed(hold *lease.Hold) {
 			return
 		}
 	}
+}
+
+// fuse notes whether the share is stale, and returns what fires when that, or whether
+// the lease is to be trusted, may have changed.
+func (m *member) fuse(hold *lease.Hold) (fuse <-chan struct{}, poll <-chan time.Time) {
+	if hold == nil {
+		return nil, nil // there will be another state
+	}
+	// A renewal each third of a lease, and one of them may be lost: no news for
+	// longer than that.
+	early := m.node.Lease() * 3 / 10
+	if hold.Valid(early) {
+		m.group.stale(false)
+		return hold.Context(early).Done(), nil
+	}
+	m.group.stale(true)
+	return nil, time.After(m.node.Lease() / 50) // until it is renewed, or lost
 }
 
 // deliver hands over a view in which this incarnation stands, or one that does not
@@ -285,6 +349,9 @@ func (m *member) deliver(v *roster.View, hold *lease.Hold, placed bool) bool {
 	if ok && self.Inc != hold.Incarnation || !ok && !placed {
 		return placed // the view is older than we are
 	}
+	m.mu.Lock()
+	ask := m.ask
+	m.mu.Unlock()
 	if ok && self.Passive != m.cfg.Passive && (m.cfg.Passive || !placed) {
 		// It has a former membership of this incarnation, or a wish that is not ours.
 		if placed {
@@ -292,16 +359,16 @@ func (m *member) deliver(v *roster.View, hold *lease.Hold, placed bool) bool {
 		}
 		return placed
 	}
-	wants := make([]want, len(v.Members))
-	for i, o := range v.Members {
-		wants[i] = want{o.PID, o.Workers, o.Passive}
+	if ok && self.Refused && self.Stay == ask.Stay {
+		m.group.end(ErrMismatch)
+		return placed
 	}
-	all, total := assign(string(m.node.PID()), wants)
-	m.group.deliver(shareIn(all, total, v.Epoch), all)
-	m.mu.Lock()
-	differs := ok && !m.cfg.Passive && (self.Passive || self.Workers != m.workers)
-	m.mu.Unlock()
-	if differs || !ok {
+	all, total := placements(string(m.node.PID()), v)
+	m.group.accept(delivery{
+		share: shareIn(all, total, v.Epoch), placed: all, stands: ok && (self.Idle || m.cfg.Partitions > 0),
+		parts: partitionsOf(string(m.node.PID()), v, slots(self.Slots)),
+	})
+	if !ok || self.Ask != ask {
 		// Not granted yet, or an earlier wish has landed after a later one, or
 		// something else has: the member is here, and wants what it wants.
 		m.repeat(hold)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"runtime"
+	"slices"
 	"strconv"
 )
 
@@ -54,16 +55,16 @@ func (g *Group) start(ctx context.Context) error {
 	}
 }
 
-// notify calls OnChange with the share of st, then starts the goroutine that calls
-// it with each later one. The goroutine ends with the group; Leave waits for it.
+// notify shows the share of st to the callbacks, then starts the goroutine that shows
+// them each later one. The goroutine ends with the group; Leave waits for it.
 func (g *Group) notify(st *state) {
-	if g.cfg.OnChange == nil {
+	if !g.cfg.calls() {
 		close(g.done)
 		return
 	}
 	var c cursor
 	share, _ := c.next(st)
-	g.cfg.OnChange(share)
+	g.show(share, st, true)
 	go func() {
 		defer close(g.done)
 		g.notifier.Store(goroutineID())
@@ -71,21 +72,44 @@ func (g *Group) notify(st *state) {
 	}()
 }
 
-// follow calls OnChange with each share after the one that c was shown, until the
-// group has ended and the final one was shown.
+// follow shows each share after the one that c was shown, until the group has ended
+// and the final one was shown.
 func (g *Group) follow(c cursor) {
 	for {
 		st, before := g.state.Load(), c.shown
 		share, ok := c.next(st)
 		switch {
-		case ok && !share.same(before):
-			g.cfg.OnChange(share)
 		case ok:
+			g.show(share, st, !share.same(before))
+		case st.units() != g.units: // partitions only
+			g.show(st.share, st, false)
 		case st.ended != nil:
 			return
 		default:
+			g.shown.Store(st.number)
 			<-st.newer
 		}
+	}
+}
+
+// show calls the callbacks for share, one that c has made of st.
+func (g *Group) show(share Share, st *state, changed bool) {
+	units := st.units()
+	if share != st.share { // a loss that is over
+		units = ""
+	}
+	lost, got := g.units.without(units), units.without(g.units)
+	g.units = units
+	if lost != "" && g.cfg.OnRevoke != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(g.ctx), g.cfg.RevokeTimeout)
+		g.cfg.OnRevoke(ctx, slices.Collect(lost.all()))
+		cancel()
+	}
+	if changed && g.cfg.OnChange != nil {
+		g.cfg.OnChange(share)
+	}
+	if got != "" && g.cfg.OnAssign != nil {
+		g.cfg.OnAssign(g.ctx, slices.Collect(got.all()))
 	}
 }
 

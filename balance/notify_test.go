@@ -28,7 +28,7 @@ func TestOnChangeNewestWins(t *testing.T) {
 		}
 		close(release)
 		synctest.Wait()
-		if want := []Share{{0, 1, 1, 1}, {0, 2, 2, 2}, {0, 100, 100, 100}}; !slices.Equal(calls, want) {
+		if want := []Share{{First: 0, Workers: 1, Total: 1, Epoch: 1}, {First: 0, Workers: 2, Total: 2, Epoch: 2}, {First: 0, Workers: 100, Total: 100, Epoch: 100}}; !slices.Equal(calls, want) {
 			t.Errorf("OnChange had %v, want %v", calls, want)
 		}
 		leave(t, a)
@@ -57,7 +57,7 @@ func TestOnChangeNeverSkipsALoss(t *testing.T) {
 		close(release)
 		synctest.Wait()
 		leave(t, a)
-		want := []Share{{0, 1, 1, 1}, {0, 2, 2, 2}, {-1, 0, 0, 4}, {0, 2, 2, 5}, {-1, 0, 0, 5}}
+		want := []Share{{First: 0, Workers: 1, Total: 1, Epoch: 1}, {First: 0, Workers: 2, Total: 2, Epoch: 2}, {First: -1, Workers: 0, Total: 0, Epoch: 4}, {First: 0, Workers: 2, Total: 2, Epoch: 5}, {First: -1, Workers: 0, Total: 0, Epoch: 5}}
 		if !slices.Equal(calls, want) {
 			t.Errorf("OnChange had %v, want %v", calls, want)
 		}
@@ -83,14 +83,14 @@ func TestEpochAloneIsNoChange(t *testing.T) {
 			h.publish()
 		}
 		synctest.Wait()
-		a.g.deliver(Share{5, 5, 10, 2}, nil) // an old view, late
-		a.g.deliver(Share{5, 5, 10, 3}, nil) // one that is known
+		a.g.deliver(Share{First: 5, Workers: 5, Total: 10, Epoch: 2}, nil) // an old view, late
+		a.g.deliver(Share{First: 5, Workers: 5, Total: 10, Epoch: 3}, nil) // one that is known
 		leave(t, a)
 		loop.Wait()
-		if want := []Share{{0, 1, 1, 1}, {-1, 0, 0, 3}}; !slices.Equal(calls, want) {
+		if want := []Share{{First: 0, Workers: 1, Total: 1, Epoch: 1}, {First: -1, Workers: 0, Total: 0, Epoch: 3}}; !slices.Equal(calls, want) {
 			t.Errorf("OnChange had %v, want %v", calls, want)
 		}
-		if want := []Share{{0, 1, 1, 1}, {0, 1, 1, 2}, {0, 1, 1, 3}, {-1, 0, 0, 3}}; !slices.Equal(shares, want) {
+		if want := []Share{{First: 0, Workers: 1, Total: 1, Epoch: 1}, {First: 0, Workers: 1, Total: 1, Epoch: 2}, {First: 0, Workers: 1, Total: 1, Epoch: 3}, {First: -1, Workers: 0, Total: 0, Epoch: 3}}; !slices.Equal(shares, want) {
 			t.Errorf("Shares gave %v, want %v", shares, want)
 		}
 	})
@@ -123,7 +123,7 @@ func TestStartEndsWithoutAShare(t *testing.T) {
 			t.Errorf("start without a view: %v, want the context's error", err)
 		}
 		b := newHub().seat(t, "b", cfg)
-		b.g.deliver(Share{0, 1, 1, 1}, nil)
+		b.g.deliver(Share{First: 0, Workers: 1, Total: 1, Epoch: 1}, nil)
 		b.g.end(errors.New("node ended"))
 		if err := b.g.start(t.Context()); err == nil || err.Error() != "node ended" {
 			t.Errorf("start of an ended group: %v, want its cause", err)
@@ -178,7 +178,7 @@ func TestLeaveInsideOnChange(t *testing.T) {
 		}})
 		b = h.seat(t, "b", Config{OnChange: func(Share) {}})
 		h.add(b)
-		b.g.deliver(Share{1, 1, 2, 2}, nil)
+		b.g.deliver(Share{First: 1, Workers: 1, Total: 2, Epoch: 2}, nil)
 		if err := b.g.start(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -217,7 +217,7 @@ func TestLeaveIsIdempotent(t *testing.T) {
 		if err := a.g.Leave(ctx); err != nil {
 			t.Errorf("Leave after Leave = %v", err)
 		}
-		if want := []Share{{0, 1, 1, 1}, {-1, 0, 0, 1}}; !slices.Equal(calls, want) {
+		if want := []Share{{First: 0, Workers: 1, Total: 1, Epoch: 1}, {First: -1, Workers: 0, Total: 0, Epoch: 1}}; !slices.Equal(calls, want) {
 			t.Errorf("OnChange had %v, want %v", calls, want)
 		}
 	})
@@ -254,9 +254,9 @@ func TestCursor(t *testing.T) {
 		for range 30 {
 			switch epoch++; rnd.IntN(5) {
 			case 0, 1:
-				s.g.deliver(Share{rnd.IntN(2), 1, 2, epoch}, nil)
+				s.g.deliver(Share{First: rnd.IntN(2), Workers: 1, Total: 2, Epoch: epoch}, nil)
 			case 2:
-				s.g.deliver(Share{-1, 0, 2, epoch}, nil)
+				s.g.deliver(Share{First: -1, Workers: 0, Total: 2, Epoch: epoch}, nil)
 			case 3:
 				s.g.lose()
 			case 4:

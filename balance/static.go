@@ -33,6 +33,9 @@ func Static(ctx context.Context, first, workers, total int, cfg Config) (*Group,
 	if total < 1 || total > MaxTotal {
 		return nil, &ConfigError{"total", fmt.Sprintf("%d is outside 1 to %d", total, MaxTotal)}
 	}
+	if cfg.kind() != (kind{}) || cfg.NotReady {
+		return nil, &ConfigError{"Layout", "a static group has contiguous indices, and nothing else"}
+	}
 	s := &static{first: first, total: total}
 	if cfg.Passive {
 		s.first, cfg.Workers = -1, 0
@@ -83,6 +86,14 @@ func (s *static) setWorkers(_ context.Context, n int) error {
 		return err
 	}
 	s.grant(n)
+	return nil
+}
+
+// setReady: a fixed shape has no place for those who are not ready.
+func (s *static) setReady(_ context.Context, ready bool) error {
+	if !ready {
+		return &ConfigError{"NotReady", "the place of a static member is fixed"}
+	}
 	return nil
 }
 

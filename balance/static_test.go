@@ -56,13 +56,13 @@ func TestStaticShares(t *testing.T) {
 		cfg                   Config
 		want                  Share
 	}{
-		{0, 0, 1, Config{}, Share{0, 1, 1, 1}},
-		{2, 3, 5, Config{}, Share{2, 3, 5, 1}},
-		{2, 0, 5, Config{Workers: 3}, Share{2, 3, 5, 1}},
-		{2, 3, 5, Config{Workers: 3}, Share{2, 3, 5, 1}},
-		{0, 1, MaxTotal, Config{}, Share{0, 1, MaxTotal, 1}},
-		{0, 9, 5, Config{Passive: true}, Share{-1, 0, 5, 1}},
-		{-1, 0, 5, Config{Passive: true}, Share{-1, 0, 5, 1}},
+		{0, 0, 1, Config{}, Share{First: 0, Workers: 1, Total: 1, Epoch: 1}},
+		{2, 3, 5, Config{}, Share{First: 2, Workers: 3, Total: 5, Epoch: 1}},
+		{2, 0, 5, Config{Workers: 3}, Share{First: 2, Workers: 3, Total: 5, Epoch: 1}},
+		{2, 3, 5, Config{Workers: 3}, Share{First: 2, Workers: 3, Total: 5, Epoch: 1}},
+		{0, 1, MaxTotal, Config{}, Share{First: 0, Workers: 1, Total: MaxTotal, Epoch: 1}},
+		{0, 9, 5, Config{Passive: true}, Share{First: -1, Workers: 0, Total: 5, Epoch: 1}},
+		{-1, 0, 5, Config{Passive: true}, Share{First: -1, Workers: 0, Total: 5, Epoch: 1}},
 	}
 	for _, tt := range tests {
 		g, err := Static(t.Context(), tt.first, tt.workers, tt.total, tt.cfg)
@@ -90,7 +90,7 @@ func TestStaticSequence(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if want := []Share{{1, 2, 6, 1}}; !slices.Equal(calls, want) {
+		if want := []Share{{First: 1, Workers: 2, Total: 6, Epoch: 1}}; !slices.Equal(calls, want) {
 			t.Errorf("when Static returned, OnChange had %v, want %v", calls, want)
 		}
 		for range 2 {
@@ -98,7 +98,7 @@ func TestStaticSequence(t *testing.T) {
 				t.Errorf("Leave: %v", err)
 			}
 		}
-		if want := []Share{{1, 2, 6, 1}, {-1, 0, 6, 1}}; !slices.Equal(calls, want) {
+		if want := []Share{{First: 1, Workers: 2, Total: 6, Epoch: 1}, {First: -1, Workers: 0, Total: 6, Epoch: 1}}; !slices.Equal(calls, want) {
 			t.Errorf("when Leave returned, OnChange had %v, want %v", calls, want)
 		}
 		if got := len(g.Members()); got != 0 {
@@ -121,14 +121,14 @@ func TestStaticPassive(t *testing.T) {
 	if err := g.Leave(t.Context()); err != nil {
 		t.Errorf("Leave: %v", err)
 	}
-	if want := []Share{{-1, 0, 6, 1}}; !slices.Equal(calls, want) {
+	if want := []Share{{First: -1, Workers: 0, Total: 6, Epoch: 1}}; !slices.Equal(calls, want) {
 		t.Errorf("passive: OnChange had %v, want %v", calls, want)
 	}
 	cfg.Passive = false
 	if g, err = Static(t.Context(), 0, 2, 6, cfg); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := g.Share(), (Share{0, 2, 6, 1}); got != want {
+	if got, want := g.Share(), (Share{First: 0, Workers: 2, Total: 6, Epoch: 1}); got != want {
 		t.Errorf("joined again actively: %v, want %v", got, want)
 	}
 	if err := g.Leave(t.Context()); err != nil {
@@ -163,7 +163,7 @@ func TestStaticSetWorkers(t *testing.T) {
 		if err := g.SetWorkers(t.Context(), 1); !errors.Is(err, ErrClosed) {
 			t.Errorf("SetWorkers after Leave = %v, want ErrClosed", err)
 		}
-		want := []Share{{1, 2, 6, 1}, {1, 5, 6, 2}, {1, 1, 6, 3}, {1, 3, 6, 5}, {-1, 0, 6, 5}}
+		want := []Share{{First: 1, Workers: 2, Total: 6, Epoch: 1}, {First: 1, Workers: 5, Total: 6, Epoch: 2}, {First: 1, Workers: 1, Total: 6, Epoch: 3}, {First: 1, Workers: 3, Total: 6, Epoch: 5}, {First: -1, Workers: 0, Total: 6, Epoch: 5}}
 		if !slices.Equal(calls, want) {
 			t.Errorf("OnChange had %v, want %v", calls, want)
 		}

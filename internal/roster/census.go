@@ -13,7 +13,7 @@ import (
 // session was seen under that incarnation. It ends the sessions whose lease ran
 // out; nobody else follows them all.
 func Living(s *lease.Session) Census {
-	return func(ctx context.Context, before *View, report func([]Member, func(Member) bool)) error {
+	return func(ctx context.Context, before *View, report func(Count)) error {
 		pids, err := s.Bucket().Watch(ctx, lease.PIDs)
 		if err != nil {
 			return err
@@ -46,7 +46,7 @@ type living struct {
 	next   time.Time // when the first lease may run out; the renewals only put it off
 }
 
-func (c *living) run(ctx context.Context, pids, sessions *kv.Watch, report func([]Member, func(Member) bool)) error {
+func (c *living) run(ctx context.Context, pids, sessions *kv.Watch, report func(Count)) error {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	reported := false
@@ -67,7 +67,7 @@ func (c *living) run(ctx context.Context, pids, sessions *kv.Watch, report func(
 		}
 		if changed || !reported {
 			reported = true
-			report(c.members(), c.failed())
+			report(Count{Members: c.members(), Failed: c.failed()})
 		}
 		if !time.Now().Before(c.next) {
 			c.next = time.Now().Add(c.challenge(ctx))

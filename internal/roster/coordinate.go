@@ -14,12 +14,6 @@ import (
 	"github.com/natsfabric/natsfabric/internal/lease"
 )
 
-// A census result.
-type counted struct {
-	members []Member
-	failed  func(Member) bool
-}
-
 // coordinate writes views until the grant or until ends, or a view shows that another
 // coordinator came after. nil means that one of the two ended.
 func (r *Roster) coordinate(until context.Context, g *lease.Grant) error {
@@ -30,11 +24,12 @@ func (r *Roster) coordinate(until context.Context, g *lease.Grant) error {
 	if err != nil {
 		return ended(ctx, err)
 	}
-	var count latest.Value[*counted]
+	var count latest.Value[*Count]
 	failed := make(chan error, 1) // capacity 1: the census ends once
 	go func() {
-		failed <- r.cfg.Census(ctx, base, func(members []Member, f func(Member) bool) {
-			count.Store(&counted{members: slices.Clone(members), failed: f})
+		failed <- r.cfg.Census(ctx, base, func(c Count) {
+			c.Members = slices.Clone(c.Members)
+			count.Store(&c)
 		})
 	}()
 	defer func() { cancel(); <-failed; failed <- nil }()
@@ -43,12 +38,12 @@ func (r *Roster) coordinate(until context.Context, g *lease.Grant) error {
 	defer timer.Stop()
 	for {
 		c, changed := count.Load()
-		var a announcement
+		soon, due := false, false
 		if c != nil {
-			a.Set, a.Gone = base.diff(c.members, c.failed)
+			_, soon, due = base.step(c)
 		}
-		if len(a.Set) > 0 || len(a.Gone) > 0 {
-			c = r.settle(ctx, base, &count, time.Since(last) > r.cfg.Ceiling && !last.IsZero())
+		if due {
+			c = r.settle(ctx, base, &count, soon || time.Since(last) > r.cfg.Ceiling && !last.IsZero())
 			if c == nil {
 				return ended(ctx, context.Cause(ctx))
 			}
@@ -84,7 +79,7 @@ func ended(ctx context.Context, err error) error {
 // settle waits until the census has been quiet, or the first change has waited
 // long enough, and returns the newest. early shortens the quiet time, after a time
 // without changes. Nil when ctx ends.
-func (r *Roster) settle(ctx context.Context, base *View, count *latest.Value[*counted], early bool) *counted {
+func (r *Roster) settle(ctx context.Context, base *View, count *latest.Value[*Count], early bool) *Count {
 	ceiling := time.NewTimer(r.cfg.Ceiling)
 	defer ceiling.Stop()
 	sign := time.NewTicker(r.cfg.Ceiling / 2) // those who come must not think that nobody is here
@@ -142,10 +137,13 @@ func (r *Roster) base(ctx context.Context, token uint64) (*View, uint64, error) 
 }
 
 // publish writes the view that follows base and announces it.
-func (r *Roster) publish(ctx context.Context, g *lease.Grant, base *View, rev uint64, c *counted) (*View, uint64, error) {
+func (r *Roster) publish(ctx context.Context, g *lease.Grant, base *View, rev uint64, c *Count) (*View, uint64, error) {
 	for {
-		a := announcement{Epoch: base.Epoch + 1, Prev: base.Epoch, After: base.Token, Token: g.Token, PID: r.cfg.Session.PID()}
-		a.Set, a.Gone = base.diff(c.members, c.failed)
+		a, _, due := base.step(c)
+		if !due {
+			return base, rev, nil // it settled into nothing
+		}
+		a.Token, a.PID = g.Token, r.cfg.Session.PID()
 		v := base.next(a)
 		v.Nonce = nuid.Next()
 		value, err := json.Marshal(v)

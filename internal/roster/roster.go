@@ -20,10 +20,24 @@ type Signals interface {
 }
 
 // A Census tells a coordinator who is here. It runs until ctx ends and calls
-// report with the whole set, in any order, once it is known and whenever it has
-// changed; failed tells of a member that is no longer in it whether it failed
-// rather than left. before is the view that the coordinator begins with.
-type Census func(ctx context.Context, before *View, report func(members []Member, failed func(Member) bool)) error
+// report once that is known and whenever it has changed. before is the view that the
+// coordinator begins with.
+type Census func(ctx context.Context, before *View, report func(Count)) error
+
+// A Count is what a census found. It is not modified once it is reported.
+type Count struct {
+	// Members is everyone, in any order.
+	Members []Member
+	// Failed tells of a member that is no longer there whether it failed rather than
+	// left.
+	Failed func(Member) bool
+	// Plan, if there is one, fills in what next says beyond the members: next is the
+	// view to follow before, with Members, which it may change. It must do nothing
+	// but compute, and come to an end: planning again after a view that it made,
+	// again and again, must at last change nothing. soon: the view need not wait for
+	// the quiet time, because it only goes on with what an earlier one began.
+	Plan func(before, next *View) (soon bool)
+}
 
 // A Host is what rosters and elections need of the node they live on.
 type Host struct {

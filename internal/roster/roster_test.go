@@ -93,11 +93,11 @@ func take(t *testing.T, s *natstest.Server, h *hall, pid string, coordinates boo
 		Quiet: 50 * time.Millisecond, Ceiling: time.Second, Logger: logger,
 	}
 	if coordinates {
-		cfg.Census = func(ctx context.Context, _ *roster.View, report func([]roster.Member, func(roster.Member) bool)) error {
+		cfg.Census = func(ctx context.Context, _ *roster.View, report func(roster.Count)) error {
 			for {
 				list, changed := p.wants.Load()
 				if list != nil {
-					report(list, func(roster.Member) bool { return true })
+					report(roster.Count{Members: list, Failed: func(roster.Member) bool { return true }})
 				}
 				select {
 				case <-changed:

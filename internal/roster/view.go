@@ -19,13 +19,43 @@ type Member struct {
 	Host  string            `json:"host,omitempty"`
 	Since time.Time         `json:"since,omitzero"`
 	Meta  map[string]string `json:"meta,omitempty"`
-	// Of a balance group: indices wanted, or Passive.
-	Workers int  `json:"workers,omitempty"`
-	Passive bool `json:"passive,omitempty"`
+	// Of a balance group: what the member asks for, and what it was given.
+	Ask
+	Given
+}
+
+// An Ask is what a member asks of its balance group. Its JSON is part of a wish as
+// well.
+type Ask struct {
+	Workers int    `json:"workers,omitempty"` // indices
+	Passive bool   `json:"passive,omitempty"` // none, ever
+	Idle    bool   `json:"idle,omitempty"`    // none for now
+	Weight  int    `json:"weight,omitempty"`  // of a worker, for partitions; 0 means 1
+	Zone    string `json:"zone,omitempty"`
+	// Kind and Parts are how it thinks that the group divides its work.
+	Kind  string `json:"kind,omitempty"`
+	Parts int    `json:"parts,omitempty"`
+	// Stay tells the memberships of one incarnation apart.
+	Stay uint64 `json:"stay,omitempty"`
+}
+
+// A Given is what the coordinator of a balance group gave a member, where that does
+// not follow from the members alone.
+type Given struct {
+	// Slots are the indices or partitions that the member has: "0-3,7".
+	Slots string `json:"slots,omitempty"`
+	// Going are those that it has to give up, since the view of epoch Mark. They are
+	// nobody's until it said that it did, or is over.
+	Going string `json:"going,omitempty"`
+	Mark  uint64 `json:"mark,omitempty"`
+	// Away: the incarnation is over, and its place is kept for the next.
+	Away bool `json:"away,omitempty"`
+	// Refused: it thinks of another Kind than the group's, and was given nothing.
+	Refused bool `json:"refused,omitempty"`
 }
 
 func (m Member) equal(o Member) bool {
-	return m.PID == o.PID && m.Inc == o.Inc && m.Workers == o.Workers && m.Passive == o.Passive && maps.Equal(m.Meta, o.Meta)
+	return m.PID == o.PID && m.Inc == o.Inc && m.Ask == o.Ask && m.Given == o.Given && maps.Equal(m.Meta, o.Meta)
 }
 
 // A Departure is a member that is no longer in the view, and why.
@@ -41,10 +71,13 @@ const keepGone = 128
 
 // A View is one numbered snapshot. It is not modified once it is shared.
 type View struct {
-	Key     string      `json:"key"`
-	Epoch   uint64      `json:"epoch"`
-	Token   uint64      `json:"token"`
-	PID     string      `json:"pid"` // the coordinator
+	Key   string `json:"key"`
+	Epoch uint64 `json:"epoch"`
+	Token uint64 `json:"token"`
+	PID   string `json:"pid"` // the coordinator
+	// Kind and Units are of a balance group: how it divides, and into how many.
+	Kind    string      `json:"kind,omitempty"`
+	Units   int         `json:"units,omitempty"`
 	Members []Member    `json:"members"`
 	Gone    []Departure `json:"gone,omitempty"`
 	Nonce   string      `json:"nonce"`
@@ -77,6 +110,8 @@ type announcement struct {
 	Epoch, Token uint64
 	Prev, After  uint64 // epoch and token of the view before
 	PID          string // the coordinator
+	Kind         string
+	Units        int
 	Set          []Member
 	Gone         []Departure
 }
@@ -84,6 +119,19 @@ type announcement struct {
 // beaconOf names a view.
 func beaconOf(epoch, token uint64, pid string) announcement {
 	return announcement{Epoch: epoch, Prev: epoch, After: token, Token: token, PID: pid}
+}
+
+// step returns the step from v to the view that c leads to, and whether it is one.
+// soon: it only goes on with what an earlier view began.
+func (v *View) step(c *Count) (a announcement, soon, changed bool) {
+	n := View{Key: v.Key, Epoch: v.Epoch + 1, Kind: v.Kind, Units: v.Units, Members: c.Members}
+	if c.Plan != nil {
+		n.Members = slices.Clone(n.Members)
+		soon = c.Plan(v, &n)
+	}
+	a = announcement{Epoch: n.Epoch, Prev: v.Epoch, After: v.Token, Kind: n.Kind, Units: n.Units}
+	a.Set, a.Gone = v.diff(n.Members, c.Failed)
+	return a, soon, len(a.Set) > 0 || len(a.Gone) > 0 || n.Kind != v.Kind || n.Units != v.Units
 }
 
 // diff returns what leads from v's members to those given: the new and changed
@@ -121,7 +169,7 @@ func (v *View) next(a announcement) *View {
 	for _, m := range a.Set {
 		replaced[m.PID] = struct{}{}
 	}
-	n := &View{Key: v.Key, Epoch: a.Epoch, Token: a.Token, PID: a.PID}
+	n := &View{Key: v.Key, Epoch: a.Epoch, Token: a.Token, PID: a.PID, Kind: a.Kind, Units: a.Units}
 	n.Members = make([]Member, 0, len(v.Members)+len(a.Set))
 	for _, m := range v.Members {
 		if _, ok := replaced[m.PID]; !ok {

@@ -3,6 +3,7 @@ package roster
 import (
 	"encoding/binary"
 	"errors"
+	"math"
 	"time"
 )
 
@@ -13,7 +14,7 @@ import (
 
 // wireVersion begins every announcement. What begins otherwise is not understood,
 // and the view is read instead.
-const wireVersion = 1
+const wireVersion = 2
 
 var errWire = errors.New("not an announcement")
 
@@ -23,7 +24,8 @@ func (a announcement) encode() []byte {
 	for _, n := range [...]uint64{a.Epoch, a.Prev, a.After, a.Token} {
 		b = binary.AppendUvarint(b, n)
 	}
-	b = appendString(b, a.PID)
+	b = appendString(appendString(b, a.PID), a.Kind)
+	b = binary.AppendUvarint(b, uint64(max(a.Units, 0)))
 	b = binary.AppendUvarint(b, uint64(len(a.Set)))
 	for _, m := range a.Set {
 		b = appendString(b, m.PID)
@@ -34,8 +36,8 @@ func (a announcement) encode() []byte {
 		for k, v := range m.Meta {
 			b = appendString(appendString(b, k), v)
 		}
-		b = binary.AppendUvarint(b, uint64(max(m.Workers, 0)))
-		b = appendBool(b, m.Passive)
+		b = appendAsk(b, m.Ask)
+		b = appendGiven(b, m.Given)
 	}
 	b = binary.AppendUvarint(b, uint64(len(a.Gone)))
 	for _, d := range a.Gone {
@@ -44,6 +46,34 @@ func (a announcement) encode() []byte {
 		b = appendBool(b, d.Failed)
 	}
 	return b
+}
+
+// Most members of a fabric ask for nothing, and most of a group were given nothing
+// that has to be said: one byte each.
+func appendAsk(b []byte, a Ask) []byte {
+	if a == (Ask{}) {
+		return append(b, 0)
+	}
+	b = append(b, 1|flag(a.Passive, 2)|flag(a.Idle, 4))
+	b = binary.AppendUvarint(b, uint64(max(a.Workers, 0)))
+	b = binary.AppendUvarint(b, uint64(max(a.Weight, 0)))
+	b = binary.AppendUvarint(b, uint64(max(a.Parts, 0)))
+	return binary.AppendUvarint(appendString(appendString(b, a.Zone), a.Kind), a.Stay)
+}
+
+func appendGiven(b []byte, g Given) []byte {
+	if g == (Given{}) {
+		return append(b, 0)
+	}
+	b = append(b, 1|flag(g.Away, 2)|flag(g.Refused, 4))
+	return binary.AppendUvarint(appendString(appendString(b, g.Slots), g.Going), g.Mark)
+}
+
+func flag(v bool, bit byte) byte {
+	if v {
+		return bit
+	}
+	return 0
 }
 
 func appendString(b []byte, s string) []byte {
@@ -63,6 +93,7 @@ func decodeAnnouncement(data []byte) (a announcement, err error) {
 		return a, errWire
 	}
 	a.Epoch, a.Prev, a.After, a.Token, a.PID = r.uint(), r.uint(), r.uint(), r.uint(), r.string()
+	a.Kind, a.Units = r.string(), r.int32()
 	if n := r.count(8); n > 0 {
 		a.Set = make([]Member, n)
 	}
@@ -76,7 +107,7 @@ func decodeAnnouncement(data []byte) (a announcement, err error) {
 				m.Meta[k] = r.string()
 			}
 		}
-		m.Workers, m.Passive = int(r.uint()), r.byte() != 0
+		m.Ask, m.Given = r.ask(), r.given()
 	}
 	if n := r.count(4); n > 0 {
 		a.Gone = make([]Departure, n)
@@ -88,6 +119,23 @@ func decodeAnnouncement(data []byte) (a announcement, err error) {
 		return announcement{}, errWire
 	}
 	return a, nil
+}
+
+func (r *reader) ask() (a Ask) {
+	if flags := r.byte(); flags != 0 {
+		a = Ask{Passive: flags&2 != 0, Idle: flags&4 != 0}
+		a.Workers, a.Weight, a.Parts = r.int32(), r.int32(), r.int32()
+		a.Zone, a.Kind, a.Stay = r.string(), r.string(), r.uint()
+	}
+	return a
+}
+
+func (r *reader) given() (g Given) {
+	if flags := r.byte(); flags != 0 {
+		g.Away, g.Refused = flags&2 != 0, flags&4 != 0
+		g.Slots, g.Going, g.Mark = r.string(), r.string(), r.uint()
+	}
+	return g
 }
 
 // A reader takes values off data. After the first that is not there it is bad, and
@@ -121,6 +169,9 @@ func (r *reader) uint() uint64 {
 	r.take(n)
 	return v
 }
+
+// int32 returns a number that fits an int on every machine.
+func (r *reader) int32() int { return int(min(r.uint(), math.MaxInt32)) }
 
 func (r *reader) int() int64 {
 	v, n := binary.Varint(r.data)

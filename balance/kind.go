@@ -1,0 +1,111 @@
+package balance
+
+import (
+	"strings"
+
+	"github.com/natsfabric/natsfabric/internal/roster"
+)
+
+// A Layout says how the indices lie.
+type Layout int
+
+const (
+	// Contiguous gives each member one range of indices, in the order of the PIDs. It
+	// is what libcluster does, and the default. A member that comes or goes moves the
+	// indices of all after it.
+	Contiguous Layout = iota
+	// Sticky moves as few indices as can be: a join none, a leave only those at or
+	// above the new total, which fill the gaps. A member's indices are a set, not a
+	// range: read them with [Share.Indices] and [Share.Has].
+	Sticky
+)
+
+// A Mode says what is guaranteed while the indices move.
+type Mode int
+
+const (
+	// Default: members follow a new view each as soon as they see it. For moments
+	// two of them may act on one index.
+	Default Mode = iota
+	// StrictIndex: an index, or partition, is never held by two members at once. It
+	// is taken from one, who stops (OnRevoke, OnChange) and says so, or whose lease
+	// has run out, before it is given to another. Members whose indices stay go on
+	// without a pause. Total may differ between members for moments.
+	StrictIndex
+	// StrictEpoch: in addition, no two members act on different totals or views. For
+	// each change all members give up everything, and go on when all of them have: a
+	// change costs everyone the time of the slowest member, or a lease if one has
+	// died.
+	StrictEpoch
+)
+
+// A kind is how a group divides its work: what all of its members must agree on. Its
+// text stands in the view. The zero kind is libcluster's.
+type kind struct {
+	sticky, parts bool
+	mode          Mode
+}
+
+func (k kind) String() string {
+	var words []string
+	switch {
+	case k.parts:
+		words = append(words, "partitions")
+	case k.sticky:
+		words = append(words, "sticky")
+	}
+	switch k.mode {
+	case StrictIndex:
+		words = append(words, "strict")
+	case StrictEpoch:
+		words = append(words, "epoch")
+	}
+	return strings.Join(words, "-")
+}
+
+// parseKind is the reverse of String. What is not a kind is the zero one.
+func parseKind(s string) kind {
+	for _, k := range kinds {
+		if k.String() == s {
+			return k
+		}
+	}
+	return kind{}
+}
+
+// kinds are all there are.
+var kinds = func() (all []kind) {
+	for _, mode := range []Mode{Default, StrictIndex, StrictEpoch} {
+		all = append(all, kind{mode: mode}, kind{sticky: true, mode: mode}, kind{parts: true, mode: mode})
+	}
+	return all
+}()
+
+// granted reports whether the indices of a view of this kind are those that it says
+// were given, and not those that follow from its members.
+func (k kind) granted() bool { return k.sticky || !k.parts && k.strict() }
+
+func (k kind) strict() bool { return k.mode != Default }
+
+// placements returns everyone's place in the view, and the total.
+func placements(self string, v *roster.View) (placed []Placed, total int) {
+	if !parseKind(v.Kind).granted() {
+		return assign(self, wantsOf(v))
+	}
+	placed = make([]Placed, len(v.Members))
+	for i, m := range v.Members { // sorted by PID already
+		p := placedAt(m.PID, slots(m.Slots))
+		p.Self = m.PID == self
+		placed[i] = p
+	}
+	return placed, v.Units
+}
+
+// wantsOf returns what the members of a view ask for, as far as they get it.
+func wantsOf(v *roster.View) []want {
+	wants := make([]want, len(v.Members))
+	for i, m := range v.Members {
+		wants[i] = want{m.PID, m.Workers, m.Passive || m.Idle || m.Refused}
+	}
+	return wants
+}

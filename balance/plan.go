@@ -1,0 +1,249 @@
+package balance
+
+import (
+	"slices"
+
+	"github.com/natsfabric/natsfabric/internal/roster"
+	"github.com/natsfabric/natsfabric/internal/token"
+)
+
+// An identity is one membership: of one incarnation of a PID, which may join, leave
+// and join again.
+type identity struct {
+	pid       string
+	inc, stay uint64
+}
+
+func identityOf(m roster.Member) identity { return identity{m.PID, m.Inc, m.Stay} }
+
+// A poll is what a coordinator has to know, beside the members, to plan a view.
+type poll struct {
+	// acked: the member has given up all that a view up to this epoch took from it.
+	acked map[identity]uint64
+	// ended: the membership is over for good, and holds nothing any more. Only what
+	// was verified is in it.
+	ended map[identity]bool
+	// budget is how many partitions may move in one view; negative: any number.
+	budget func(parts int) int
+}
+
+// plan fills in what each member of next is given. It is pure. before is the view that
+// next follows; next has the members that are there now, with what they ask.
+//
+//	        target has it, nobody else has or is giving up
+//	nobody ------------------------------------------------> Slots of a member
+//	  ^                                                          |
+//	  |  the member said so (acked >= Mark),                     | target does not
+//	  |  or is over (ended)                                      | have it
+//	  +----------------------- Going of the member <-------------+
+//	                            (strict kinds only)
+func (p poll) plan(before, next *roster.View) (soon bool) {
+	next.Kind = p.commonKind(before, next.Members)
+	k := parseKind(next.Kind)
+	if k == (kind{}) {
+		p.mark(next)
+		return false
+	}
+	p.inherit(before, next, k)
+	p.mark(next)
+	order := token.Order(func(yield func(string) bool) {
+		for _, m := range next.Members {
+			if !yield(m.PID) {
+				return
+			}
+		}
+	})
+	slices.SortFunc(next.Members, func(a, b roster.Member) int { return order(a.PID, b.PID) })
+	next.Units = p.units(before, next, k)
+	target, units := p.target(next, k)
+	switch k.mode {
+	case StrictIndex:
+		p.hand(next, target, units)
+	case StrictEpoch:
+		p.stopAndGo(before, next, target, units)
+	default:
+		for i := range next.Members {
+			m := &next.Members[i]
+			m.Slots, m.Going, m.Mark = string(target[i]), "", 0
+		}
+		next.Units = units
+	}
+	return k.strict() && slices.ContainsFunc(before.Members, func(m roster.Member) bool { return m.Going != "" })
+}
+
+// commonKind returns the group's kind: what it was, as long as a member agrees, or may
+// hold something of a strict kind; else that of the member that has been there for the
+// longest time.
+func (p poll) commonKind(before *roster.View, members []roster.Member) string {
+	for _, m := range before.Members {
+		if parseKind(before.Kind).strict() && (m.Slots != "" || m.Going != "") && !p.ended[identityOf(m)] {
+			return before.Kind
+		}
+	}
+	oldest := -1
+	for i, m := range members {
+		if m.Kind == before.Kind && before.Epoch > 0 {
+			return before.Kind
+		}
+		if oldest < 0 || m.Inc < members[oldest].Inc {
+			oldest = i
+		}
+	}
+	if oldest < 0 {
+		return before.Kind
+	}
+	return members[oldest].Kind
+}
+
+// mark refuses those who disagree with the group's kind.
+func (p poll) mark(next *roster.View) {
+	for i := range next.Members {
+		if m := &next.Members[i]; m.Kind != next.Kind {
+			m.Refused = true
+		}
+	}
+}
+
+// inherit gives each member what it had. In strict kinds, whoever has gone and is not
+// known to be over stays in the view with what it may hold still.
+func (p poll) inherit(before, next *roster.View, k kind) {
+	here := make(map[string]int, len(next.Members))
+	for i, m := range next.Members {
+		here[m.PID] = i
+	}
+	for _, old := range before.Members {
+		i, ok := here[old.PID]
+		same := ok && identityOf(next.Members[i]) == identityOf(old)
+		if k.strict() && !same && !p.ended[identityOf(old)] {
+			if old.Slots == "" && old.Going == "" {
+				continue
+			}
+			if ok { // its successor has to wait, for what it is going to inherit
+				next.Members[i] = old
+			} else {
+				old.Ask = roster.Ask{Idle: true, Kind: next.Kind, Stay: old.Stay}
+				next.Members = append(next.Members, old)
+			}
+			continue
+		}
+		if !ok {
+			continue
+		}
+		m := &next.Members[i]
+		m.Slots, m.Going, m.Mark = old.Slots, old.Going, old.Mark
+		if !k.strict() || !same || p.acked[identityOf(old)] >= old.Mark {
+			m.Going, m.Mark = "", 0
+		}
+	}
+}
+
+// units returns the number of partitions: once there is one it only doubles, when a
+// member asks for it.
+func (p poll) units(before, next *roster.View, k kind) int {
+	if !k.parts {
+		return before.Units
+	}
+	units := before.Units
+	for _, m := range next.Members {
+		if units == 0 && !m.Refused {
+			units = m.Parts
+		}
+	}
+	for _, m := range next.Members {
+		if m.Refused || m.Parts <= units || m.Parts > MaxPartitions || units <= 0 || m.Parts%units != 0 {
+			continue
+		}
+		factor := m.Parts / units
+		if factor&(factor-1) != 0 {
+			continue
+		}
+		for i := range next.Members {
+			o := &next.Members[i]
+			o.Slots = string(slots(o.Slots).double(units, factor))
+			o.Going = string(slots(o.Going).double(units, factor))
+		}
+		units = m.Parts
+	}
+	return units
+}
+
+// target returns what each member should have in the end, and of how many.
+func (p poll) target(next *roster.View, k kind) (given []slots, units int) {
+	hs := make([]holder, len(next.Members))
+	for i, m := range next.Members {
+		n := want{m.PID, m.Workers, m.Passive || m.Idle || m.Refused}.granted()
+		hs[i] = holder{pid: m.PID, workers: n, weight: n * min(max(m.Weight, 1), MaxWeight), zone: m.Zone, has: slots(m.Slots)}
+	}
+	switch {
+	case k.parts:
+		budget := -1
+		if p.budget != nil {
+			budget = p.budget(next.Units)
+		}
+		return assignParts(hs, next.Units, budget), next.Units
+	case k.sticky:
+		return assignSticky(hs)
+	}
+	given = make([]slots, len(hs))
+	for i, h := range hs {
+		if h.workers > 0 && h.workers <= MaxTotal-units {
+			given[i] = newSlots([]span{{units, h.workers}})
+			units += h.workers
+		}
+	}
+	return given, units
+}
+
+// hand takes from each what it should not have, and gives what nobody has any more.
+func (p poll) hand(next *roster.View, target []slots, units int) {
+	next.Units = units
+	for i := range next.Members {
+		p.take(&next.Members[i], slots(next.Members[i].Slots).without(target[i]), next.Epoch)
+	}
+	var taken []span // by anybody, still
+	for _, m := range next.Members {
+		taken = append(taken, slots(m.Slots).spans()...)
+		taken = append(taken, slots(m.Going).spans()...)
+	}
+	busy := newSlots(taken)
+	for i := range next.Members {
+		m := &next.Members[i]
+		m.Slots = string(slots(m.Slots).and(target[i].without(busy)))
+	}
+}
+
+// take takes lost from m; it stays m's until m has given it up, unless it is over.
+func (p poll) take(m *roster.Member, lost slots, epoch uint64) {
+	if lost == "" {
+		return
+	}
+	m.Slots = string(slots(m.Slots).without(lost))
+	if p.ended[identityOf(*m)] {
+		return
+	}
+	m.Going, m.Mark = string(slots(m.Going).and(lost)), epoch
+}
+
+// stopAndGo takes everything from everyone when anything changes, and gives all of the
+// new places at once when nobody has anything any more.
+func (p poll) stopAndGo(before, next *roster.View, target []slots, units int) {
+	same := units == before.Units
+	idle := true
+	for i, m := range next.Members {
+		same = same && slots(m.Slots) == target[i]
+		idle = idle && m.Slots == "" && m.Going == ""
+	}
+	switch {
+	case same && !idle:
+	case idle:
+		next.Units = units
+		for i := range next.Members {
+			next.Members[i].Slots = string(target[i])
+		}
+	default:
+		next.Units = before.Units
+		for i := range next.Members {
+			p.take(&next.Members[i], slots(next.Members[i].Slots), next.Epoch)
+		}
+	}
+}
