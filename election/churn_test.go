@@ -100,7 +100,8 @@ func (w *world) life(p *process, r *rand.Rand) {
 		node.Leave(ctx) // fails if the link is cut: the lease runs out
 	}()
 	grace := time.Duration(r.IntN(3)) * 500 * time.Millisecond // of a lease of 3 s or more
-	e, err := election.New(node, election.Config{Name: "x", Grace: grace, Logger: logger})
+	hold := r.IntN(3) == 0
+	e, err := election.New(node, election.Config{Name: "x", Grace: grace, HoldOnSuspend: hold, Logger: logger})
 	if err != nil {
 		w.t.Error(err)
 		return
@@ -108,9 +109,9 @@ func (w *world) life(p *process, r *rand.Rand) {
 	for p.ctx.Err() == nil && node.Context().Err() == nil {
 		wait, cancel := context.WithTimeout(p.ctx, time.Duration(1+r.IntN(60))*time.Second)
 		most := time.Duration(r.ExpFloat64() * float64(8*time.Second))
-		if r.IntN(2) == 0 {
+		if !hold && r.IntN(2) == 0 {
 			w.byLead(wait, p, e, most, grace, time.Duration(r.Int64N(int64(time.Second))))
-		} else if term, err := e.Campaign(wait); err == nil && w.lead(p, term, most) {
+		} else if term, err := e.Campaign(wait); err == nil && w.lead(p, term, most, hold) {
 			ctx, cancel := context.WithTimeout(p.ctx, 20*time.Second)
 			term.Resign(ctx) // goes on in the background if the link is cut
 			cancel()
@@ -166,17 +167,29 @@ func (w *world) record(b *belief) {
 }
 
 // lead believes in term for as long as it may, at most for the time given, and
-// records that. It reports whether it ended by itself.
-func (w *world) lead(p *process, term *election.Term, most time.Duration) bool {
+// records that: from its beginning to when it was last valid, what it was suspended
+// for included. It reports whether it ended by itself.
+func (w *world) lead(p *process, term *election.Term, most time.Duration, hold bool) bool {
 	b := w.believe(p, term)
 	defer w.record(b)
 	deadline := b.from.Add(most)
+	suspended := false
 	for time.Now().Before(deadline) && p.ctx.Err() == nil {
-		// Either is enough to act on, so either is a belief.
-		if !term.Valid() && term.Context().Err() != nil {
+		// Either is enough to act on, so either is a belief; unless suspended, where the
+		// context is none.
+		valid := term.Valid()
+		if !valid && term.Context().Err() != nil {
 			break
 		}
-		b.to = time.Now()
+		if valid || !hold {
+			b.to = time.Now()
+		}
+		if valid && suspended {
+			w.mu.Lock()
+			w.faults["resumed"]++
+			w.mu.Unlock()
+		}
+		suspended = !valid
 		time.Sleep(20 * time.Millisecond) // a margin of a lease is ten times that
 	}
 	return p.ctx.Err() == nil

@@ -20,6 +20,8 @@ var (
 	ErrResigned = errors.New("election: term resigned")
 	// ErrNoLeader: nobody leads at the moment.
 	ErrNoLeader = errors.New("election: no leader")
+	// ErrTaken: another leads, and Try does not wait.
+	ErrTaken = errors.New("election: another leads")
 	// ErrConfig: a field of a Config is not usable. See [ConfigError].
 	ErrConfig = errors.New("election: bad configuration")
 	// ErrForeign: the election's key in the bucket holds a record that is not the
@@ -49,6 +51,8 @@ func (e *Election) explain(err error) error {
 		return fmt.Errorf("%w: key %s", ErrForeign, f.Key)
 	}
 	switch {
+	case errors.Is(err, lease.ErrTaken):
+		err = ErrTaken
 	case errors.Is(err, lease.ErrPassive):
 		err = fabric.ErrPassive
 	case errors.Is(err, lease.ErrLeft):

@@ -40,6 +40,25 @@ func (t *Term) Context() context.Context { return t.ctx }
 // the next moment: fence what must not be done twice.
 func (t *Term) Valid() bool { return t.ctx.Err() == nil && t.grant.Valid() }
 
+// Confirm asks the bucket whether the term holds, and returns nil if it did at one
+// moment since the call: a renewal of the lease was stored that was sent after it
+// began. It costs one write, which all terms of the node share. Otherwise the error
+// wraps why the term has ended, or ctx's cause. Valid is as safe and costs nothing;
+// Confirm is for who must know that no later leader has been before now.
+func (t *Term) Confirm(ctx context.Context) error {
+	err := t.grant.Confirm(ctx)
+	if err == nil && t.ctx.Err() == nil {
+		return nil
+	}
+	if t.ctx.Err() == nil && t.grant.Context().Err() != nil {
+		<-t.ctx.Done() // about to end, with the public cause
+	}
+	if t.ctx.Err() != nil {
+		err = context.Cause(t.ctx)
+	}
+	return fmt.Errorf("election %s: confirm: %w", t.e.cfg.Name, err)
+}
+
 // Number counts the terms of the election: 1, 2, 3...
 func (t *Term) Number() uint64 { return t.grant.Term }
 

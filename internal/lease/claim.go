@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nuid"
@@ -21,6 +22,46 @@ type Claim struct {
 	// turn is taken from the beginning of an acquisition until its outcome is
 	// settled, or until the grant has ended and its record is given back.
 	turn chan struct{} // capacity 1: full means taken
+
+	campaigns atomic.Int32 // acquisitions under way
+	vacancy   atomic.Bool  // the one whose turn it is found nobody to wait for
+	grant     atomic.Pointer[Grant]
+}
+
+// A Phase is what a claim is to its session at the moment.
+type Phase uint8
+
+const (
+	PhaseIdle      Phase = iota // not pursued
+	PhaseWaiting                // another holds it
+	PhaseVacant                 // pursued, and nobody is known to hold it
+	PhaseHeld                   // a grant of ours is valid
+	PhaseSuspended              // a lasting grant of ours may be valid again
+)
+
+// Phase returns what the claim is at this moment, by the clock.
+func (c *Claim) Phase() Phase {
+	if g := c.grant.Load(); g != nil {
+		switch {
+		case g.Valid():
+			return PhaseHeld
+		case g.Suspended():
+			return PhaseSuspended
+		}
+	}
+	switch {
+	case c.campaigns.Load() == 0:
+		return PhaseIdle
+	case c.vacancy.Load():
+		return PhaseVacant
+	}
+	return PhaseWaiting
+}
+
+// enter counts an acquisition until leave is called.
+func (c *Claim) enter() (leave func()) {
+	c.campaigns.Add(1)
+	return func() { c.campaigns.Add(-1) }
 }
 
 // Claim returns the session's claim on key.
@@ -35,21 +76,36 @@ func (s *Session) Claim(key string) *Claim {
 	return c
 }
 
+// A Policy says how a claim is acquired, and what its grant is like.
+type Policy struct {
+	// Grace is how long before the claim can be another's the grant's context ends.
+	Grace time.Duration
+	// Lasting grants do not end when the lease runs out, but are not valid until it
+	// is renewed; they end when the incarnation is over.
+	Lasting bool
+	// Free: a claim that is held is [ErrTaken], instead of being waited for.
+	Free bool
+	// Priority is written down for others to see.
+	Priority int
+}
+
 // Acquire waits until the claim is ours. The grant's context ends grace before the
 // claim can be another's. An error is ctx's cause, why the session is not held, or
 // a [*ForeignError]; a write that may still land by then is settled and given back
 // in the background.
 func (c *Claim) Acquire(ctx context.Context, grace time.Duration) (*Grant, error) {
-	return c.acquire(ctx, grace, true)
+	return c.AcquireBy(ctx, Policy{Grace: grace})
 }
 
 // AcquireFree is Acquire for one who does not want to wait for the holder: if there
 // is one, the error is [ErrTaken].
 func (c *Claim) AcquireFree(ctx context.Context, grace time.Duration) (*Grant, error) {
-	return c.acquire(ctx, grace, false)
+	return c.AcquireBy(ctx, Policy{Grace: grace, Free: true})
 }
 
-func (c *Claim) acquire(ctx context.Context, grace time.Duration, wait bool) (*Grant, error) {
+// AcquireBy is Acquire under the policy p.
+func (c *Claim) AcquireBy(ctx context.Context, p Policy) (*Grant, error) {
+	defer c.enter()()
 	select {
 	case c.turn <- struct{}{}:
 	case <-ctx.Done():
@@ -67,8 +123,8 @@ func (c *Claim) acquire(ctx context.Context, grace time.Duration, wait bool) (*G
 			return nil, err
 		}
 		var g *Grant
-		if hold.Valid(grace) {
-			g, err = c.try(ctx, hold, grace, wait)
+		if hold.Valid(p.Grace) {
+			g, err = c.try(ctx, hold, p)
 		} else { // what is left of the hold would be its grace: renew first
 			c.s.Poke()
 			err = kv.Pause(ctx, 0)
@@ -105,17 +161,17 @@ func (e *doubtError) Error() string { return "claim of " + e.record.Key + ": out
 
 // try waits until nobody else holds the claim and takes it once. Nil and no error:
 // another was faster, or our lease ended meanwhile.
-func (c *Claim) try(ctx context.Context, hold *Hold, grace time.Duration, wait bool) (*Grant, error) {
-	rev, term, err := c.vacant(ctx, hold, wait)
+func (c *Claim) try(ctx context.Context, hold *Hold, p Policy) (*Grant, error) {
+	rev, term, err := c.vacant(ctx, hold, p)
 	if err != nil {
 		return nil, err
 	}
-	if !hold.Valid(grace) {
+	if !hold.Valid(p.Grace) {
 		return nil, nil // it ended while we waited: no term for that
 	}
 	r := ClaimRecord{
 		Key: c.key, State: stateHeld, PID: c.s.cfg.PID, Inc: hold.Incarnation,
-		Term: term + 1, Since: time.Now().UTC(), Nonce: nuid.Next(),
+		Term: term + 1, Since: time.Now().UTC(), Priority: p.Priority, Nonce: nuid.Next(),
 	}
 	token, err := c.s.b.Settle(ctx, c.key, rev, encode(r), 0)
 	switch {
@@ -132,8 +188,9 @@ func (c *Claim) try(ctx context.Context, hold *Hold, grace time.Duration, wait b
 	case err != nil:
 		return nil, err
 	}
-	g := newGrant(c, hold, grace, token, r)
+	g := newGrant(c, hold, p, token, r)
 	if ctx.Err() == nil && g.Valid() {
+		c.grant.Store(g)
 		return g, nil
 	}
 	g.cancel(ErrReleased)
@@ -145,7 +202,8 @@ func (c *Claim) try(ctx context.Context, hold *Hold, grace time.Duration, wait b
 
 // vacant waits until the claim may be taken, and returns the revision to take it
 // at and the term that ended. If it must not wait, a holder is [ErrTaken].
-func (c *Claim) vacant(ctx context.Context, hold *Hold, wait bool) (rev, term uint64, err error) {
+func (c *Claim) vacant(ctx context.Context, hold *Hold, p Policy) (rev, term uint64, err error) {
+	c.vacancy.Store(true)
 	var w *kv.Watch // once there is something to wait for
 	e, err := c.s.b.Get(ctx, c.key)
 	for err == nil {
@@ -161,7 +219,7 @@ func (c *Claim) vacant(ctx context.Context, hold *Hold, wait bool) (rev, term ui
 			return e.Rev, r.Term, nil
 		}
 		var over bool
-		if !wait {
+		if p.Free {
 			over, err = c.s.IsOver(ctx, r.PID, r.Inc)
 			if err == nil && !over {
 				err = ErrTaken
@@ -173,7 +231,9 @@ func (c *Claim) vacant(ctx context.Context, hold *Hold, wait bool) (rev, term ui
 				}
 				defer w.Close()
 			}
+			c.vacancy.Store(false)
 			over, e, err = c.next(ctx, w, e, r)
+			c.vacancy.Store(true)
 		}
 		if over && err == nil {
 			return e.Rev, r.Term, nil

@@ -28,6 +28,9 @@ type Config struct {
 type State struct {
 	Hold *Hold // nil unless held
 	Err  error // why it is not; with Ended, why it never will be again
+	// Lapsed is the incarnation that is not held because its lease ran out, and of
+	// which nobody knows whether it is over: it may be resumed.
+	Lapsed uint64
 	// Ended: left, or another process has the PID.
 	Ended bool
 }
@@ -65,8 +68,11 @@ type Session struct {
 	outageOf time.Duration // how long it was
 	closed   bool          // no goroutine may begin any more
 	reserved map[string]bool
+	sends    uint64 // renewals that were sent
+	ackOf    uint64 // the last of them that was acknowledged
 
-	renewed latest.Value[uint64] // newest metaGen that is stored
+	renewed   latest.Value[uint64] // newest metaGen that is stored
+	confirmed latest.Value[uint64] // ackOf, once the hold is known
 }
 
 // Start takes cfg.PID in b and returns once the first renewal is acknowledged and

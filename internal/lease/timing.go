@@ -26,6 +26,10 @@ func patience(lease time.Duration) time.Duration {
 	return lease + time.Duration(float64(lease)*drift) + slack
 }
 
+// suspect is how long a holder may be silent before observers say so: two of its
+// renewals have not come.
+func suspect(lease time.Duration) time.Duration { return lease * 7 / 10 }
+
 // keepFor is the server's TTL of a session: when everyone has forgotten it.
 func keepFor(lease time.Duration) time.Duration { return max(time.Minute, 10*lease) }
 
