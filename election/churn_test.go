@@ -101,7 +101,7 @@ func (w *world) life(p *process, r *rand.Rand) {
 	}()
 	grace := time.Duration(r.IntN(3)) * 500 * time.Millisecond // of a lease of 3 s or more
 	hold := r.IntN(3) == 0
-	e, err := election.New(node, election.Config{Name: "x", Grace: grace, HoldOnSuspend: hold, Logger: logger})
+	e, err := election.New(node, election.Config{Name: "x", Grace: grace, HoldOnSuspend: hold, Priority: r.IntN(3), Preempt: r.IntN(3) == 0, Logger: logger})
 	if err != nil {
 		w.t.Error(err)
 		return
@@ -113,6 +113,13 @@ func (w *world) life(p *process, r *rand.Rand) {
 			w.byLead(wait, p, e, most, grace, time.Duration(r.Int64N(int64(time.Second))))
 		} else if term, err := e.Campaign(wait); err == nil && w.lead(p, term, most, hold) {
 			ctx, cancel := context.WithTimeout(p.ctx, 20*time.Second)
+			if to := fabric.PID(fmt.Sprint("p", r.IntN(candidates))); r.IntN(2) == 0 {
+				if _, err := term.Transfer(ctx, to); err == nil {
+					w.mu.Lock()
+					w.faults["transferred"]++
+					w.mu.Unlock()
+				}
+			}
 			term.Resign(ctx) // goes on in the background if the link is cut
 			cancel()
 		}

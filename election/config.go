@@ -30,6 +30,10 @@ type Config struct {
 	// Default 0.
 	Priority int
 
+	// Preempt asks a leader of a lower Priority to hand over to this node while it
+	// campaigns. The leader stops its work first.
+	Preempt bool
+
 	// Logger gets state changes and swallowed errors. Default: discard.
 	Logger *slog.Logger
 }

@@ -37,6 +37,9 @@ type Leader struct {
 	Successor fabric.PID
 }
 
+// backAfter is how long Lead does not campaign after it was asked to resign.
+const backAfter = time.Second
+
 // New returns node's part in the election cfg.Name. It does no I/O and starts
 // nothing. On a passive node only Leader and Leaders work.
 func New(node *fabric.Node, cfg Config) (*Election, error) {
@@ -79,19 +82,25 @@ func (e *Election) campaign(ctx context.Context) (*Term, error) {
 
 func (e *Election) acquire(ctx context.Context, p lease.Policy) (*Term, error) {
 	p.Grace, p.Lasting, p.Priority = e.cfg.Grace, e.cfg.HoldOnSuspend, e.cfg.Priority
-	g, err := e.claim.AcquireBy(ctx, p)
+	o, err := officeOf(e.node, e.host)
 	if err != nil {
 		return nil, e.explain(err)
 	}
-	t := newTerm(e, g)
+	s, leave := o.stand(ctx, e)
+	defer leave()
+	g, err := e.claim.AcquireBy(ctx, s.policy(p))
+	if err != nil {
+		return nil, e.explain(err)
+	}
+	t := newTerm(e, o, g)
 	e.cfg.Logger.Info("elected", "election", e.cfg.Name, "pid", e.node.PID(), "term", t.Number(), "rev", t.Token())
 	return t, nil
 }
 
 // Lead campaigns and calls f while this node leads, with a context that ends with
 // the term (and with ctx). If f returns while the term holds, Lead resigns and
-// returns f's error. If the term ended first, Lead waits for f, discards its error,
-// and campaigns again. The claim is given back only after f has returned, so f must
+// returns f's error. If the term ended first, because it was lost or another asked for
+// it, Lead waits for f, discards its error, and campaigns again. The claim is given back only after f has returned, so f must
 // stop when its context ends. Lead returns ctx's cause when ctx ends, and why the
 // node ended when it does.
 func (e *Election) Lead(ctx context.Context, f func(context.Context, *Term) error) error {
@@ -115,7 +124,8 @@ func (e *Election) lead(ctx context.Context, t *Term, f func(context.Context, *T
 	err = f(term, t)
 	stop()
 	// As it is now: the clock may have ended the term before any timer did.
-	held, resigned := t.Valid(), errors.Is(context.Cause(t.Context()), ErrResigned)
+	held, cause := t.Valid(), context.Cause(t.Context())
+	asked, to := t.wanted()
 	cancel(nil)
 	// The work has stopped. The claim goes back even if ctx has ended, within a lease.
 	release, cancelRelease := context.WithTimeout(context.WithoutCancel(ctx), e.node.Lease())
@@ -130,8 +140,21 @@ func (e *Election) lead(ctx context.Context, t *Term, f func(context.Context, *T
 		return true, context.Cause(ctx)
 	case e.host.Session.Leaving().Err() != nil:
 		return true, e.explain(context.Cause(e.host.Session.Leaving()))
-	case resigned:
+	case !asked && (errors.Is(cause, ErrResigned) || errors.Is(cause, ErrHandOver)):
 		return true, err // by f itself
+	case asked && to == "":
+		e.standBack(ctx)
 	}
 	return false, nil
+}
+
+// standBack leaves the election to others for a while, after one of them asked for it.
+func (e *Election) standBack(ctx context.Context) {
+	timer := time.NewTimer(backAfter)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	case <-e.host.Session.Leaving().Done():
+	}
 }

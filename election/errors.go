@@ -18,6 +18,14 @@ var (
 	// ErrResigned is the cause of a term's end when it was given up: by Resign, by
 	// the return of Lead's function, or because the node leaves.
 	ErrResigned = errors.New("election: term resigned")
+	// ErrHandOver is the cause of a term's end when it is handed over, by Transfer, or
+	// because another asked for that: the term of a process that was asked holds until
+	// it has stopped its work and resigned.
+	ErrHandOver = errors.New("election: term handed over")
+	// ErrNoCandidate: who should take over does not stand for election.
+	ErrNoCandidate = errors.New("election: no such candidate")
+	// ErrNotTaken: who should take over did not, and another did.
+	ErrNotTaken = errors.New("election: not taken over")
 	// ErrNoLeader: nobody leads at the moment.
 	ErrNoLeader = errors.New("election: no leader")
 	// ErrTaken: another leads, and Try does not wait.

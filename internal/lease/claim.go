@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -87,6 +86,15 @@ type Policy struct {
 	Free bool
 	// Priority is written down for others to see.
 	Priority int
+
+	// Seen is told who holds the claim, while it is waited for. May be nil.
+	Seen func(Holder)
+	// Delay is asked how long a claim that is free is left to others. Nil: not at all.
+	Delay func() time.Duration
+	// Near is asked whether this session watches the holder's and ends it when its
+	// lease has run out, or leaves that to others; and again when the channel closes.
+	// Nil: it does.
+	Near func() (bool, <-chan struct{})
 }
 
 // Acquire waits until the claim is ours. The grant's context ends grace before the
@@ -194,7 +202,7 @@ func (c *Claim) try(ctx context.Context, hold *Hold, p Policy) (*Grant, error) {
 		return g, nil
 	}
 	g.cancel(ErrReleased)
-	if err := c.release(ctx, token, r); ctx.Err() == nil {
+	if err := c.release(ctx, token, r, ""); ctx.Err() == nil {
 		return nil, err
 	}
 	return nil, &doubtError{rev, r} // ctx allows no writing: it is given back later
@@ -203,67 +211,35 @@ func (c *Claim) try(ctx context.Context, hold *Hold, p Policy) (*Grant, error) {
 // vacant waits until the claim may be taken, and returns the revision to take it
 // at and the term that ended. If it must not wait, a holder is [ErrTaken].
 func (c *Claim) vacant(ctx context.Context, hold *Hold, p Policy) (rev, term uint64, err error) {
+	w := &waiter{c: c, p: p}
+	defer w.close()
 	c.vacancy.Store(true)
-	var w *kv.Watch // once there is something to wait for
 	e, err := c.s.b.Get(ctx, c.key)
 	for err == nil {
-		if e.Value == nil {
-			return e.Rev, 0, nil
-		}
 		var r ClaimRecord
-		if r, err = ParseClaim(e); err != nil {
-			break
-		}
-		mine := r.PID == c.s.cfg.PID && r.Inc == hold.Incarnation
-		if !r.Held() || mine {
-			return e.Rev, r.Term, nil
-		}
-		var over bool
-		if p.Free {
-			over, err = c.s.IsOver(ctx, r.PID, r.Inc)
-			if err == nil && !over {
-				err = ErrTaken
+		if e.Value != nil {
+			if r, err = ParseClaim(e); err != nil {
+				break
 			}
-		} else {
-			if w == nil {
-				if w, err = c.s.b.Watch(ctx, c.key); err != nil {
-					break
-				}
-				defer w.Close()
-			}
-			c.vacancy.Store(false)
-			over, e, err = c.next(ctx, w, e, r)
-			c.vacancy.Store(true)
 		}
-		if over && err == nil {
+		if r.Held() && r.PID == c.s.cfg.PID && r.Inc == hold.Incarnation {
+			return e.Rev, r.Term, nil // left behind: nobody else can have it
+		}
+		free := !r.Held()
+		if !free {
+			if p.Seen != nil {
+				p.Seen(r.holder(e.Rev))
+			}
+			if free, e, err = w.outlive(ctx, e, r); !free {
+				continue
+			}
+		}
+		var changed bool
+		if changed, e, err = w.giveWay(ctx, e, r); err == nil && !changed {
 			return e.Rev, r.Term, nil
 		}
 	}
 	return 0, 0, err
-}
-
-// next waits until the holder that e names is over, which it makes so when its
-// lease has run out, or until there is a newer record.
-func (c *Claim) next(ctx context.Context, w *kv.Watch, e kv.Entry, r ClaimRecord) (bool, kv.Entry, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	result := make(chan error, 1) // capacity 1: the goroutine ends, read or not
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer cancel()
-	wg.Go(func() { result <- c.s.outlive(ctx, r.PID, r.Inc, nil) })
-	for {
-		select {
-		case err := <-result:
-			return err == nil, e, err
-		case <-w.Changed():
-			entries, _ := w.Take()
-			for _, newer := range entries {
-				if newer.Rev > e.Rev {
-					return false, newer, nil
-				}
-			}
-		}
-	}
 }
 
 // giveUp settles, in the background, a claim whose campaign ended before its
@@ -274,7 +250,7 @@ func (c *Claim) giveUp(d *doubtError) {
 		defer func() { <-c.turn }()
 		token, err := c.s.b.Resettle(c.s.life, c.key, d.rev, encode(d.record), 0)
 		if err == nil {
-			err = c.release(c.s.life, token, d.record)
+			err = c.release(c.s.life, token, d.record, "")
 		}
 		if err != nil && !errors.Is(err, kv.ErrRefused) {
 			c.s.cfg.Logger.Debug("a claim in doubt was left to its lease", "key", c.key, "err", err)
@@ -282,9 +258,13 @@ func (c *Claim) giveUp(d *doubtError) {
 	})
 }
 
-// release writes that the claim, taken at rev, is free.
-func (c *Claim) release(ctx context.Context, rev uint64, r ClaimRecord) error {
-	r.State, r.Nonce, r.Since = stateReleased, nuid.Next(), time.Now().UTC()
+// release writes that the claim, taken or last written at rev, is free, for to first
+// if that is somebody.
+func (c *Claim) release(ctx context.Context, rev uint64, r ClaimRecord, to string) error {
+	r.State, r.To, r.Nonce, r.Since = stateReleased, to, nuid.Next(), time.Now().UTC()
+	if to != "" {
+		r.State = stateHandover
+	}
 	_, err := c.s.b.Settle(ctx, c.key, rev, encode(r), 0)
 	if errors.Is(err, kv.ErrRefused) {
 		return nil // it is another's already

@@ -111,7 +111,11 @@ func (g *Grant) Confirm(ctx context.Context) error {
 // Release ends the grant and gives the claim back. The caller has stopped what it
 // did under it. It returns when that is written, or with ctx; the writing goes on
 // then, as long as the session does.
-func (g *Grant) Release(ctx context.Context) error {
+func (g *Grant) Release(ctx context.Context) error { return g.HandOver(ctx, "") }
+
+// HandOver is Release for pid to take the claim first: others leave it alone for a
+// second. The first of Release and HandOver counts.
+func (g *Grant) HandOver(ctx context.Context, pid string) error {
 	g.cancel(ErrReleased)
 	g.once.Do(func() {
 		exit := g.c.s.Enter() // Leave waits for resignations, too
@@ -119,7 +123,7 @@ func (g *Grant) Release(ctx context.Context) error {
 			defer exit()
 			defer close(g.done)
 			defer func() { <-g.c.turn }()
-			g.err = g.c.release(g.c.s.life, g.Token, g.record)
+			g.err = g.c.release(g.c.s.life, g.Token, g.record, pid)
 		})
 	})
 	select {

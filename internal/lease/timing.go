@@ -10,6 +10,8 @@ const (
 	slack = 5 * time.Millisecond
 	// minMargin is the least time between a holder's stop and a lease's end.
 	minMargin = 20 * time.Millisecond
+	// handoverWindow is how long a claim that was given to one is left to it.
+	handoverWindow = time.Second
 )
 
 // margin is how long before the lease's end its holder stops trusting it.
