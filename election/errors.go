@@ -26,6 +26,13 @@ var (
 	ErrNoCandidate = errors.New("election: no such candidate")
 	// ErrNotTaken: who should take over did not, and another did.
 	ErrNotTaken = errors.New("election: not taken over")
+	// ErrFenced: the write was refused because the term has ended, and another may lead
+	// or have led.
+	ErrFenced = errors.New("election: fenced")
+	// ErrUnknown: the write may have been stored, or may yet be.
+	ErrUnknown = errors.New("election: outcome unknown")
+	// ErrTooLarge: the value is larger than [MaxState].
+	ErrTooLarge = errors.New("election: value too large")
 	// ErrNoLeader: nobody leads at the moment.
 	ErrNoLeader = errors.New("election: no leader")
 	// ErrTaken: another leads, and Try does not wait.

@@ -33,8 +33,8 @@ type place struct {
 
 // A stand is one node's candidacy in one election, while it campaigns.
 type stand struct {
-	o     *office
-	name  string
+	o    *office
+	name string
 
 	count int             // campaigns; guarded by o.mu, as is the next
 	early map[string]memo // who stands with this node before its term has begun here

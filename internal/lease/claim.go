@@ -202,6 +202,7 @@ func (c *Claim) try(ctx context.Context, hold *Hold, p Policy) (*Grant, error) {
 		return g, nil
 	}
 	g.cancel(ErrReleased)
+	g.book.shut()
 	if err := c.release(ctx, token, r, ""); ctx.Err() == nil {
 		return nil, err
 	}

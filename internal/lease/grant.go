@@ -19,6 +19,7 @@ type Grant struct {
 	record ClaimRecord
 	hold   atomic.Pointer[Hold] // another one after a lasting grant has resumed
 	policy Policy
+	book   ledger
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	once   sync.Once
@@ -32,6 +33,7 @@ func newGrant(c *Claim, hold *Hold, p Policy, token uint64, r ClaimRecord) *Gran
 		c: c, record: r, policy: p, done: make(chan struct{}),
 	}
 	g.hold.Store(hold)
+	g.book.init(c.s.life, token)
 	end := hold.Context(p.Grace)
 	g.ctx, g.cancel = context.WithCancelCause(context.WithoutCancel(end))
 	ended := func() bool { return true }
@@ -123,7 +125,7 @@ func (g *Grant) HandOver(ctx context.Context, pid string) error {
 			defer exit()
 			defer close(g.done)
 			defer func() { <-g.c.turn }()
-			g.err = g.c.release(g.c.s.life, g.Token, g.record, pid)
+			g.err = g.giveBack(pid)
 		})
 	})
 	select {
