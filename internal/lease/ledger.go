@@ -236,6 +236,9 @@ func (g *Grant) fenced(ctx context.Context) bool {
 	return err == nil && e.Rev > g.book.rev
 }
 
+// Released reports whether the grant is being given back.
+func (g *Grant) Released() bool { return g.book.open.Err() != nil }
+
 // giveBack closes the ledger, waits for who writes, and releases the claim at the
 // revision that it has.
 func (g *Grant) giveBack(to string) error {
