@@ -2,16 +2,22 @@ package election_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"os"
+	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"github.com/natsfabric/natsfabric/election"
 	"github.com/natsfabric/natsfabric/fabric"
@@ -42,6 +48,55 @@ type world struct {
 	buckets int // how many were lost
 	joins   int
 	faults  map[string]int
+	count   int // the last value that a leader tried to keep
+	stored  int // the last that was acknowledged, in this bucket
+	puts    int
+}
+
+// keep reads what the leader before kept, and keeps more, until done. What was
+// acknowledged is never missed by a later leader.
+func (w *world) keep(p *process, term *election.Term, done <-chan struct{}) {
+	ctx, cancel := context.WithCancel(p.ctx)
+	defer cancel()
+	defer context.AfterFunc(term.Context(), cancel)()
+	w.mu.Lock()
+	bucket, least := w.buckets, w.stored
+	w.mu.Unlock()
+	data, err := term.Get(ctx, "n")
+	w.mu.Lock()
+	if n, _ := strconv.Atoi(string(data)); err == nil && bucket == w.buckets && n < least {
+		w.t.Errorf("%s in term %d reads %q, and %d was acknowledged before", p.pid, term.Number(), data, least)
+	}
+	w.mu.Unlock()
+	for ctx.Err() == nil && err == nil {
+		w.mu.Lock()
+		w.count++
+		n := w.count
+		w.mu.Unlock()
+		try, cancel := context.WithTimeout(ctx, time.Second)
+		putErr := term.Put(try, "n", []byte(strconv.Itoa(n)))
+		cancel()
+		w.mu.Lock()
+		if putErr == nil && bucket == w.buckets {
+			w.stored = n
+			w.puts++
+		}
+		w.mu.Unlock()
+		select {
+		case <-done:
+			return
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// keeping runs keep until stop is called, which waits for it.
+func (w *world) keeping(p *process, term *election.Term) (stop func()) {
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() { w.keep(p, term, done) })
+	return func() { close(done); wg.Wait() }
 }
 
 // A process is one PID's current life.
@@ -100,7 +155,8 @@ func (w *world) life(p *process, r *rand.Rand) {
 		node.Leave(ctx) // fails if the link is cut: the lease runs out
 	}()
 	grace := time.Duration(r.IntN(3)) * 500 * time.Millisecond // of a lease of 3 s or more
-	e, err := election.New(node, election.Config{Name: "x", Grace: grace, Logger: logger})
+	hold := r.IntN(3) == 0
+	e, err := election.New(node, election.Config{Name: "x", Grace: grace, HoldOnSuspend: hold, Priority: r.IntN(3), Preempt: r.IntN(3) == 0, Logger: logger})
 	if err != nil {
 		w.t.Error(err)
 		return
@@ -108,10 +164,17 @@ func (w *world) life(p *process, r *rand.Rand) {
 	for p.ctx.Err() == nil && node.Context().Err() == nil {
 		wait, cancel := context.WithTimeout(p.ctx, time.Duration(1+r.IntN(60))*time.Second)
 		most := time.Duration(r.ExpFloat64() * float64(8*time.Second))
-		if r.IntN(2) == 0 {
+		if !hold && r.IntN(2) == 0 {
 			w.byLead(wait, p, e, most, grace, time.Duration(r.Int64N(int64(time.Second))))
-		} else if term, err := e.Campaign(wait); err == nil && w.lead(p, term, most) {
+		} else if term, err := e.Campaign(wait); err == nil && w.lead(p, term, most, hold) {
 			ctx, cancel := context.WithTimeout(p.ctx, 20*time.Second)
+			if to := fabric.PID(fmt.Sprint("p", r.IntN(candidates))); r.IntN(2) == 0 {
+				if _, err := term.Transfer(ctx, to); err == nil {
+					w.mu.Lock()
+					w.faults["transferred"]++
+					w.mu.Unlock()
+				}
+			}
 			term.Resign(ctx) // goes on in the background if the link is cut
 			cancel()
 		}
@@ -166,17 +229,30 @@ func (w *world) record(b *belief) {
 }
 
 // lead believes in term for as long as it may, at most for the time given, and
-// records that. It reports whether it ended by itself.
-func (w *world) lead(p *process, term *election.Term, most time.Duration) bool {
+// records that: from its beginning to when it was last valid, what it was suspended
+// for included. It reports whether it ended by itself.
+func (w *world) lead(p *process, term *election.Term, most time.Duration, hold bool) bool {
 	b := w.believe(p, term)
 	defer w.record(b)
+	defer w.keeping(p, term)()
 	deadline := b.from.Add(most)
+	suspended := false
 	for time.Now().Before(deadline) && p.ctx.Err() == nil {
-		// Either is enough to act on, so either is a belief.
-		if !term.Valid() && term.Context().Err() != nil {
+		// Either is enough to act on, so either is a belief; unless suspended, where the
+		// context is none.
+		valid := term.Valid()
+		if !valid && term.Context().Err() != nil {
 			break
 		}
-		b.to = time.Now()
+		if valid || !hold {
+			b.to = time.Now()
+		}
+		if valid && suspended {
+			w.mu.Lock()
+			w.faults["resumed"]++
+			w.mu.Unlock()
+		}
+		suspended = !valid
 		time.Sleep(20 * time.Millisecond) // a margin of a lease is ten times that
 	}
 	return p.ctx.Err() == nil
@@ -274,6 +350,7 @@ func (w *world) fault(e *election.Election) {
 func (w *world) loseBucket() {
 	w.mu.Lock()
 	w.buckets++
+	w.stored = 0
 	w.faults["bucket lost"]++
 	w.mu.Unlock()
 	if _, err := w.s.Connect().Request("$JS.API.STREAM.DELETE.KV_fab_churn_production", nil, time.Second); err != nil {
@@ -293,6 +370,20 @@ func TestChurn(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
 		w := &world{
 			t: t, s: s, rand: rand.New(rand.NewPCG(seed, 0)), procs: make([]*process, candidates), faults: map[string]int{},
+		}
+		tokens := map[uint64]uint64{} // of what leaders kept, by revision
+		_, err := s.Connect(natstest.FastOptions()...).Subscribe("fab.churn.production.kv.e.x.n", func(m *nats.Msg) {
+			var r struct{ Token uint64 }
+			rev, err := strconv.ParseUint(m.Header.Get("Nats-Sequence"), 10, 64)
+			if err != nil || json.Unmarshal(m.Data, &r) != nil {
+				t.Errorf("kept: %s %v", m.Data, m.Header)
+			}
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			tokens[rev] = r.Token
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
 		observer := join(t, s, "observer", func(c *fabric.Config) { c.Passive, c.Cluster = true, "churn" })
 		e, err := election.New(observer, election.Config{Name: "x"})
@@ -329,7 +420,17 @@ func TestChurn(t *testing.T) {
 		stop()
 		wg.Wait()
 
-		t.Logf("%d terms, %d joins, faults %v", len(w.history), w.joins, w.faults)
+		t.Logf("%d terms, %d joins, %d values kept, faults %v", len(w.history), w.joins, w.puts, w.faults)
+		highest := uint64(0)
+		for _, rev := range slices.Sorted(maps.Keys(tokens)) {
+			if tokens[rev] < highest {
+				t.Errorf("revision %d was stored with token %d, after %d", rev, tokens[rev], highest)
+			}
+			highest = max(highest, tokens[rev])
+		}
+		if got, want := w.puts, int(500*churnFor.Hours()); got < want {
+			t.Errorf("%d values were kept in %v, want %d for the test to mean anything", got, *churnFor, want)
+		}
 		for _, wrong := range append(check(w.history), stuck(w.history, healed, 15*time.Second)...) {
 			t.Error(wrong)
 		}

@@ -19,6 +19,21 @@ type Config struct {
 	// the sooner a slow server ends a term.
 	Grace time.Duration
 
+	// HoldOnSuspend keeps the term when the lease runs out because the bucket takes no
+	// writes: its context lives on and Valid is false, until the lease is renewed and
+	// the same term goes on, or another process has ended it. For work whose every
+	// effect is fenced, or which asks Valid before each. Default: the term ends.
+	HoldOnSuspend bool
+
+	// Priority orders those who stand for election: when the claim is free the higher
+	// comes first, and among equals the longer in the fabric. It never ends a term.
+	// Default 0.
+	Priority int
+
+	// Preempt asks a leader of a lower Priority to hand over to this node while it
+	// campaigns. The leader stops its work first.
+	Preempt bool
+
 	// Logger gets state changes and swallowed errors. Default: discard.
 	Logger *slog.Logger
 }

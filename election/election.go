@@ -3,7 +3,6 @@ package election
 import (
 	"context"
 	"errors"
-	"iter"
 	"time"
 
 	"github.com/natsfabric/natsfabric/fabric"
@@ -13,13 +12,15 @@ import (
 
 // An Election is one node's part in the election of one name.
 type Election struct {
-	node *fabric.Node
-	host *roster.Host
-	cfg  Config
-	key  string
+	node  *fabric.Node
+	host  *roster.Host
+	cfg   Config
+	key   string
+	claim *lease.Claim
 }
 
-// A Leader is who leads an election, as the bucket says. The zero Leader is nobody.
+// A Leader is who leads an election, as the bucket says. One with an empty PID is
+// nobody.
 type Leader struct {
 	PID         fabric.PID
 	Incarnation uint64
@@ -27,7 +28,17 @@ type Leader struct {
 	Token       uint64
 	// Since is when the term began, by the leader's clock.
 	Since time.Time
+	// Priority is the leader's Config.Priority.
+	Priority int
+	// Suspected: the leader was not heard for two thirds of its lease. It may be dead,
+	// suspended, or the observer cut off. Only Leaders reports it.
+	Suspected bool
+	// Successor is whom the last leader handed over to, until it leads.
+	Successor fabric.PID
 }
+
+// backAfter is how long Lead does not campaign after it was asked to resign.
+const backAfter = time.Second
 
 // New returns node's part in the election cfg.Name. It does no I/O and starts
 // nothing. On a passive node only Leader and Leaders work.
@@ -36,7 +47,9 @@ func New(node *fabric.Node, cfg Config) (*Election, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Election{node: node, host: node.Host(), cfg: cfg, key: lease.KeyElection(cfg.Name)}, nil
+	e := &Election{node: node, host: node.Host(), cfg: cfg, key: lease.KeyElection(cfg.Name)}
+	e.claim = e.host.Session.Claim(e.key)
+	return e, nil
 }
 
 // Campaign waits until this node leads and returns its term. ctx bounds the wait
@@ -52,20 +65,42 @@ func (e *Election) Campaign(ctx context.Context) (*Term, error) {
 	return t, nil
 }
 
+// Try is Campaign for one who does not want to wait for the leader: if there is one,
+// or was one whose lease has yet to run out, the error wraps [ErrTaken].
+func (e *Election) Try(ctx context.Context) (*Term, error) {
+	t, err := e.acquire(ctx, lease.Policy{Free: true})
+	if err != nil {
+		return nil, err
+	}
+	t.grant.ReleaseWhenLost()
+	return t, nil
+}
+
 func (e *Election) campaign(ctx context.Context) (*Term, error) {
-	g, err := e.host.Session.Claim(e.key).Acquire(ctx, e.cfg.Grace)
+	return e.acquire(ctx, lease.Policy{})
+}
+
+func (e *Election) acquire(ctx context.Context, p lease.Policy) (*Term, error) {
+	p.Grace, p.Lasting, p.Priority = e.cfg.Grace, e.cfg.HoldOnSuspend, e.cfg.Priority
+	o, err := officeOf(e.node, e.host)
 	if err != nil {
 		return nil, e.explain(err)
 	}
-	t := newTerm(e, g)
+	s, leave := o.stand(ctx, e)
+	defer leave()
+	g, err := e.claim.AcquireBy(ctx, s.policy(p))
+	if err != nil {
+		return nil, e.explain(err)
+	}
+	t := newTerm(e, o, g)
 	e.cfg.Logger.Info("elected", "election", e.cfg.Name, "pid", e.node.PID(), "term", t.Number(), "rev", t.Token())
 	return t, nil
 }
 
 // Lead campaigns and calls f while this node leads, with a context that ends with
 // the term (and with ctx). If f returns while the term holds, Lead resigns and
-// returns f's error. If the term ended first, Lead waits for f, discards its error,
-// and campaigns again. The claim is given back only after f has returned, so f must
+// returns f's error. If the term ended first, because it was lost or another asked for
+// it, Lead waits for f, discards its error, and campaigns again. The claim is given back only after f has returned, so f must
 // stop when its context ends. Lead returns ctx's cause when ctx ends, and why the
 // node ended when it does.
 func (e *Election) Lead(ctx context.Context, f func(context.Context, *Term) error) error {
@@ -89,7 +124,8 @@ func (e *Election) lead(ctx context.Context, t *Term, f func(context.Context, *T
 	err = f(term, t)
 	stop()
 	// As it is now: the clock may have ended the term before any timer did.
-	held, resigned := t.Valid(), errors.Is(context.Cause(t.Context()), ErrResigned)
+	held, cause := t.Valid(), context.Cause(t.Context())
+	asked, to := t.wanted()
 	cancel(nil)
 	// The work has stopped. The claim goes back even if ctx has ended, within a lease.
 	release, cancelRelease := context.WithTimeout(context.WithoutCancel(ctx), e.node.Lease())
@@ -104,45 +140,21 @@ func (e *Election) lead(ctx context.Context, t *Term, f func(context.Context, *T
 		return true, context.Cause(ctx)
 	case e.host.Session.Leaving().Err() != nil:
 		return true, e.explain(context.Cause(e.host.Session.Leaving()))
-	case resigned:
+	case !asked && (errors.Is(cause, ErrResigned) || errors.Is(cause, ErrHandOver)):
 		return true, err // by f itself
+	case asked && to == "":
+		e.standBack(ctx)
 	}
 	return false, nil
 }
 
-// Leader reads who leads, or returns an error that wraps [ErrNoLeader]. A leader
-// that has just crashed is reported until its lease has run out.
-func (e *Election) Leader(ctx context.Context) (Leader, error) {
-	h, err := e.host.Session.Holder(ctx, e.key)
-	if err != nil {
-		return Leader{}, e.explain(err)
+// standBack leaves the election to others for a while, after one of them asked for it.
+func (e *Election) standBack(ctx context.Context) {
+	timer := time.NewTimer(backAfter)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	case <-e.host.Session.Leaving().Done():
 	}
-	if h.PID == "" {
-		return Leader{}, e.explain(ErrNoLeader)
-	}
-	return leaderOf(h), nil
-}
-
-// Leaders reports who leads: now, and whenever it is another, or nobody (the zero
-// Leader). A reader that is slow may miss leaders between, never the last. The
-// iteration ends, with an error, with ctx or when the node does; and when the loop
-// is left.
-func (e *Election) Leaders(ctx context.Context) iter.Seq2[Leader, error] {
-	return func(yield func(Leader, error) bool) {
-		ctx, cancel := context.WithCancelCause(ctx)
-		defer cancel(nil)
-		defer context.AfterFunc(e.node.Context(), func() { cancel(context.Cause(e.node.Context())) })()
-		left := false
-		err := e.host.Session.Observe(ctx, e.key, func(h lease.Holder) bool {
-			left = !yield(leaderOf(h), nil)
-			return !left
-		})
-		if !left {
-			yield(Leader{}, e.explain(err))
-		}
-	}
-}
-
-func leaderOf(h lease.Holder) Leader {
-	return Leader{PID: fabric.PID(h.PID), Incarnation: h.Inc, Term: h.Term, Token: h.Token, Since: h.Since}
 }

@@ -369,6 +369,7 @@ func TestLeadersReportsVacancyAndTheFinalState(t *testing.T) {
 		campaign(t, of(t, a, 0))
 		expect("elected again", "a", 2, 100*time.Millisecond)
 		crash(a, la)
+		expect("crashed, and suspected", "a", 2, ttl)
 		expect("crashed, found by the members' coordinator", "", 0, 3*ttl)
 		campaign(t, of(t, b, 0))
 		expect("another", "b", 3, 100*time.Millisecond)

@@ -18,8 +18,25 @@ var (
 	// ErrResigned is the cause of a term's end when it was given up: by Resign, by
 	// the return of Lead's function, or because the node leaves.
 	ErrResigned = errors.New("election: term resigned")
+	// ErrHandOver is the cause of a term's end when it is handed over, by Transfer, or
+	// because another asked for that: the term of a process that was asked holds until
+	// it has stopped its work and resigned.
+	ErrHandOver = errors.New("election: term handed over")
+	// ErrNoCandidate: who should take over does not stand for election.
+	ErrNoCandidate = errors.New("election: no such candidate")
+	// ErrNotTaken: who should take over did not, and another did.
+	ErrNotTaken = errors.New("election: not taken over")
+	// ErrFenced: the write was refused because the term has ended, and another may lead
+	// or have led.
+	ErrFenced = errors.New("election: fenced")
+	// ErrUnknown: the write may have been stored, or may yet be.
+	ErrUnknown = errors.New("election: outcome unknown")
+	// ErrTooLarge: the value is larger than [MaxState].
+	ErrTooLarge = errors.New("election: value too large")
 	// ErrNoLeader: nobody leads at the moment.
 	ErrNoLeader = errors.New("election: no leader")
+	// ErrTaken: another leads, and Try does not wait.
+	ErrTaken = errors.New("election: another leads")
 	// ErrConfig: a field of a Config is not usable. See [ConfigError].
 	ErrConfig = errors.New("election: bad configuration")
 	// ErrForeign: the election's key in the bucket holds a record that is not the
@@ -49,6 +66,8 @@ func (e *Election) explain(err error) error {
 		return fmt.Errorf("%w: key %s", ErrForeign, f.Key)
 	}
 	switch {
+	case errors.Is(err, lease.ErrTaken):
+		err = ErrTaken
 	case errors.Is(err, lease.ErrPassive):
 		err = fabric.ErrPassive
 	case errors.Is(err, lease.ErrLeft):

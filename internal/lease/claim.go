@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nuid"
@@ -21,6 +21,46 @@ type Claim struct {
 	// turn is taken from the beginning of an acquisition until its outcome is
 	// settled, or until the grant has ended and its record is given back.
 	turn chan struct{} // capacity 1: full means taken
+
+	campaigns atomic.Int32 // acquisitions under way
+	vacancy   atomic.Bool  // the one whose turn it is found nobody to wait for
+	grant     atomic.Pointer[Grant]
+}
+
+// A Phase is what a claim is to its session at the moment.
+type Phase uint8
+
+const (
+	PhaseIdle      Phase = iota // not pursued
+	PhaseWaiting                // another holds it
+	PhaseVacant                 // pursued, and nobody is known to hold it
+	PhaseHeld                   // a grant of ours is valid
+	PhaseSuspended              // a lasting grant of ours may be valid again
+)
+
+// Phase returns what the claim is at this moment, by the clock.
+func (c *Claim) Phase() Phase {
+	if g := c.grant.Load(); g != nil {
+		switch {
+		case g.Valid():
+			return PhaseHeld
+		case g.Suspended():
+			return PhaseSuspended
+		}
+	}
+	switch {
+	case c.campaigns.Load() == 0:
+		return PhaseIdle
+	case c.vacancy.Load():
+		return PhaseVacant
+	}
+	return PhaseWaiting
+}
+
+// enter counts an acquisition until leave is called.
+func (c *Claim) enter() (leave func()) {
+	c.campaigns.Add(1)
+	return func() { c.campaigns.Add(-1) }
 }
 
 // Claim returns the session's claim on key.
@@ -35,21 +75,45 @@ func (s *Session) Claim(key string) *Claim {
 	return c
 }
 
+// A Policy says how a claim is acquired, and what its grant is like.
+type Policy struct {
+	// Grace is how long before the claim can be another's the grant's context ends.
+	Grace time.Duration
+	// Lasting grants do not end when the lease runs out, but are not valid until it
+	// is renewed; they end when the incarnation is over.
+	Lasting bool
+	// Free: a claim that is held is [ErrTaken], instead of being waited for.
+	Free bool
+	// Priority is written down for others to see.
+	Priority int
+
+	// Seen is told who holds the claim, while it is waited for. May be nil.
+	Seen func(Holder)
+	// Delay is asked how long a claim that is free is left to others. Nil: not at all.
+	Delay func() time.Duration
+	// Near is asked whether this session watches the holder's and ends it when its
+	// lease has run out, or leaves that to others; and again when the channel closes.
+	// Nil: it does.
+	Near func() (bool, <-chan struct{})
+}
+
 // Acquire waits until the claim is ours. The grant's context ends grace before the
 // claim can be another's. An error is ctx's cause, why the session is not held, or
 // a [*ForeignError]; a write that may still land by then is settled and given back
 // in the background.
 func (c *Claim) Acquire(ctx context.Context, grace time.Duration) (*Grant, error) {
-	return c.acquire(ctx, grace, true)
+	return c.AcquireBy(ctx, Policy{Grace: grace})
 }
 
 // AcquireFree is Acquire for one who does not want to wait for the holder: if there
 // is one, the error is [ErrTaken].
 func (c *Claim) AcquireFree(ctx context.Context, grace time.Duration) (*Grant, error) {
-	return c.acquire(ctx, grace, false)
+	return c.AcquireBy(ctx, Policy{Grace: grace, Free: true})
 }
 
-func (c *Claim) acquire(ctx context.Context, grace time.Duration, wait bool) (*Grant, error) {
+// AcquireBy is Acquire under the policy p.
+func (c *Claim) AcquireBy(ctx context.Context, p Policy) (*Grant, error) {
+	defer c.enter()()
 	select {
 	case c.turn <- struct{}{}:
 	case <-ctx.Done():
@@ -67,8 +131,8 @@ func (c *Claim) acquire(ctx context.Context, grace time.Duration, wait bool) (*G
 			return nil, err
 		}
 		var g *Grant
-		if hold.Valid(grace) {
-			g, err = c.try(ctx, hold, grace, wait)
+		if hold.Valid(p.Grace) {
+			g, err = c.try(ctx, hold, p)
 		} else { // what is left of the hold would be its grace: renew first
 			c.s.Poke()
 			err = kv.Pause(ctx, 0)
@@ -105,17 +169,17 @@ func (e *doubtError) Error() string { return "claim of " + e.record.Key + ": out
 
 // try waits until nobody else holds the claim and takes it once. Nil and no error:
 // another was faster, or our lease ended meanwhile.
-func (c *Claim) try(ctx context.Context, hold *Hold, grace time.Duration, wait bool) (*Grant, error) {
-	rev, term, err := c.vacant(ctx, hold, wait)
+func (c *Claim) try(ctx context.Context, hold *Hold, p Policy) (*Grant, error) {
+	rev, term, err := c.vacant(ctx, hold, p)
 	if err != nil {
 		return nil, err
 	}
-	if !hold.Valid(grace) {
+	if !hold.Valid(p.Grace) {
 		return nil, nil // it ended while we waited: no term for that
 	}
 	r := ClaimRecord{
 		Key: c.key, State: stateHeld, PID: c.s.cfg.PID, Inc: hold.Incarnation,
-		Term: term + 1, Since: time.Now().UTC(), Nonce: nuid.Next(),
+		Term: term + 1, Since: time.Now().UTC(), Priority: p.Priority, Nonce: nuid.Next(),
 	}
 	token, err := c.s.b.Settle(ctx, c.key, rev, encode(r), 0)
 	switch {
@@ -132,12 +196,14 @@ func (c *Claim) try(ctx context.Context, hold *Hold, grace time.Duration, wait b
 	case err != nil:
 		return nil, err
 	}
-	g := newGrant(c, hold, grace, token, r)
+	g := newGrant(c, hold, p, token, r)
 	if ctx.Err() == nil && g.Valid() {
+		c.grant.Store(g)
 		return g, nil
 	}
 	g.cancel(ErrReleased)
-	if err := c.release(ctx, token, r); ctx.Err() == nil {
+	g.book.shut()
+	if err := c.release(ctx, token, r, ""); ctx.Err() == nil {
 		return nil, err
 	}
 	return nil, &doubtError{rev, r} // ctx allows no writing: it is given back later
@@ -145,65 +211,36 @@ func (c *Claim) try(ctx context.Context, hold *Hold, grace time.Duration, wait b
 
 // vacant waits until the claim may be taken, and returns the revision to take it
 // at and the term that ended. If it must not wait, a holder is [ErrTaken].
-func (c *Claim) vacant(ctx context.Context, hold *Hold, wait bool) (rev, term uint64, err error) {
-	var w *kv.Watch // once there is something to wait for
+func (c *Claim) vacant(ctx context.Context, hold *Hold, p Policy) (rev, term uint64, err error) {
+	w := &waiter{c: c, p: p}
+	defer w.close()
+	c.vacancy.Store(true)
 	e, err := c.s.b.Get(ctx, c.key)
 	for err == nil {
-		if e.Value == nil {
-			return e.Rev, 0, nil
-		}
 		var r ClaimRecord
-		if r, err = ParseClaim(e); err != nil {
-			break
-		}
-		mine := r.PID == c.s.cfg.PID && r.Inc == hold.Incarnation
-		if !r.Held() || mine {
-			return e.Rev, r.Term, nil
-		}
-		var over bool
-		if !wait {
-			over, err = c.s.IsOver(ctx, r.PID, r.Inc)
-			if err == nil && !over {
-				err = ErrTaken
+		if e.Value != nil {
+			if r, err = ParseClaim(e); err != nil {
+				break
 			}
-		} else {
-			if w == nil {
-				if w, err = c.s.b.Watch(ctx, c.key); err != nil {
-					break
-				}
-				defer w.Close()
-			}
-			over, e, err = c.next(ctx, w, e, r)
 		}
-		if over && err == nil {
+		if r.Held() && r.PID == c.s.cfg.PID && r.Inc == hold.Incarnation {
+			return e.Rev, r.Term, nil // left behind: nobody else can have it
+		}
+		free := !r.Held()
+		if !free {
+			if p.Seen != nil {
+				p.Seen(r.holder(e.Rev))
+			}
+			if free, e, err = w.outlive(ctx, e, r); !free {
+				continue
+			}
+		}
+		var changed bool
+		if changed, e, err = w.giveWay(ctx, e, r); err == nil && !changed {
 			return e.Rev, r.Term, nil
 		}
 	}
 	return 0, 0, err
-}
-
-// next waits until the holder that e names is over, which it makes so when its
-// lease has run out, or until there is a newer record.
-func (c *Claim) next(ctx context.Context, w *kv.Watch, e kv.Entry, r ClaimRecord) (bool, kv.Entry, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	result := make(chan error, 1) // capacity 1: the goroutine ends, read or not
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer cancel()
-	wg.Go(func() { result <- c.s.outlive(ctx, r.PID, r.Inc, nil) })
-	for {
-		select {
-		case err := <-result:
-			return err == nil, e, err
-		case <-w.Changed():
-			entries, _ := w.Take()
-			for _, newer := range entries {
-				if newer.Rev > e.Rev {
-					return false, newer, nil
-				}
-			}
-		}
-	}
 }
 
 // giveUp settles, in the background, a claim whose campaign ended before its
@@ -214,7 +251,7 @@ func (c *Claim) giveUp(d *doubtError) {
 		defer func() { <-c.turn }()
 		token, err := c.s.b.Resettle(c.s.life, c.key, d.rev, encode(d.record), 0)
 		if err == nil {
-			err = c.release(c.s.life, token, d.record)
+			err = c.release(c.s.life, token, d.record, "")
 		}
 		if err != nil && !errors.Is(err, kv.ErrRefused) {
 			c.s.cfg.Logger.Debug("a claim in doubt was left to its lease", "key", c.key, "err", err)
@@ -222,9 +259,13 @@ func (c *Claim) giveUp(d *doubtError) {
 	})
 }
 
-// release writes that the claim, taken at rev, is free.
-func (c *Claim) release(ctx context.Context, rev uint64, r ClaimRecord) error {
-	r.State, r.Nonce, r.Since = stateReleased, nuid.Next(), time.Now().UTC()
+// release writes that the claim, taken or last written at rev, is free, for to first
+// if that is somebody.
+func (c *Claim) release(ctx context.Context, rev uint64, r ClaimRecord, to string) error {
+	r.State, r.To, r.Nonce, r.Since = stateReleased, to, nuid.Next(), time.Now().UTC()
+	if to != "" {
+		r.State = stateHandover
+	}
 	_, err := c.s.b.Settle(ctx, c.key, rev, encode(r), 0)
 	if errors.Is(err, kv.ErrRefused) {
 		return nil // it is another's already

@@ -15,6 +15,8 @@ var (
 	ErrLeft = errors.New("session has left")
 	// ErrTaken: another holds the claim, and it was not to be waited for.
 	ErrTaken = errors.New("claim is taken")
+	// ErrFenced: the claim was another's since, or is.
+	ErrFenced = errors.New("fenced")
 	// ErrPassive: a passive session holds nothing.
 	ErrPassive = errors.New("session is passive")
 )

@@ -2,11 +2,10 @@ package lease
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
-
-	"github.com/natsfabric/natsfabric/internal/kv"
 )
 
 // A Grant is one stretch of holding a claim. Whoever acquired it must call Release
@@ -18,8 +17,9 @@ type Grant struct {
 
 	c      *Claim
 	record ClaimRecord
-	hold   *Hold
-	grace  time.Duration
+	hold   atomic.Pointer[Hold] // another one after a lasting grant has resumed
+	policy Policy
+	book   ledger
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	once   sync.Once
@@ -27,30 +27,97 @@ type Grant struct {
 	err    error         // of giving it back; read after done
 }
 
-func newGrant(c *Claim, hold *Hold, grace time.Duration, token uint64, r ClaimRecord) *Grant {
+func newGrant(c *Claim, hold *Hold, p Policy, token uint64, r ClaimRecord) *Grant {
 	g := &Grant{
 		Term: r.Term, Token: token, Since: r.Since,
-		c: c, record: r, hold: hold, grace: grace, done: make(chan struct{}),
+		c: c, record: r, policy: p, done: make(chan struct{}),
 	}
-	end := hold.Context(grace)
+	g.hold.Store(hold)
+	g.book.init(c.s.life, token)
+	end := hold.Context(p.Grace)
 	g.ctx, g.cancel = context.WithCancelCause(context.WithoutCancel(end))
-	ended := context.AfterFunc(end, func() { g.cancel(context.Cause(end)) })
+	ended := func() bool { return true }
+	if p.Lasting {
+		c.s.spawn(g.follow)
+	} else {
+		ended = context.AfterFunc(end, func() { g.cancel(context.Cause(end)) })
+	}
 	left := context.AfterFunc(c.s.leaving, func() { g.cancel(context.Cause(c.s.leaving)) })
 	context.AfterFunc(g.ctx, func() { ended(); left() }) // nothing is left to watch for
 	return g
 }
 
-// Valid reports whether the grant may still be acted on.
-func (g *Grant) Valid() bool { return g.ctx.Err() == nil && g.hold.Valid(g.grace) }
+// follow keeps a lasting grant with its incarnation: a hold that lapsed and was
+// resumed proves that nobody could take the claim between.
+func (g *Grant) follow() {
+	s := g.c.s
+	inc := g.record.Inc
+	for {
+		st, changed := s.state.Load()
+		switch {
+		case st.Hold != nil && st.Hold.Incarnation == inc:
+			g.hold.Store(st.Hold)
+		case st.Hold != nil:
+			g.cancel(fmt.Errorf("%w: incarnation %d was ended", ErrLost, inc))
+		case st.Lapsed != inc:
+			g.cancel(st.Err)
+		}
+		select {
+		case <-changed:
+		case <-g.ctx.Done():
+			return
+		case <-s.life.Done():
+			return
+		}
+	}
+}
+
+// Valid reports whether the grant may still be acted on. It is false while a
+// lasting grant is suspended.
+func (g *Grant) Valid() bool { return g.ctx.Err() == nil && g.hold.Load().Valid(g.policy.Grace) }
+
+// Suspended reports whether the grant is lasting, and its lease has run out without
+// anyone known to have ended the incarnation: it may yet be valid again.
+func (g *Grant) Suspended() bool {
+	return g.policy.Lasting && g.ctx.Err() == nil && !g.hold.Load().Valid(g.policy.Grace)
+}
 
 // Context ends with the grant; its cause is [ErrLost], [ErrReleased], or why the
-// session ended.
+// session ended. That of a lasting grant does not end while it is suspended.
 func (g *Grant) Context() context.Context { return g.ctx }
+
+// Confirm returns nil when the bucket has taken a renewal that was sent after the
+// call began, and the grant is valid: at one moment between nobody else held the
+// claim. Otherwise the error is why the grant ended, or ctx's cause.
+func (g *Grant) Confirm(ctx context.Context) error {
+	s := g.c.s
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(g.ctx, func() { cancel(context.Cause(g.ctx)) })()
+	for {
+		if err := s.Confirm(ctx); err != nil {
+			return err
+		}
+		if st := s.state.Get(); g.policy.Lasting && st.Hold != nil && st.Hold.Incarnation == g.record.Inc {
+			g.hold.Store(st.Hold) // as follow is about to
+		}
+		if g.ctx.Err() != nil {
+			return context.Cause(g.ctx)
+		}
+		if g.Valid() {
+			return nil
+		}
+	}
+}
 
 // Release ends the grant and gives the claim back. The caller has stopped what it
 // did under it. It returns when that is written, or with ctx; the writing goes on
 // then, as long as the session does.
-func (g *Grant) Release(ctx context.Context) error {
+func (g *Grant) Release(ctx context.Context) error { return g.HandOver(ctx, "") }
+
+// HandOver is Release for pid to take the claim first: others leave it alone for a
+// second. The first of Release and HandOver counts.
+func (g *Grant) HandOver(ctx context.Context, pid string) error {
 	g.cancel(ErrReleased)
 	g.once.Do(func() {
 		exit := g.c.s.Enter() // Leave waits for resignations, too
@@ -58,7 +125,7 @@ func (g *Grant) Release(ctx context.Context) error {
 			defer exit()
 			defer close(g.done)
 			defer func() { <-g.c.turn }()
-			g.err = g.c.release(g.c.s.life, g.Token, g.record)
+			g.err = g.giveBack(pid)
 		})
 	})
 	select {
@@ -86,7 +153,7 @@ func (g *Grant) ReleaseWhenLost() {
 		if context.Cause(g.ctx) == ErrReleased || s.leaving.Err() != nil {
 			return
 		}
-		timer := time.NewTimer(g.grace + margin(s.cfg.Lease))
+		timer := time.NewTimer(g.policy.Grace + margin(s.cfg.Lease))
 		defer timer.Stop()
 		select {
 		case <-timer.C:
@@ -95,134 +162,4 @@ func (g *Grant) ReleaseWhenLost() {
 		case <-s.life.Done():
 		}
 	})
-}
-
-// A Holder is who holds a claim, or the zero Holder.
-type Holder struct {
-	PID   string
-	Inc   uint64
-	Term  uint64
-	Token uint64
-	Since time.Time
-}
-
-// Holder reads who holds the claim named key, without waiting. That is nobody in a
-// bucket that does not exist, and if the holder was not heard for two leases, even
-// if there is no process that would end it.
-func (s *Session) Holder(ctx context.Context, key string) (Holder, error) {
-	e, err := s.b.Get(ctx, key)
-	if errors.Is(err, kv.ErrNoBucket) {
-		return Holder{}, nil
-	}
-	if err != nil || e.Value == nil {
-		return Holder{}, err
-	}
-	r, err := ParseClaim(e)
-	if err != nil || !r.Held() {
-		return Holder{}, err
-	}
-	over, err := s.IsOver(ctx, r.PID, r.Inc)
-	if err != nil || over {
-		return Holder{}, err
-	}
-	now, err := s.b.Clock(ctx)
-	if err != nil {
-		return Holder{}, err
-	}
-	session, err := s.b.Get(ctx, KeySession(r.PID))
-	if err != nil || !Fresh(session, r.Inc, now) {
-		return Holder{}, err
-	}
-	return Holder{PID: r.PID, Inc: r.Inc, Term: r.Term, Token: e.Rev, Since: r.Since}, nil
-}
-
-// Fresh reports whether e is a session of the incarnation that may be alive, to judge
-// by the server's clock. It is for showing: nothing is taken over on its word.
-func Fresh(e kv.Entry, inc uint64, now time.Time) bool {
-	r, err := ParseSession(e)
-	return err == nil && r.Inc == inc && now.Sub(e.Stored) < 2*r.Lease()
-}
-
-// IsOver reads whether incarnation inc of pid is over.
-func (s *Session) IsOver(ctx context.Context, pid string, inc uint64) (bool, error) {
-	e, err := s.b.Get(ctx, KeyPID(pid))
-	return e.Rev > inc, err
-}
-
-// Observe calls report with the holder of the claim named key, now and whenever it
-// is another, vacancy included, until ctx ends or report returns false. Holders
-// that follow each other quickly may be passed over; the last never is.
-func (s *Session) Observe(ctx context.Context, key string, report func(Holder) bool) error {
-	claim, err := s.b.Watch(ctx, key)
-	if err != nil {
-		return err
-	}
-	defer claim.Close()
-	var pid *kv.Watch // of the holder's PID
-	defer func() {
-		if pid != nil {
-			pid.Close()
-		}
-	}()
-	var now, told Holder
-	first := true
-	for {
-		var pidChanged <-chan struct{}
-		if pid != nil {
-			pidChanged = pid.Changed()
-		}
-		synced := true
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-pidChanged:
-			entries, _ := pid.Take()
-			for _, e := range entries {
-				if e.Rev > now.Inc {
-					now = Holder{}
-				}
-			}
-		case <-claim.Changed():
-			var entries []kv.Entry
-			entries, synced = claim.Take()
-			for _, e := range entries {
-				now = holderOf(e, now)
-			}
-			if pid != nil {
-				pid.Close()
-				pid = nil
-			}
-			if now.PID != "" {
-				if over, err := s.IsOver(ctx, now.PID, now.Inc); err == nil && over {
-					now = Holder{}
-				}
-			}
-			if now.PID != "" {
-				if pid, err = s.b.Watch(ctx, KeyPID(now.PID)); err != nil {
-					return err
-				}
-			}
-		}
-		if synced && (first || now != told) {
-			if !report(now) {
-				return nil
-			}
-			first, told = false, now
-		}
-	}
-}
-
-// holderOf returns whom e names; a foreign record changes nothing.
-func holderOf(e kv.Entry, before Holder) Holder {
-	if e.Value == nil {
-		return Holder{}
-	}
-	r, err := ParseClaim(e)
-	if err != nil {
-		return before
-	}
-	if !r.Held() {
-		return Holder{}
-	}
-	return Holder{PID: r.PID, Inc: r.Inc, Term: r.Term, Token: e.Rev, Since: r.Since}
 }

@@ -29,6 +29,7 @@ const (
 	stateLeft     = "left"
 	stateDead     = "dead"
 	stateReleased = "released"
+	stateHandover = "handover" // released, for To to take first
 )
 
 // A PIDRecord says who has a PID. The revision at which a held one was stored is
@@ -77,7 +78,14 @@ type ClaimRecord struct {
 	Inc   uint64    `json:"inc"`
 	Term  uint64    `json:"term"`
 	Since time.Time `json:"since"`
-	Nonce string    `json:"nonce"`
+	// Token is the revision at which the claim was taken, in a later record of the
+	// same term; the first one's own revision is it.
+	Token uint64 `json:"token,omitempty"`
+	// To is the PID that the claim was given to.
+	To string `json:"to,omitempty"`
+	// Priority is the holder's, for others to compare with theirs.
+	Priority int    `json:"priority,omitempty"`
+	Nonce    string `json:"nonce"`
 }
 
 // Held reports whether the record names a holder.
@@ -112,7 +120,7 @@ func ParseSession(e kv.Entry) (r SessionRecord, err error) {
 // ParseClaim reads a claim.
 func ParseClaim(e kv.Entry) (r ClaimRecord, err error) {
 	err = parse(e, &r)
-	if err == nil && (r.Key != e.Key || r.State != stateHeld && r.State != stateReleased) {
+	if err == nil && (r.Key != e.Key || r.State != stateHeld && r.State != stateReleased && r.State != stateHandover) {
 		err = &ForeignError{e.Key}
 	}
 	return r, err

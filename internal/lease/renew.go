@@ -26,12 +26,44 @@ func (s *Session) keep(hold *Hold) error {
 			return err
 		}
 		if hold.renew(sent) {
+			s.confirm()
 			continue
 		}
 		hold = newHold(s.life, hold.Incarnation, s.cfg.Lease, s.cfg.Clock, sent)
 		s.watchHold(hold)
 		s.cfg.Logger.Info("lease resumed", "pid", s.cfg.PID, "rev", hold.Incarnation)
 		s.become(State{Hold: hold})
+		s.confirm()
+	}
+}
+
+// confirm announces the last renewal that was acknowledged, once its hold is known.
+func (s *Session) confirm() {
+	s.mu.Lock()
+	n := s.ackOf
+	s.mu.Unlock()
+	s.confirmed.Store(n)
+}
+
+// Confirm returns when a renewal has been stored that was sent after the call
+// began: at that moment the incarnation was not over.
+func (s *Session) Confirm(ctx context.Context) error {
+	s.mu.Lock()
+	n := s.sends
+	s.mu.Unlock()
+	s.Poke()
+	for {
+		acked, changed := s.confirmed.Load()
+		if acked > n {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-s.leaving.Done():
+			return context.Cause(s.leaving)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
 }
 
@@ -44,9 +76,11 @@ func (s *Session) watchHold(hold *Hold) {
 		case <-s.life.Done():
 			return
 		}
-		s.state.Update(func(st State) (State, bool) {
-			return State{Err: context.Cause(ctx)}, st.Hold == hold
-		})
+		next := State{Err: context.Cause(ctx)}
+		if next.Err == ErrLost { // at its deadline, and not told that it is over
+			next.Lapsed = hold.Incarnation
+		}
+		s.state.Update(func(st State) (State, bool) { return next, st.Hold == hold })
 	})
 }
 
@@ -72,6 +106,8 @@ func (s *Session) renewOnce(hold *Hold, n uint64) (Instant, error) {
 	for try := 0; ; try++ {
 		s.mu.Lock()
 		r, gen := s.record(hold.Incarnation, n), s.metaGen
+		s.sends++
+		send := s.sends
 		s.mu.Unlock()
 		sent := s.cfg.Clock.Now() // before the round trip, not after
 		err := s.putSession(r)
@@ -80,6 +116,9 @@ func (s *Session) renewOnce(hold *Hold, n uint64) (Instant, error) {
 			if s.renewed.Get() < gen {
 				s.renewed.Store(gen)
 			}
+			s.mu.Lock()
+			s.ackOf = send
+			s.mu.Unlock()
 			return sent, nil
 		}
 		failed = true

@@ -28,6 +28,9 @@ type Config struct {
 type State struct {
 	Hold *Hold // nil unless held
 	Err  error // why it is not; with Ended, why it never will be again
+	// Lapsed is the incarnation that is not held because its lease ran out, and of
+	// which nobody knows whether it is over: it may be resumed.
+	Lapsed uint64
 	// Ended: left, or another process has the PID.
 	Ended bool
 }
@@ -65,8 +68,12 @@ type Session struct {
 	outageOf time.Duration // how long it was
 	closed   bool          // no goroutine may begin any more
 	reserved map[string]bool
+	shared   map[string]any
+	sends    uint64 // renewals that were sent
+	ackOf    uint64 // the last of them that was acknowledged
 
-	renewed latest.Value[uint64] // newest metaGen that is stored
+	renewed   latest.Value[uint64] // newest metaGen that is stored
+	confirmed latest.Value[uint64] // ackOf, once the hold is known
 }
 
 // Start takes cfg.PID in b and returns once the first renewal is acknowledged and
@@ -247,6 +254,24 @@ func (s *Session) Reserve(name string) (release func(), ok bool) {
 		defer s.mu.Unlock()
 		delete(s.reserved, name)
 	}), true
+}
+
+// Shared returns what there is one of in the session under the name, and makes it if
+// there is none.
+func (s *Session) Shared(name string, make func() (any, error)) (any, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if v, ok := s.shared[name]; ok {
+		return v, nil
+	}
+	v, err := make()
+	if err == nil {
+		if s.shared == nil {
+			s.shared = map[string]any{}
+		}
+		s.shared[name] = v
+	}
+	return v, err
 }
 
 // Want writes a record that is valid for one incarnation of this process, under

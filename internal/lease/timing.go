@@ -10,6 +10,8 @@ const (
 	slack = 5 * time.Millisecond
 	// minMargin is the least time between a holder's stop and a lease's end.
 	minMargin = 20 * time.Millisecond
+	// handoverWindow is how long a claim that was given to one is left to it.
+	handoverWindow = time.Second
 )
 
 // margin is how long before the lease's end its holder stops trusting it.
@@ -25,6 +27,10 @@ func renewEvery(lease time.Duration) time.Duration { return lease / 3 }
 func patience(lease time.Duration) time.Duration {
 	return lease + time.Duration(float64(lease)*drift) + slack
 }
+
+// suspect is how long a holder may be silent before observers say so: two of its
+// renewals have not come.
+func suspect(lease time.Duration) time.Duration { return lease * 7 / 10 }
 
 // keepFor is the server's TTL of a session: when everyone has forgotten it.
 func keepFor(lease time.Duration) time.Duration { return max(time.Minute, 10*lease) }

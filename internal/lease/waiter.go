@@ -1,0 +1,159 @@
+package lease
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/natsfabric/natsfabric/internal/kv"
+)
+
+// A waiter waits for a claim on behalf of one acquisition. It is for one goroutine.
+type waiter struct {
+	c     *Claim
+	p     Policy
+	claim *kv.Watch // once there is something to wait for
+}
+
+func (w *waiter) close() {
+	if w.claim != nil {
+		w.claim.Close()
+	}
+}
+
+// watch makes sure that the claim is followed.
+func (w *waiter) watch(ctx context.Context) (err error) {
+	if w.claim == nil {
+		w.claim, err = w.c.s.b.Watch(ctx, w.c.key)
+	}
+	return err
+}
+
+// newer takes what the watch has, and returns the record if it is newer than e.
+func (w *waiter) newer(e kv.Entry) (kv.Entry, bool) {
+	entries, _ := w.claim.Take()
+	for _, n := range entries {
+		if n.Rev > e.Rev {
+			return n, true
+		}
+	}
+	return e, false
+}
+
+// outlive waits until the holder that e names is over, which it makes so when its
+// lease has run out, unless that is for others to do; or until there is a newer
+// record, which it returns.
+func (w *waiter) outlive(ctx context.Context, e kv.Entry, r ClaimRecord) (over bool, _ kv.Entry, err error) {
+	s := w.c.s
+	if w.p.Free {
+		over, err = s.IsOver(ctx, r.PID, r.Inc)
+		if err == nil && !over {
+			err = ErrTaken
+		}
+		return over, e, err
+	}
+	if err := w.watch(ctx); err != nil {
+		return false, e, err
+	}
+	w.c.vacancy.Store(false)
+	defer w.c.vacancy.Store(true)
+	near, again := true, (<-chan struct{})(nil)
+	if w.p.Near != nil {
+		near, again = w.p.Near()
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	result := make(chan error, 1) // capacity 1: the goroutine ends, read or not
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() {
+		if near {
+			result <- s.outlive(ctx, r.PID, r.Inc, nil)
+		} else {
+			result <- s.awaitEnd(ctx, r.PID, r.Inc)
+		}
+	})
+	for {
+		select {
+		case err := <-result:
+			return err == nil, e, err
+		case <-again:
+			return false, e, nil
+		case <-w.claim.Changed():
+			if n, ok := w.newer(e); ok {
+				return false, n, nil
+			}
+		}
+	}
+}
+
+// giveWay leaves a claim that is free to whom it was given, or to those who come
+// before us. It reports whether there is a newer record than e, which it returns.
+func (w *waiter) giveWay(ctx context.Context, e kv.Entry, r ClaimRecord) (changed bool, _ kv.Entry, err error) {
+	var wait time.Duration
+	switch {
+	case r.State == stateHandover && r.To == w.c.s.cfg.PID:
+	case r.State == stateHandover && w.p.Free:
+		return false, e, ErrTaken
+	case r.State == stateHandover:
+		wait = handoverWindow
+	}
+	if w.p.Delay != nil && r.To != w.c.s.cfg.PID {
+		wait += w.p.Delay()
+	}
+	if wait <= 0 || w.p.Free {
+		return false, e, nil
+	}
+	if err := w.watch(ctx); err != nil {
+		return false, e, err
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false, e, context.Cause(ctx)
+		case <-timer.C:
+			return false, e, nil
+		case <-w.claim.Changed():
+			if n, ok := w.newer(e); ok {
+				return true, n, nil
+			}
+		}
+	}
+}
+
+// awaitEnd returns when incarnation inc of pid is over, whoever makes it so.
+func (s *Session) awaitEnd(ctx context.Context, pid string, inc uint64) error {
+	w, err := s.b.Watch(ctx, KeyPID(pid))
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	told := false // by the feed
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-w.Changed():
+			entries, _ := w.Take()
+			for _, e := range entries {
+				told = e.Rev > inc
+			}
+		case <-retry(told):
+		}
+		if told { // a person can publish on the feed: the record decides
+			if over, err := s.IsOver(ctx, pid, inc); err == nil && over {
+				return nil
+			}
+		}
+	}
+}
+
+// retry is ready after a while if there is something to try again.
+func retry(again bool) <-chan time.Time {
+	if !again {
+		return nil
+	}
+	return time.After(retryChallenge)
+}
