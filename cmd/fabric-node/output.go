@@ -96,6 +96,7 @@ func exitCode(err error) int {
 	}
 	switch {
 	case is(fabric.ErrConfig, balance.ErrConfig, election.ErrConfig, embedded.ErrConfig, embedded.ErrUnprotected, embedded.ErrStore,
+		embedded.ErrStoreMode,
 		fabric.ErrTooLarge):
 		return exitUsage
 	case is(fabric.ErrConnect, fabric.ErrNoJetStream, fabric.ErrOldServer, fabric.ErrPermission,
