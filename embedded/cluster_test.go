@@ -313,18 +313,31 @@ func TestRemovePeer(t *testing.T) {
 	srvs := startAll(t, cfgs)
 	kv := replicated(t, dial(t, urls(srvs)))
 	put(t, kv, "before")
-	if err := srvs[2].RemovePeer(testContext(t), cfgs[2].Name); !errors.Is(err, embedded.ErrConfig) {
-		t.Errorf("remove itself: %v, want ErrConfig", err)
+	if _, err := embedded.SystemUser(filepath.Join(t.TempDir(), "none")); !errors.Is(err, embedded.ErrConfig) {
+		t.Errorf("no credentials: %v, want ErrConfig", err)
 	}
-	if err := srvs[0].RemovePeer(testContext(t), "nobody"); err == nil {
+	system, err := embedded.SystemUser(cfgs[0].Credentials)
+	if err != nil {
+		t.Fatal(err)
+	}
+	outside, err := nats.Connect(srvs[1].Addr(), system)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer outside.Close()
+	if err := embedded.RemovePeer(testContext(t), outside, "nobody"); err == nil {
 		t.Error("removed a member that there never was")
+	}
+	if err := embedded.RemovePeer(testContext(t), dial(t, srvs[0].ClientURL()), cfgs[2].Name); err == nil {
+		t.Error("a client removed a member")
 	}
 	if err := srvs[2].Shutdown(testContext(t)); err != nil {
 		t.Fatal(err)
 	}
+	inside := connect(t, srvs[0], nats.UserInfo("system", ""))
 	deadline := time.Now().Add(formation)
 	for {
-		err := srvs[0].RemovePeer(testContext(t), cfgs[2].Name)
+		err := embedded.RemovePeer(testContext(t), inside, cfgs[2].Name)
 		if err == nil {
 			break
 		}

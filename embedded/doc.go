@@ -48,7 +48,7 @@
 // leads: writes to the cluster go on after some ten milliseconds. One that is killed
 // leaves a gap of 4 to 8 seconds, the election that nats-server takes.
 //
-// A member that is gone for good is taken off with [Server.RemovePeer], and its name
+// A member that is gone for good is taken off with [RemovePeer], and its name
 // is never used again. What two of three members have lost the third cannot serve:
 // it answers reads, and refuses writes, until one of them is back.
 //

@@ -37,6 +37,7 @@ func start(t *testing.T, cfg embedded.Config) *embedded.Server {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		ctx := testContext(t) // the other has been used up by a long test
 		if err := srv.Shutdown(ctx); err != nil {
 			t.Errorf("shutdown: %v", err)
 		}

@@ -366,6 +366,7 @@ cluster: see fabric-node server migrate.`,
 			return err
 		}),
 	}
+	cmd.AddCommand(newMigrate(a), newRemove(a))
 	m.bind(cmd.Flags())
 	cmd.Flags().IntVar(&m.nodes, "nodes", 1, "run a cluster of `N` servers in this process: 1, 3 or 5")
 	return cmd
