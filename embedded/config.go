@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"strconv"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 )
@@ -17,41 +18,110 @@ const None = "none"
 
 const loopback = "127.0.0.1"
 
-// Config says where a server listens and where it keeps its data. The zero value is
-// a server for this machine that forgets everything when it is shut down.
+// Defaults of what a server takes from its clients. Options may change them.
+const (
+	maxConnections   = 4096
+	maxSubscriptions = 65_536 // of one connection
+	maxPending       = 64 << 20
+	maxMemory        = 256 << 20
+	maxStore         = 4 << 30
+	authTimeout      = 2 * time.Second
+	pingInterval     = 5 * time.Second
+)
+
+// Config says where a server listens, where it keeps its data, whom it lets in, and
+// with whom it forms a cluster. The zero value is a server for this process and
+// whoever it tells, that forgets everything when it is shut down.
 type Config struct {
-	// Addr is HOST:PORT. Default: a free port of 127.0.0.1; port 0 is a free port
-	// too, an empty host means all interfaces. [None] does without a listener. An
-	// address beyond loopback requires authentication, set through Options.
+	// Addr is HOST:PORT for clients. Default: a free port of 127.0.0.1; port 0 is a
+	// free port too, an empty host means all interfaces. [None] does without a
+	// listener. An address beyond loopback requires authentication and TLS.
 	Addr string
 
 	// StoreDir is where streams are kept; created if need be. Default: a private
 	// temporary directory, removed by Shutdown.
 	StoreDir string
 
-	// Name is the server's name, without spaces. Default: a random one. Members of
-	// a cluster need a name that stays the same.
+	// Name is the server's name, without spaces. Default: a random one. A member of
+	// a cluster needs one that is its own for good: the name of a member that was
+	// removed must never be used again.
 	Name string
+
+	// Cluster is the name of the cluster. Default "fabric". Servers with different
+	// ones refuse each other.
+	Cluster string
+
+	// Listen is HOST:PORT for the other members of the cluster.
+	Listen string
+
+	// Routes are the Listen addresses of all members of the cluster, this one
+	// included: none or one for a server by itself, else three or five. The first
+	// formation needs all of them; after it a majority serves. A server by itself
+	// cannot become a member later without a migration of its store.
+	Routes []string
+
+	// Leafs is HOST:PORT for leaf nodes. A server that has it gives its JetStream
+	// the name Domain.
+	Leafs string
+
+	// Hub makes the server a leaf node: it keeps nothing itself and passes on what
+	// its clients say to the servers whose Leafs addresses these are. Such a server
+	// may come and go; any number of them may be there.
+	Hub []string
+
+	// Domain is the JetStream domain of a server with Leafs or Hub. Default "hub".
+	// Clients of a leaf node need it: see [Server.Domain].
+	Domain string
+
+	// Credentials is the path of a JSON file with the user and password that
+	// clients must show, and with the passwords of the user "system" and of the
+	// other servers. If there is no such file it is made, with random ones,
+	// readable by this user only; a file that others may read is refused. The
+	// servers of a cluster and its leaf nodes need the same one. Default:
+	// credentials.json in StoreDir. Connections inside the process need none. It is
+	// not used if Options set up authentication.
+	Credentials string
+
+	// TLS is used by every listener. Between servers both sides must show a
+	// certificate, checked with ClientCAs and RootCAs, of which one may stand for
+	// both. Clients must show one if ClientAuth says so.
+	TLS *tls.Config
+
+	// Insecure asks nobody for credentials, unless Credentials or Options say so,
+	// and lets listeners beyond loopback do without them and without TLS: whoever
+	// reaches the server can do everything.
+	Insecure bool
 
 	// Logger receives the server's log. Debug messages are on if the logger wants
 	// them when the server starts. Default: none.
 	Logger *slog.Logger
 
 	// Options has the last word on the server's options: authentication, TLS,
-	// limits, clusters; o.ProcessConfigFile reads a nats-server configuration
-	// file. Listeners it adds are on loopback unless given a host, and signal
-	// handling stays off.
+	// limits; o.ProcessConfigFile reads a nats-server configuration file. Listeners
+	// it adds are on loopback unless given a host, and signal handling stays off.
 	Options func(o *server.Options)
 }
 
-// options translates the Config. A listener without a host is on loopback, where
-// nats-server's default is all interfaces.
-func (cfg Config) options(ctx context.Context) (*server.Options, error) {
+// options translates the Config, but for the credentials. A listener without a host
+// is on loopback, where nats-server's default is all interfaces.
+func (cfg Config) options() (*server.Options, error) {
 	o := &server.Options{
 		ServerName: cfg.Name,
 		StoreDir:   cfg.StoreDir,
 		JetStream:  true,
 		SyncAlways: true,
+
+		MaxConn:            maxConnections,
+		MaxSubs:            maxSubscriptions,
+		MaxPending:         maxPending,
+		JetStreamMaxMemory: maxMemory,
+		JetStreamMaxStore:  maxStore,
+		AuthTimeout:        authTimeout.Seconds(),
+		PingInterval:       pingInterval,
+		MaxPingsOut:        2,
+
+		LameDuckGracePeriod: lameDuckGrace,
+		LameDuckDuration:    lameDuckDuration,
 	}
 	switch cfg.Addr {
 	case None:
@@ -59,16 +129,21 @@ func (cfg Config) options(ctx context.Context) (*server.Options, error) {
 	case "":
 		o.Port = server.RANDOM_PORT
 	default:
-		host, port, err := net.SplitHostPort(cfg.Addr)
-		if err != nil {
-			return nil, fmt.Errorf("%w: address: %w", ErrConfig, err)
+		var err error
+		if o.Host, o.Port, err = listen("address", cfg.Addr); err != nil {
+			return nil, err
 		}
-		n, err := strconv.ParseUint(port, 10, 16)
-		if err != nil {
-			return nil, fmt.Errorf("%w: address %q: port is not a number from 0 to 65535", ErrConfig, cfg.Addr)
-		}
-		o.Host = cmp.Or(host, "0.0.0.0")
-		o.Port = cmp.Or(int(n), server.RANDOM_PORT)
+	}
+	if cfg.TLS != nil {
+		o.TLSConfig = cfg.TLS.Clone()
+		o.TLSTimeout = authTimeout.Seconds()
+		o.TLSVerify = mutual(o.TLSConfig)
+	}
+	if err := cfg.cluster(o); err != nil {
+		return nil, err
+	}
+	if err := cfg.leaf(o); err != nil {
+		return nil, err
 	}
 	if cfg.Options != nil {
 		cfg.Options(o)
@@ -79,73 +154,26 @@ func (cfg Config) options(ctx context.Context) (*server.Options, error) {
 	} {
 		*host = cmp.Or(*host, loopback)
 	}
-	if err := checkProtected(ctx, o); err != nil {
-		return nil, err
-	}
 	return o, nil
 }
 
-// checkProtected refuses listeners that anybody could reach and use.
-func checkProtected(ctx context.Context, o *server.Options) error {
-	clients := o.NoAuthUser == "" && (o.Username != "" || o.Authorization != "" ||
-		len(o.Users) > 0 || len(o.Nkeys) > 0 || len(o.TrustedOperators) > 0 || len(o.TrustedKeys) > 0 ||
-		o.AuthCallout != nil || o.CustomClientAuthentication != nil ||
-		mutual(o.TLSConfig) && !o.AllowNonTLS)
-	web := o.Websocket.NoAuthUser == "" &&
-		(clients || o.Websocket.Username != "" || o.Websocket.Token != "" || mutual(o.Websocket.TLSConfig))
-	mqtt := o.MQTT.NoAuthUser == "" &&
-		(clients || o.MQTT.Username != "" || o.MQTT.Token != "" || mutual(o.MQTT.TLSConfig))
-	leafs := clients || o.LeafNode.Username != "" || len(o.LeafNode.Users) > 0 ||
-		o.LeafNode.Nkey != "" || mutual(o.LeafNode.TLSConfig)
-	for _, l := range []struct {
-		what      string
-		on        bool
-		host      string
-		protected bool
-	}{
-		{"client", !o.DontListen, o.Host, clients},
-		{"websocket", o.Websocket.Port != 0, o.Websocket.Host, web},
-		{"mqtt", o.MQTT.Port != 0, o.MQTT.Host, mqtt},
-		{"leaf node", o.LeafNode.Port != 0, o.LeafNode.Host, leafs},
-		{"cluster", o.Cluster.Port != 0, o.Cluster.Host, o.Cluster.Username != "" || mutual(o.Cluster.TLSConfig)},
-		{"gateway", o.Gateway.Port != 0, o.Gateway.Host, o.Gateway.Username != "" || mutual(o.Gateway.TLSConfig)},
-		{"monitoring", o.HTTPPort != 0, o.HTTPHost, false},
-		{"monitoring", o.HTTPSPort != 0, o.HTTPHost, mutual(o.TLSConfig)},
-		{"profiling", o.ProfPort != 0, o.Host, false},
-	} {
-		if !l.on || l.protected {
-			continue
-		}
-		local, err := isLoopback(ctx, l.host)
-		if err != nil {
-			return fmt.Errorf("%w: %s address: %w", ErrConfig, l.what, err)
-		}
-		if !local {
-			return fmt.Errorf("%w: %s listener on %q", ErrUnprotected, l.what, l.host)
-		}
-	}
-	return nil
-}
-
-// mutual reports whether every client must show a certificate.
-func mutual(c *tls.Config) bool {
-	return c != nil && c.ClientAuth == tls.RequireAndVerifyClientCert
-}
-
-// isLoopback reports whether all addresses of host are on this machine's loopback
-// interface.
-func isLoopback(ctx context.Context, host string) (bool, error) {
-	if ip := net.ParseIP(host); ip != nil {
-		return ip.IsLoopback(), nil
-	}
-	addrs, err := net.DefaultResolver.LookupIPAddr(ctx, host)
+// listen splits HOST:PORT. An empty host is all interfaces, port 0 a free one.
+func listen(what, addr string) (string, int, error) {
+	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		return false, err
+		return "", 0, fmt.Errorf("%w: %s: %w", ErrConfig, what, err)
 	}
-	for _, a := range addrs {
-		if !a.IP.IsLoopback() {
-			return false, nil
-		}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return "", 0, fmt.Errorf("%w: %s %q: port is not a number from 0 to 65535", ErrConfig, what, addr)
 	}
-	return true, nil
+	return cmp.Or(host, "0.0.0.0"), cmp.Or(int(n), server.RANDOM_PORT), nil
+}
+
+// checkListeners refuses what anybody could reach and use.
+func (cfg Config) checkListeners(ctx context.Context, o *server.Options) error {
+	if cfg.Insecure {
+		return nil
+	}
+	return checkProtected(ctx, o)
 }

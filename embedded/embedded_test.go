@@ -37,6 +37,7 @@ func start(t *testing.T, cfg embedded.Config) *embedded.Server {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		ctx := testContext(t) // the other has been used up by a long test
 		if err := srv.Shutdown(ctx); err != nil {
 			t.Errorf("shutdown: %v", err)
 		}
@@ -70,8 +71,8 @@ func connect(t *testing.T, srv *embedded.Server, opts ...nats.Option) *nats.Conn
 func TestZeroConfig(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir()) // where the private store goes
 	srv := start(t, embedded.Config{})
-	if got, want := srv.ClientURL(), "nats://127.0.0.1:"; !strings.HasPrefix(got, want) {
-		t.Errorf("ClientURL() = %q, want %s and a port", got, want)
+	if got, want := srv.ClientURL(), "nats://fabric:"; !strings.HasPrefix(got, want) || !strings.HasSuffix(got, "@"+srv.Addr()) {
+		t.Errorf("ClientURL() = %q, want %s, a password and %s", got, want, srv.Addr())
 	}
 	outside, err := nats.Connect(srv.ClientURL())
 	if err != nil {
@@ -192,12 +193,13 @@ func TestBadInput(t *testing.T) {
 			o.Routes = server.RoutesFromStr("nats://127.0.0.1:" + strconv.Itoa(takenPort))
 		}}, embedded.ErrAddrInUse},
 		{"monitoring port in use", embedded.Config{Options: func(o *server.Options) { o.HTTPPort = takenPort }}, embedded.ErrStart},
-		{"not this machine's", embedded.Config{Addr: "192.0.2.1:0", Options: users}, embedded.ErrStart},
+		{"not this machine's", embedded.Config{Addr: "192.0.2.1:0", Insecure: true}, embedded.ErrStart},
 		{"store is a file", embedded.Config{StoreDir: file}, embedded.ErrStore},
 		{"store below a file", embedded.Config{StoreDir: filepath.Join(file, "x")}, embedded.ErrStore},
 		{"all interfaces", embedded.Config{Addr: ":0"}, embedded.ErrUnprotected},
 		{"all IPv6 interfaces", embedded.Config{Addr: "[::]:0"}, embedded.ErrUnprotected},
 		{"one interface", embedded.Config{Addr: "192.0.2.1:0"}, embedded.ErrUnprotected},
+		{"no TLS", embedded.Config{Addr: ":0", Options: users}, embedded.ErrUnprotected},
 		{"anonymous user", embedded.Config{Addr: ":0", Options: func(o *server.Options) {
 			o.Users = []*server.User{{Username: "u", Password: "p"}}
 			o.NoAuthUser = "u"
@@ -247,7 +249,7 @@ func TestFailedStartLeavesNothing(t *testing.T) {
 }
 
 func TestBeyondLoopback(t *testing.T) {
-	srv := start(t, embedded.Config{Addr: ":0", Options: func(o *server.Options) {
+	srv := start(t, embedded.Config{Addr: ":0", Insecure: true, Options: func(o *server.Options) {
 		o.Username, o.Password = "u", "p"
 	}})
 	began := time.Now()
@@ -326,7 +328,7 @@ func TestShutdown(t *testing.T) {
 			t.Error("a connection outlived the server")
 		}
 	}
-	if c, err := net.Dial("tcp", strings.TrimPrefix(srv.ClientURL(), "nats://")); err == nil {
+	if c, err := net.Dial("tcp", srv.Addr()); err == nil {
 		c.Close()
 		t.Error("the port outlived the server")
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/url"
 	"slices"
 	"strconv"
 	"sync"
@@ -22,15 +23,29 @@ const readyPoll = 20 * time.Millisecond
 // Server is a NATS server in this process, from [Start] to [Server.Shutdown]. It is
 // safe for concurrent use.
 type Server struct {
-	srv   *server.Server
+	cfg   Config
+	opts  *server.Options // of every run
+	creds *credentials    // nil: it asks for nothing of ours
 	store *store
-	log   *logger
 	url   string
 
+	stop sync.Once
+	down chan struct{} // closed when the server is down and err is set
+	err  error
+
+	restart sync.Mutex // one Restart at a time
+
+	mu     sync.Mutex // guards the fields below
+	run    *run
+	ending bool // Shutdown was called
+}
+
+// A run is the server between two restarts.
+type run struct {
+	srv     *server.Server
+	log     *logger
+	member  bool          // of a cluster
 	started chan struct{} // closed when the server has done what starting takes
-	stop    sync.Once
-	down    chan struct{} // closed when the server is down and err is set
-	err     error
 }
 
 var _ nats.InProcessConnProvider = (*Server)(nil)
@@ -38,14 +53,15 @@ var _ nats.InProcessConnProvider = (*Server)(nil)
 // Start starts a server and returns when it accepts connections. The caller owns it
 // and calls [Server.Shutdown] when done. The context bounds Start alone; if it ends
 // first, a server that is still reading its store is stopped in the background, and
-// its directory stays locked for as long.
+// its directory stays locked for as long. A member of a cluster accepts connections
+// before the cluster has formed: see [Server.AwaitCluster].
 //
 // The error wraps one of this package's.
 func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrStart, context.Cause(ctx))
 	}
-	opts, err := cfg.options(ctx)
+	opts, err := cfg.options()
 	if err != nil {
 		return nil, err
 	}
@@ -53,49 +69,98 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	opts.StoreDir = st.dir
-	srv, err := server.NewServer(opts)
+	s, err := start(ctx, cfg, opts, st)
+	if err != nil && s == nil {
+		return nil, errors.Join(err, st.close())
+	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("%w: %w", ErrConfig, err), st.close())
-	}
-	log := cfg.Logger
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-	s := &Server{
-		srv:     srv,
-		store:   st,
-		log:     &logger{log: log, fatal: make(chan error, 1)},
-		started: make(chan struct{}),
-		down:    make(chan struct{}),
-	}
-	srv.SetLoggerV2(s.log, opts.Debug || log.Enabled(ctx, slog.LevelDebug), opts.Trace, opts.TraceVerbose)
-	go func() { // waited for by Shutdown, through started
-		defer close(s.started)
-		srv.Start()
-	}()
-	if err := s.ready(ctx); err != nil {
-		// If ctx has ended, this only sets the shutdown going.
-		return nil, errors.Join(err, s.Shutdown(ctx))
-	}
-	s.log.up.Store(true)
-	if !opts.DontListen {
-		s.url = clientURL(srv, opts)
+		return nil, err
 	}
 	return s, nil
 }
 
+// start starts a server on a store. If it returns a Server and an error, the store
+// is being closed by that.
+func start(ctx context.Context, cfg Config, opts *server.Options, st *store) (*Server, error) {
+	s := &Server{cfg: cfg, opts: opts, store: st, down: make(chan struct{})}
+	opts.StoreDir = st.dir
+	if err := st.checkMode(opts.Cluster.Port != 0); err != nil {
+		return nil, err
+	}
+	var err error
+	if s.creds, err = cfg.protect(opts, st.dir); err != nil {
+		return nil, err
+	}
+	if err := cfg.checkListeners(ctx, opts); err != nil {
+		return nil, err
+	}
+	if s.run, err = s.begin(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.run.ready(ctx); err != nil {
+		// If ctx has ended, this only sets the shutdown going.
+		return s, errors.Join(err, s.Shutdown(ctx))
+	}
+	s.run.log.up.Store(true)
+	if !opts.DontListen {
+		s.keepPort()
+		s.url = s.clientURL()
+	}
+	return s, nil
+}
+
+// begin makes a server and sets it going.
+func (s *Server) begin(ctx context.Context) (*run, error) {
+	srv, err := server.NewServer(s.opts.Clone())
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	if g, ok := s.opts.CustomClientAuthentication.(*guard); ok {
+		g.system.Store(srv)
+	}
+	log := s.cfg.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	r := &run{
+		srv:     srv,
+		log:     &logger{log: log, fatal: make(chan error, 1)},
+		member:  s.opts.Cluster.Port != 0,
+		started: make(chan struct{}),
+	}
+	srv.SetLoggerV2(r.log, s.opts.Debug || log.Enabled(ctx, slog.LevelDebug), s.opts.Trace, s.opts.TraceVerbose)
+	go func() { // waited for by end, through started
+		defer close(r.started)
+		srv.Start()
+	}()
+	return r, nil
+}
+
+// current returns the server that runs now, or ran last.
+func (s *Server) current() *run {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.run
+}
+
+// keepPort has a restarted server listen where clients expect it.
+func (s *Server) keepPort() {
+	if a, ok := s.run.srv.Addr().(*net.TCPAddr); ok {
+		s.opts.Port = a.Port
+	}
+}
+
 // ready waits until the server accepts connections or has failed.
-func (s *Server) ready(ctx context.Context) error {
+func (r *run) ready(ctx context.Context) error {
 	select {
-	case <-s.started:
+	case <-r.started:
 	case <-ctx.Done():
 	}
 	tick := time.NewTicker(readyPoll)
 	defer tick.Stop()
 	for {
 		select {
-		case err := <-s.log.fatal:
+		case err := <-r.log.fatal:
 			return startError(err)
 		default:
 		}
@@ -103,7 +168,7 @@ func (s *Server) ready(ctx context.Context) error {
 			return fmt.Errorf("%w: %w", ErrStart, context.Cause(ctx))
 		}
 		// The route listener is set up by a goroutine of the server.
-		if s.srv.ReadyForConnections(time.Millisecond) {
+		if r.srv.ReadyForConnections(time.Millisecond) {
 			return nil
 		}
 		select {
@@ -122,31 +187,45 @@ func startError(err error) error {
 }
 
 // clientURL is where a client on this machine finds the server.
-func clientURL(srv *server.Server, opts *server.Options) string {
-	host := opts.Host
+func (s *Server) clientURL() string {
+	host := s.opts.Host
 	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
 		host = loopback
 	}
-	port := opts.Port
-	if a, ok := srv.Addr().(*net.TCPAddr); ok {
-		port = a.Port
+	u := url.URL{Scheme: "nats", User: s.creds.userInfo(), Host: net.JoinHostPort(host, strconv.Itoa(s.opts.Port))}
+	if s.opts.TLSConfig != nil {
+		u.Scheme = "tls"
 	}
-	scheme := "nats"
-	if opts.TLSConfig != nil {
-		scheme = "tls"
-	}
-	return scheme + "://" + net.JoinHostPort(host, strconv.Itoa(port))
+	return u.String()
 }
 
 // ClientURL returns the URL for clients on this machine, or "" if the server has no
-// listener. It stays the same after Shutdown.
+// listener. It holds the password, if there is one of the Credentials: do not show
+// it; [Server.Addr] is for that. It stays the same after Shutdown.
 func (s *Server) ClientURL() string { return s.url }
+
+// Addr returns HOST:PORT of ClientURL, or "".
+func (s *Server) Addr() string {
+	u, err := url.Parse(s.url)
+	if err != nil {
+		return ""
+	}
+	return u.Host
+}
+
+// Domain is the JetStream domain that clients of the server must name, or "".
+func (s *Server) Domain() string {
+	if len(s.cfg.Hub) == 0 {
+		return "" // clients may leave it out
+	}
+	return s.cfg.domain()
+}
 
 // InProcessConn returns one end of a connection to the server that does not use the
 // network, which makes the Server a provider for [nats.InProcessServer]. The error
-// wraps [ErrClosed] once Shutdown has been called.
+// wraps [ErrClosed] once Shutdown has been called, and while the server restarts.
 func (s *Server) InProcessConn() (net.Conn, error) {
-	c, err := s.srv.InProcessConn()
+	c, err := s.current().srv.InProcessConn()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrClosed, err)
 	}
@@ -154,26 +233,87 @@ func (s *Server) InProcessConn() (net.Conn, error) {
 }
 
 // Connect returns a client connection inside the process. The caller closes it. If
-// the server asks for authentication, opts must answer.
+// Options set up authentication, opts must answer.
 func (s *Server) Connect(opts ...nats.Option) (*nats.Conn, error) {
-	nc, err := nats.Connect(s.url, append(slices.Clone(opts), nats.InProcessServer(s))...)
+	nc, err := nats.Connect(s.Addr(), append(slices.Clone(opts), nats.InProcessServer(s))...)
 	if err != nil {
 		return nil, fmt.Errorf("embedded: connect: %w", err)
 	}
 	return nc, nil
 }
 
+// Restart stops the server as Shutdown does, and starts it again on the same store
+// and the same address. Clients find it again by themselves, those inside the
+// process as well. If it does not start, the error says why, and the Server is shut
+// down.
+func (s *Server) Restart(ctx context.Context) error {
+	err := s.again(ctx)
+	if err != nil && !errors.Is(err, ErrClosed) {
+		return errors.Join(err, s.Shutdown(ctx))
+	}
+	return err
+}
+
+func (s *Server) again(ctx context.Context) error {
+	s.restart.Lock()
+	defer s.restart.Unlock()
+	s.mu.Lock()
+	ending, old := s.ending, s.run
+	s.mu.Unlock()
+	if ending {
+		return ErrClosed
+	}
+	done := make(chan struct{})
+	go func() { // goes on if ctx ends: Shutdown waits for the same server
+		defer close(done)
+		old.end()
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		return fmt.Errorf("embedded: restart: %w", context.Cause(ctx))
+	}
+	r, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.run = r
+	s.mu.Unlock()
+	if err := r.ready(ctx); err != nil {
+		return err
+	}
+	r.log.up.Store(true)
+	return nil
+}
+
+// end stops the server and returns when it is down. A member of a cluster first
+// hands over what it leads, so that writes go on, and asks its clients to go.
+func (r *run) end() {
+	<-r.started
+	if r.member {
+		r.srv.LameDuckShutdown()
+	}
+	r.srv.Shutdown()
+	r.srv.WaitForShutdown()
+}
+
 // Shutdown stops the server and returns when it is down: connections and listeners
-// closed, data on disk, the store directory released or, if temporary, removed. If
-// the context ends first, Shutdown returns its error while the server goes on
-// stopping; calling again waits again. Calling it any number of times is harmless.
+// closed, data on disk, the store directory released or, if temporary, removed. A
+// member of a cluster hands over what it leads first, which takes one to three
+// seconds, during which the cluster goes on. If the context ends first, Shutdown
+// returns its error while the server goes on stopping; calling again waits again.
+// Calling it any number of times is harmless.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.stop.Do(func() {
+		s.mu.Lock()
+		s.ending = true
+		s.mu.Unlock()
 		go func() { // waited for by every Shutdown, through down
 			defer close(s.down)
-			<-s.started
-			s.srv.Shutdown()
-			s.srv.WaitForShutdown()
+			s.restart.Lock() // a Restart under way is the last
+			defer s.restart.Unlock()
+			s.current().end()
 			s.err = s.store.close()
 		}()
 	})

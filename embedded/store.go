@@ -7,6 +7,14 @@ import (
 	"path/filepath"
 )
 
+// Where nats-server keeps what it has, below the store directory.
+const (
+	streamsDir = "jetstream"
+	// metaDir is there if and only if the server was a member of a cluster. The
+	// account in it is the system's.
+	metaDir = "_js_/_meta_"
+)
+
 // lockName is the lock file in a store directory. The server keeps its data in a
 // subdirectory.
 const lockName = "embedded.lock"
@@ -48,4 +56,24 @@ func (st *store) remove() error {
 		return nil
 	}
 	return os.RemoveAll(st.dir)
+}
+
+// checkMode refuses a store of the other kind of server. A member of a cluster takes
+// streams that the cluster does not know for orphans, and deletes them; a server by
+// itself would go on from streams that the others have gone on from, too.
+func (st *store) checkMode(clustered bool) error {
+	accounts, err := filepath.Glob(filepath.Join(st.dir, streamsDir, "*", "streams", "*"))
+	if err != nil || len(accounts) == 0 {
+		return err
+	}
+	meta, err := filepath.Glob(filepath.Join(st.dir, streamsDir, "*", filepath.FromSlash(metaDir)))
+	if err != nil || (len(meta) > 0) == clustered {
+		return err
+	}
+	if clustered {
+		return fmt.Errorf("%w: %s holds %d streams of a server by itself, which a member of a cluster would delete; "+
+			"back them up from that server, start the cluster on an empty store, and restore them there",
+			ErrStoreMode, st.dir, len(accounts))
+	}
+	return fmt.Errorf("%w: %s is the store of a member of a cluster: start it with its routes", ErrStoreMode, st.dir)
 }

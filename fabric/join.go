@@ -58,11 +58,16 @@ func newNode(ctx context.Context, cfg Config, l *link) *Node {
 	n := &Node{cfg: cfg, link: l, subjects: newSubjects(cfg.Cluster, cfg.Env, cfg.PID), left: make(chan struct{})}
 	l.prefix = n.subjects.prefix
 	n.ctx, n.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
-	n.bucket = kv.New(l.nc, kv.Config{
-		Name: "fab_" + cfg.Cluster + "_" + cfg.Env, Feed: n.subjects.feed(), Domain: cfg.Domain,
-		Replicas: cfg.Replicas, Lease: cfg.Lease, Alone: n.alone, Denied: l.refused, Logger: cfg.Logger,
-	})
+	n.bucket = bucketOf(l, cfg, n.subjects, n.alone)
 	return n
+}
+
+// bucketOf is the fabric's bucket over a connection.
+func bucketOf(l *link, cfg Config, s subjects, alone func(context.Context) (bool, error)) *kv.Bucket {
+	return kv.New(l.nc, kv.Config{
+		Name: "fab_" + cfg.Cluster + "_" + cfg.Env, Feed: s.feed(), Domain: cfg.Domain,
+		Replicas: cfg.Replicas, Lease: cfg.Lease, Alone: alone, Denied: l.refused, Logger: cfg.Logger,
+	})
 }
 
 // join: subscribe, flush, then write the session and see it back, then read the

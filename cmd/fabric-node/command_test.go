@@ -3,6 +3,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"net"
 	"os"
@@ -28,10 +29,12 @@ const scriptDeadline = 30 * time.Second
 //	exits NAME N              waits for its end, wants exit code N
 //	until FILE REGEXP [N]     waits until the file has N matches, 1 if not given
 //	freeport VAR              sets VAR to a port nobody listens on
+//	loginof FILE VAR          sets VAR to the context that a server's "ready" names
 //	gone FILE                 waits until the process whose pid is in FILE is gone
 var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){
 	"code": codeCommand, "start": startCommand, "signal": signalCommand, "exits": exitsCommand,
 	"until": untilCommand, "freeport": freeportCommand, "gone": goneCommand,
+	"loginof": loginofCommand,
 }
 
 type processesKey struct{}
@@ -49,6 +52,7 @@ type processes map[string]*scriptProcess
 func scriptSetup(env *testscript.Env) error {
 	running := processes{}
 	env.Values[processesKey{}] = running
+	env.Setenv("HOME", env.WorkDir) // where a server leaves its login
 	env.Defer(func() {
 		for _, p := range running {
 			p.Process.Kill()
@@ -211,6 +215,18 @@ func freeportCommand(ts *testscript.TestScript, neg bool, args []string) {
 	_, port, err := net.SplitHostPort(l.Addr().String())
 	ts.Check(err)
 	ts.Setenv(args[0], port)
+}
+
+func loginofCommand(ts *testscript.TestScript, neg bool, args []string) {
+	want(ts, neg, args, 2, "loginof FILE VAR")
+	for line := range strings.Lines(ts.ReadFile(args[0])) {
+		var e serverEvent
+		if json.Unmarshal([]byte(line), &e) == nil && e.Context != "" {
+			ts.Setenv(args[1], e.Context)
+			return
+		}
+	}
+	ts.Fatalf("%s names no context", args[0])
 }
 
 func goneCommand(ts *testscript.TestScript, neg bool, args []string) {

@@ -28,7 +28,8 @@ type endpoint struct {
 
 // endpoint finds the server: --server, FABRIC_SERVER, the named context, NATS_URL,
 // the default. The NATS_* variables, by the names that the nats command gave
-// them, hold the credentials; those of a named context yield to them.
+// them, hold the credentials; those of a named context yield to them. A server on
+// this machine that this user started with fabric-node has left its own.
 func (a *app) endpoint() (endpoint, error) {
 	var ep endpoint
 	if a.opts.context != "" {
@@ -44,6 +45,14 @@ func (a *app) endpoint() (endpoint, error) {
 	opts, err := credentials(os.Getenv)
 	if err != nil {
 		return endpoint{}, err
+	}
+	if path := ownLogin(ep.url); path != "" && a.opts.context == "" && len(opts) == 0 {
+		own, err := contextEndpoint(path)
+		if err != nil {
+			return endpoint{}, err
+		}
+		own.url = ep.url
+		return own, nil
 	}
 	ep.nats = append(ep.nats, opts...)
 	return ep, nil

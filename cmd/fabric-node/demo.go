@@ -94,7 +94,7 @@ func (a *app) demo(ctx context.Context) (err error) {
 			err = d.finish(time.Since(start))
 		}
 	}()
-	d.say("server", "%s, in this process", srv.ClientURL())
+	d.say("server", "nats://%s, in this process", srv.Addr())
 	for _, step := range []func(context.Context) error{
 		func(ctx context.Context) error { return d.join(ctx, srv) },
 		d.message, d.broadcast, d.request, d.elect, d.balance, d.failover,

@@ -96,6 +96,7 @@ func exitCode(err error) int {
 	}
 	switch {
 	case is(fabric.ErrConfig, balance.ErrConfig, election.ErrConfig, embedded.ErrConfig, embedded.ErrUnprotected, embedded.ErrStore,
+		embedded.ErrStoreMode,
 		fabric.ErrTooLarge):
 		return exitUsage
 	case is(fabric.ErrConnect, fabric.ErrNoJetStream, fabric.ErrOldServer, fabric.ErrPermission,
@@ -126,10 +127,16 @@ func (a *app) hint(err error) string {
 		return "NATS 2.11 or newer is needed; this program brings one: fabric-node server"
 	case errors.Is(err, fabric.ErrPermission):
 		return "allow that subject to this user in the server's configuration"
+	case errors.Is(err, nats.ErrAuthorization):
+		return "name a context of that server (--context, as \"ready\" of fabric-node server says), or set NATS_USER and NATS_PASSWORD or NATS_CREDS"
+	case errors.Is(err, fabric.ErrBucket):
+		return "see what is wrong: fabric-node repair --dry-run " + where
 	case errors.Is(err, fabric.ErrConnect):
 		return "start a server (fabric-node server), name one (-s URL or FABRIC_SERVER), or let a member bring its own (fabric-node run --embedded)"
 	case errors.Is(err, embedded.ErrAddrInUse):
 		return "join the server that is there, without --embedded; or choose another --addr"
+	case errors.Is(err, embedded.ErrStoreMode):
+		return "start the cluster on empty stores, then: fabric-node server migrate --from OLD-STORE -s URL"
 	case errors.Is(err, embedded.ErrStoreInUse):
 		return "choose another --store"
 	case errors.Is(err, fabric.ErrNoPeer), errors.Is(err, fabric.ErrUnreachable):

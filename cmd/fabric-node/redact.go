@@ -26,6 +26,22 @@ func (a *app) redact(text string) string {
 	return redactURLs(text)
 }
 
+// addSecrets has the passwords in a list of URLs hidden from now on.
+func (a *app) addSecrets(list string) {
+	var found []string
+	if old := a.own.Load(); old != nil {
+		found = *old
+	}
+	for one := range strings.SplitSeq(list, ",") {
+		if u, err := url.Parse(one); err == nil && u.User != nil {
+			if p, has := u.User.Password(); has {
+				found = append(found[:len(found):len(found)], p)
+			}
+		}
+	}
+	a.own.Store(&found)
+}
+
 // secrets are the passwords and tokens in this invocation's flags and environment.
 func (a *app) secrets() []string {
 	var found []string
@@ -33,6 +49,9 @@ func (a *app) secrets() []string {
 		if len(s) > 3 { // a shorter one would black out half the text, and say where
 			found = append(found, s)
 		}
+	}
+	if own := a.own.Load(); own != nil {
+		found = append(found, *own...)
 	}
 	for _, name := range []string{"NATS_PASSWORD", "NATS_TOKEN", "NATS_SEED", "NATS_JWT"} {
 		add(os.Getenv(name))

@@ -24,6 +24,8 @@ type app struct {
 	graceful atomic.Bool            // the first signal asks the command to stop, instead of stopping it
 	abort    atomic.Pointer[func()] // what a second signal must do before the process ends
 	hideJSON bool                   // stdout belongs to a wrapped command: no error object there
+
+	own atomic.Pointer[[]string] // secrets of servers that this process started
 }
 
 // A signalError is the cause of a context that a signal ended.
@@ -125,7 +127,7 @@ signal n. A wrapped command's own code passes through.`,
 	group("cluster", newRun(a), newMembers(a), newWatch(a))
 	group("message", newSend(a), newBroadcast(a), newRequest(a))
 	group("coord", newLeader(a), newLead(a), newBalance(a))
-	group("other", newDemo(a), newServer(a), newVersion(a))
+	group("other", newDemo(a), newServer(a), newRepair(a), newVersion(a))
 	root.SetHelpCommandGroupID("other")
 	root.SetCompletionCommandGroupID("other")
 	return root

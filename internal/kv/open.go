@@ -171,8 +171,16 @@ func (b *Bucket) info(ctx context.Context) (*jetstream.StreamInfo, error) {
 	return info, nil
 }
 
-// check compares what safety depends on.
+// check returns the first difference in what safety depends on.
 func (b *Bucket) check(got jetstream.StreamConfig) error {
+	if found := b.differences(got); len(found) > 0 {
+		return found[0]
+	}
+	return nil
+}
+
+// differences compares what safety depends on.
+func (b *Bucket) differences(got jetstream.StreamConfig) (found []*ConfigError) {
 	want := b.config(0, time.Now())
 	feed := jetstream.RePublish{}
 	if got.RePublish != nil {
@@ -201,10 +209,10 @@ func (b *Bucket) check(got jetstream.StreamConfig) error {
 		{"republish", *want.RePublish, feed},
 	} {
 		if c.want != c.got {
-			return &ConfigError{Bucket: b.cfg.Name, Field: c.field, Want: c.want, Got: c.got}
+			found = append(found, &ConfigError{Bucket: b.cfg.Name, Field: c.field, Want: c.want, Got: c.got})
 		}
 	}
-	return nil
+	return found
 }
 
 // unlock returns when the bucket that was created at created is open, and opens

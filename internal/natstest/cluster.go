@@ -33,7 +33,9 @@ const (
 // stopped at the end of the test.
 type Cluster struct {
 	t     testing.TB
+	setup Setup
 	nodes []*node
+	route map[[2]int]*Proxy // from and to
 
 	mu    sync.Mutex // guards conns and the state of every node
 	conns []*nats.Conn
@@ -47,6 +49,7 @@ type node struct {
 	port, route int
 	host        host
 	up          bool
+	index       int
 }
 
 // host runs the server of one node: in this process or in one of its own.
@@ -65,25 +68,19 @@ type host interface {
 // [StartProcesses].
 func StartCluster(t testing.TB, n int) *Cluster {
 	t.Helper()
-	return newCluster(t, n, func(nd *node) host { return &inProcess{conf: nd.conf, log: &log{}} })
+	return newCluster(t, n, Setup{}, func(nd *node) host { return &inProcess{conf: nd.conf, log: &log{}} })
 }
 
 // StartProcesses is like [StartCluster] with an operating system process per server,
 // built from the nats-server this module requires.
 func StartProcesses(t testing.TB, n int) *Cluster {
 	t.Helper()
-	bin, err := serverBinary(t)
-	if err != nil {
-		t.Fatalf("natstest: build nats-server: %v", err)
-	}
-	return newCluster(t, n, func(nd *node) host {
-		return &process{bin: bin, conf: nd.conf, addr: nd.addr(), log: filepath.Join(nd.dir, "log")}
-	})
+	return StartSetup(t, n, Setup{})
 }
 
-func newCluster(t testing.TB, n int, newHost func(*node) host) *Cluster {
+func newCluster(t testing.TB, n int, setup Setup, newHost func(*node) host) *Cluster {
 	t.Helper()
-	c := &Cluster{t: t}
+	c := &Cluster{t: t, setup: setup}
 	t.Cleanup(c.close)
 	var err error
 	for range 3 { // another process may take a port before we do
@@ -110,9 +107,9 @@ func (c *Cluster) form(n int, newHost func(*node) host) error {
 	}
 	c.nodes = nil
 	for i := range n {
-		nd := &node{name: fmt.Sprintf("n%d", i), dir: filepath.Join(dir, fmt.Sprintf("n%d", i)), port: ports[i], route: ports[n+i]}
+		nd := &node{index: i, name: fmt.Sprintf("n%d", i), dir: filepath.Join(dir, fmt.Sprintf("n%d", i)), port: ports[i], route: ports[n+i]}
 		nd.conf = filepath.Join(nd.dir, "nats.conf")
-		if err := nd.write(routes); err != nil {
+		if err := nd.write(c.routesOf(i, routes), c.setup); err != nil {
 			return err
 		}
 		nd.host = newHost(nd)
@@ -128,15 +125,16 @@ func (c *Cluster) form(n int, newHost func(*node) host) error {
 
 // write writes the configuration. The routes include the node's own, so that all
 // nodes agree on how many there are.
-func (nd *node) write(routes []string) error {
+func (nd *node) write(routes []string, setup Setup) error {
 	if err := os.MkdirAll(nd.dir, 0o700); err != nil {
 		return err
 	}
 	conf := fmt.Sprintf(`server_name: %q
 listen: %q
 jetstream { store_dir: %q, max_memory_store: 256MB, max_file_store: 1GB }
-cluster { name: natstest, listen: "127.0.0.1:%d", routes: [ %s ] }
-`, nd.name, nd.addr(), filepath.ToSlash(nd.dir), nd.route, strings.Join(routes, ", "))
+cluster { name: natstest, listen: "127.0.0.1:%d", routes: [ %s ] %s}
+%s
+`, nd.name, nd.addr(), filepath.ToSlash(nd.dir), nd.route, strings.Join(routes, ", "), hidden(setup), setup.Config)
 	return os.WriteFile(nd.conf, []byte(conf), 0o600)
 }
 

@@ -2,7 +2,6 @@ package natstest
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -125,6 +124,9 @@ func (h *process) stop() {
 	}
 }
 
+// pause stops the process as SIGSTOP does, or lets it go on.
+func (h *process) pause(stop bool) error { return pauseProcess(h.cmd.Process, stop) }
+
 func (h *process) kill() {
 	h.cmd.Process.Kill()
 	<-h.done
@@ -138,18 +140,19 @@ func (h *process) logs() string {
 	return string(b)
 }
 
-// binary is the nats-server built for the tests that run now.
-var binary struct {
+// binaries are the nats-servers built for the tests that run now, by version.
+var binaries struct {
 	mu    sync.Mutex // guards the fields below
 	users int
 	dir   string
+	built map[string]string
 }
 
-// serverBinary returns the path of a nats-server, built on first use and removed
-// when the last test that uses it ends. The compiler's cache makes the next build
-// one of linking only.
-func serverBinary(t testing.TB) (string, error) {
-	b := &binary
+// serverBinary returns the path of a nats-server, built on first use and removed when
+// the last test that uses one ends. Version "" is what this module requires, any other
+// is fetched. The compiler's cache makes the next build one of linking only.
+func serverBinary(t testing.TB, version string) (string, error) {
+	b := &binaries
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.users == 0 {
@@ -157,11 +160,7 @@ func serverBinary(t testing.TB) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		cmd := exec.Command("go", "build", "-ldflags=-s -w", "-o", serverPath(dir), "github.com/nats-io/nats-server/v2")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return "", errors.Join(fmt.Errorf("%w\n%s", err, bytes.TrimSpace(out)), os.RemoveAll(dir))
-		}
-		b.dir = dir
+		b.dir, b.built = dir, map[string]string{}
 	}
 	b.users++
 	t.Cleanup(func() {
@@ -173,12 +172,22 @@ func serverBinary(t testing.TB) (string, error) {
 			}
 		}
 	})
-	return serverPath(b.dir), nil
-}
-
-func serverPath(dir string) string {
-	if runtime.GOOS == "windows" {
-		return filepath.Join(dir, "nats-server.exe")
+	if path := b.built[version]; path != "" {
+		return path, nil
 	}
-	return filepath.Join(dir, "nats-server")
+	dir := filepath.Join(b.dir, "v"+version)
+	path := filepath.Join(dir, "nats-server")
+	if runtime.GOOS == "windows" {
+		path += ".exe"
+	}
+	cmd := exec.Command("go", "build", "-ldflags=-s -w", "-o", path, "github.com/nats-io/nats-server/v2")
+	if version != "" {
+		cmd = exec.Command("go", "install", "-ldflags=-s -w", "github.com/nats-io/nats-server/v2@v"+version)
+		cmd.Env = append(os.Environ(), "GOBIN="+dir)
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w\n%s", err, bytes.TrimSpace(out))
+	}
+	b.built[version] = path
+	return path, nil
 }

@@ -1,0 +1,248 @@
+package embedded
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	// chunkTimeout bounds the wait for one piece of a stream.
+	chunkTimeout = 30 * time.Second
+	// answerTimeout bounds the wait for an answer that may never come.
+	answerTimeout = time.Second
+	settlePoll    = 100 * time.Millisecond
+)
+
+// Migrate copies every stream of the store of a server by itself to the servers that
+// to is connected to, with replicas copies each: messages under their sequences,
+// consumers as they stood. It returns the names of the streams that are there now.
+// The store is read by a server that nobody else can reach; it stays as it is, and is
+// the backup. No other server may use it, and no member of a fabric may run.
+//
+// A stream that is there already is an error, and left alone: Migrate can be tried
+// again after the half that was copied has been deleted.
+func Migrate(ctx context.Context, store string, to *nats.Conn, replicas int) (names []string, err error) {
+	src, err := Start(ctx, Config{Addr: None, StoreDir: store})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, src.Shutdown(context.WithoutCancel(ctx))) }()
+	from, err := src.Connect()
+	if err != nil {
+		return nil, err
+	}
+	defer from.Close()
+	js, err := jetstream.New(from)
+	if err != nil {
+		return nil, err
+	}
+	if err := awaitAnswers(ctx, to); err != nil {
+		return nil, err
+	}
+	list := js.StreamNames(ctx)
+	var all []string
+	for name := range list.Name() {
+		all = append(all, name)
+	}
+	if err := list.Err(); err != nil {
+		return nil, fmt.Errorf("embedded: streams of %s: %w", store, err)
+	}
+	for _, name := range all {
+		if err := copyStream(ctx, name, from, to, replicas); err != nil {
+			return names, fmt.Errorf("embedded: migrate %s: %w", name, err)
+		}
+		names = append(names, name)
+	}
+	return names, nil
+}
+
+// awaitAnswers returns when the servers answer on this connection. Of those that have
+// just met, one may answer before it has learned where the asker is; a restore cannot
+// be asked for twice.
+func awaitAnswers(ctx context.Context, nc *nats.Conn) error {
+	for {
+		try, cancel := context.WithTimeout(ctx, answerTimeout)
+		err := ask(try, nc, server.JSApiAccountInfo, nil, nil)
+		cancel()
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded):
+			return fmt.Errorf("embedded: the servers to migrate to: %w", err)
+		}
+	}
+}
+
+// copyStream hands each piece of a snapshot to the restoring server, one at a time.
+func copyStream(ctx context.Context, name string, from, to *nats.Conn, replicas int) error {
+	pieces, err := from.SubscribeSync(from.NewInbox())
+	if err != nil {
+		return err
+	}
+	defer pieces.Unsubscribe() // fails on a closed connection only
+	var snapshot struct {
+		Config map[string]any `json:"config"`
+		State  map[string]any `json:"state"`
+	}
+	if err := ask(ctx, from, fmt.Sprintf(server.JSApiStreamSnapshotT, name), map[string]any{"deliver_subject": pieces.Subject}, &snapshot); err != nil {
+		return fmt.Errorf("snapshot: %w", err)
+	}
+	snapshot.Config["num_replicas"] = 1 // grown later: a server may block for good restoring several at once
+	var restore struct {
+		Subject string `json:"deliver_subject"`
+	}
+	if err := ask(ctx, to, fmt.Sprintf(server.JSApiStreamRestoreT, name), snapshot, &restore); err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
+	for {
+		piece, err := next(ctx, pieces)
+		if err != nil {
+			return fmt.Errorf("snapshot: %w", err)
+		}
+		if len(piece.Data) == 0 {
+			if status := piece.Header.Get("Status"); status != "" && status != "204" {
+				return fmt.Errorf("snapshot: %s %s", status, piece.Header.Get("Description"))
+			}
+			break
+		}
+		if err := ask(ctx, to, restore.Subject, piece.Data, nil); err != nil {
+			return fmt.Errorf("restore: %w", err)
+		}
+		if piece.Reply != "" {
+			if err := piece.Respond(nil); err != nil {
+				return fmt.Errorf("snapshot: %w", err)
+			}
+		}
+	}
+	if err := ask(ctx, to, restore.Subject, []byte{}, nil); err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
+	if replicas > 1 {
+		return settleCopies(ctx, to, name, replicas)
+	}
+	return nil
+}
+
+func next(ctx context.Context, sub *nats.Subscription) (*nats.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, chunkTimeout)
+	defer cancel()
+	return sub.NextMsgWithContext(ctx)
+}
+
+// settleCopies makes copies that are alike. The one that was restored says that the
+// stream is as old as it was, later ones that it is new: a fabric would take a change
+// of leader for the loss of its bucket. So another leads, and the first is made anew.
+func settleCopies(ctx context.Context, nc *nats.Conn, name string, replicas int) error {
+	if err := scale(ctx, nc, name, replicas); err != nil {
+		return err
+	}
+	first, err := currentLeader(ctx, nc, name, replicas)
+	if err != nil {
+		return err
+	}
+	for leader := first; leader == first; {
+		if err := ask(ctx, nc, fmt.Sprintf(server.JSApiStreamLeaderStepDownT, name), nil, nil); err != nil {
+			return fmt.Errorf("leader steps down: %w", err)
+		}
+		if leader, err = currentLeader(ctx, nc, name, replicas); err != nil {
+			return err
+		}
+	}
+	for _, n := range []int{1, replicas} {
+		if err := scale(ctx, nc, name, n); err != nil {
+			return err
+		}
+		if _, err := currentLeader(ctx, nc, name, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// scale changes how many copies there are to be.
+func scale(ctx context.Context, nc *nats.Conn, name string, replicas int) error {
+	var info struct {
+		Config map[string]any `json:"config"`
+	}
+	if err := ask(ctx, nc, fmt.Sprintf(server.JSApiStreamInfoT, name), nil, &info); err != nil {
+		return err
+	}
+	info.Config["num_replicas"] = replicas
+	if err := ask(ctx, nc, fmt.Sprintf(server.JSApiStreamUpdateT, name), info.Config, nil); err != nil {
+		return fmt.Errorf("%d replicas: %w", replicas, err)
+	}
+	return nil
+}
+
+// currentLeader waits until the stream has a leader and all its copies what it has.
+func currentLeader(ctx context.Context, nc *nats.Conn, name string, replicas int) (string, error) {
+	tick := time.NewTicker(settlePoll)
+	defer tick.Stop()
+	for {
+		var info struct {
+			Cluster struct {
+				Leader   string `json:"leader"`
+				Replicas []struct {
+					Current bool `json:"current"`
+				} `json:"replicas"`
+			} `json:"cluster"`
+		}
+		try, cancel := context.WithTimeout(ctx, answerTimeout) // without a leader nobody answers
+		err := ask(try, nc, fmt.Sprintf(server.JSApiStreamInfoT, name), nil, &info)
+		cancel()
+		current := 1
+		for _, r := range info.Cluster.Replicas {
+			if r.Current {
+				current++
+			}
+		}
+		if err == nil && info.Cluster.Leader != "" && current == replicas && len(info.Cluster.Replicas) == replicas-1 {
+			return info.Cluster.Leader, nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return "", fmt.Errorf("%d of %d copies are current: %w", current, replicas, errors.Join(context.Cause(ctx), err))
+		}
+	}
+}
+
+// ask sends a request of JetStream's API, or raw bytes, and decodes the answer.
+func ask(ctx context.Context, nc *nats.Conn, subject string, request, answer any) error {
+	ctx, cancel := context.WithTimeout(ctx, chunkTimeout)
+	defer cancel()
+	data, raw := request.([]byte)
+	if !raw && request != nil {
+		var err error
+		if data, err = json.Marshal(request); err != nil {
+			return err
+		}
+	}
+	msg, err := nc.RequestWithContext(ctx, subject, data)
+	if err != nil {
+		return err
+	}
+	if len(msg.Data) == 0 {
+		return nil
+	}
+	var failed struct {
+		Error *jetstream.APIError `json:"error"`
+	}
+	if err := json.Unmarshal(msg.Data, &failed); err != nil {
+		return err
+	}
+	if failed.Error != nil {
+		return failed.Error
+	}
+	if answer == nil {
+		return nil
+	}
+	return json.Unmarshal(msg.Data, answer)
+}
