@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/natsfabric/natsfabric/internal/kv"
+	"github.com/natsfabric/natsfabric/internal/lease"
 	"github.com/natsfabric/natsfabric/internal/token"
 )
 
@@ -28,6 +30,8 @@ var (
 	ErrClosed = errors.New("fabric: node closed")
 	// ErrPassive: a passive node cannot do this.
 	ErrPassive = errors.New("fabric: node is passive")
+	// ErrNotCandidate: a node of [RoleMember] leads nothing.
+	ErrNotCandidate = lease.ErrNotCandidate
 	// ErrNotRequest: a reply to a message that did not ask for one.
 	ErrNotRequest = errors.New("fabric: message is not a request")
 	// ErrReplied: the request was answered before.
@@ -44,7 +48,7 @@ var (
 	ErrOldServer = errors.New("fabric: server too old")
 	// ErrPermission: the server's permissions do not allow what a node needs.
 	// See [PermissionError].
-	ErrPermission = errors.New("fabric: permission denied")
+	ErrPermission = kv.ErrPermission
 	// ErrConfig: a field of a Config is not usable. See [ConfigError].
 	ErrConfig = errors.New("fabric: bad configuration")
 	// ErrBucket: the bucket exists but is not set up as a fabric's, or holds a
@@ -81,15 +85,7 @@ func (e *PIDInUseError) Unwrap() error { return ErrPIDInUse }
 
 // A PermissionError names the subject that the server's permissions refuse. It
 // wraps [ErrPermission].
-type PermissionError struct {
-	Op      string // "publish" or "subscribe"
-	Subject string
-}
-
-func (e *PermissionError) Error() string {
-	return fmt.Sprintf("fabric: permission denied: allow %s %q", e.Op, e.Subject)
-}
-func (e *PermissionError) Unwrap() error { return ErrPermission }
+type PermissionError = kv.PermissionError
 
 // A RemoteError is the error that the handler of a request returned, as text.
 type RemoteError struct {

@@ -19,6 +19,7 @@ import (
 type Node struct {
 	cfg      Config
 	link     *link
+	control  *link // that of the bucket; link itself unless Config.Control
 	subjects subjects
 	bucket   *kv.Bucket
 	courier  *courier
@@ -84,7 +85,11 @@ func (n *Node) Host() *roster.Host {
 // begin starts what runs until the node ends.
 func (n *Node) begin() {
 	n.link.tell(n.asyncError)
-	n.wg.Go(n.followConn)
+	n.wg.Go(func() { n.followConn(n.link) })
+	if n.control != n.link {
+		n.control.tell(n.asyncError)
+		n.wg.Go(func() { n.followConn(n.control) })
+	}
 	if !n.cfg.Passive {
 		n.wg.Go(n.followSession)
 	}
@@ -104,11 +109,11 @@ func (n *Node) asyncError(err error, sub *nats.Subscription) {
 	}
 }
 
-// followConn reacts to the connection's state.
-func (n *Node) followConn() {
-	changes := n.link.nc.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.CLOSED)
-	defer n.link.nc.RemoveStatusListener(changes)
-	if n.link.nc.IsClosed() { // before anybody listened
+// followConn reacts to the state of one of the node's connections.
+func (n *Node) followConn(l *link) {
+	changes := l.nc.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.CLOSED)
+	defer l.nc.RemoveStatusListener(changes)
+	if l.nc.IsClosed() { // before anybody listened
 		n.disconnect()
 		return
 	}
@@ -122,7 +127,7 @@ func (n *Node) followConn() {
 			}
 			switch status {
 			case nats.RECONNECTING:
-				n.events.add(Event{Kind: Disconnected, Err: n.link.nc.LastError()})
+				n.events.add(Event{Kind: Disconnected, Err: l.nc.LastError()})
 			case nats.CONNECTED:
 				n.events.add(Event{Kind: Reconnected})
 				n.session.Poke()
@@ -217,6 +222,7 @@ func (n *Node) shut(cause error) {
 		n.courier.close()
 	}
 	n.link.close()
+	n.control.close()
 }
 
 // abort undoes an unfinished Join, gracefully: the PID may be held.

@@ -15,8 +15,8 @@ import (
 // MaxRecord is the largest record, in bytes.
 const MaxRecord = 512 << 10
 
-// keyOpen is the record that opens a bucket.
-const keyOpen = "b"
+// KeyOpen is the record that opens a bucket.
+const KeyOpen = "b"
 
 // An openRecord opens the bucket that was created at Created, and no other: a
 // late write must not open the next one.
@@ -62,7 +62,8 @@ func final(err error) bool {
 	_, permission := errors.AsType[*PermissionError](err)
 	_, config := errors.AsType[*ConfigError](err)
 	_, lease := errors.AsType[*LeaseError](err)
-	return permission || config || lease
+	_, foreign := errors.AsType[*ForeignError](err)
+	return permission || config || lease || foreign
 }
 
 func (b *Bucket) open(ctx context.Context) error {
@@ -73,7 +74,7 @@ func (b *Bucket) open(ctx context.Context) error {
 		}
 	}
 	made := false
-	if errors.Is(err, ErrNoBucket) {
+	if errors.Is(err, ErrNoBucket) && !b.cfg.NoCreate {
 		info, err = b.create(ctx)
 		made = err == nil
 		if e, ok := errors.AsType[*apiError](err); ok && e.ErrCode == codeNameInUse {
@@ -96,7 +97,7 @@ func (b *Bucket) checkServer(ctx context.Context) error {
 			Level int `json:"level"`
 		} `json:"api"`
 	}
-	err := b.call(ctx, "INFO", "", &account)
+	err := b.call(ctx, verbAccount, "", &account)
 	if errors.Is(err, nats.ErrNoResponders) {
 		return fmt.Errorf("nobody answers %sINFO: %w", b.api, ErrNoJetStream)
 	}
@@ -147,7 +148,7 @@ func (b *Bucket) create(ctx context.Context) (*jetstream.StreamInfo, error) {
 		return nil, err
 	}
 	info := new(jetstream.StreamInfo)
-	if err := b.call(ctx, "STREAM.CREATE."+b.stream(), string(req), info); err != nil {
+	if err := b.call(ctx, verbCreate+b.stream(), string(req), info); err != nil {
 		return nil, fmt.Errorf("create bucket %s with %d replicas: %w", b.cfg.Name, replicas, err)
 	}
 	b.logger.Info("bucket created", "bucket", b.cfg.Name, "replicas", replicas)
@@ -165,7 +166,7 @@ func (b *Bucket) Clock(ctx context.Context) (time.Time, error) {
 
 func (b *Bucket) info(ctx context.Context) (*jetstream.StreamInfo, error) {
 	info := new(jetstream.StreamInfo)
-	if err := b.call(ctx, "STREAM.INFO."+b.stream(), "", info); err != nil {
+	if err := b.call(ctx, verbInfo+b.stream(), "", info); err != nil {
 		return nil, fmt.Errorf("bucket %s: %w", b.cfg.Name, err)
 	}
 	return info, nil
@@ -216,13 +217,16 @@ func (b *Bucket) unlock(ctx context.Context, created time.Time, made bool) error
 	b.mu.Unlock()
 	ask := made || newcomer
 	for since := time.Now(); ; {
-		e, err := b.Get(ctx, keyOpen)
+		e, err := b.Get(ctx, KeyOpen)
 		if err != nil {
 			return err
 		}
 		var r openRecord
-		if json.Unmarshal(e.Value, &r) == nil && r.Key == keyOpen && r.Created.Equal(created) && r.LeaseMS > 0 {
+		if json.Unmarshal(e.Value, &r) == nil && r.Key == KeyOpen && r.Created.Equal(created) && r.LeaseMS > 0 {
 			return b.opened(created, time.Duration(r.LeaseMS)*time.Millisecond)
+		}
+		if e.Value != nil && r.Key != KeyOpen {
+			return &ForeignError{Key: KeyOpen}
 		}
 		if ask {
 			// Also a newcomer that did not make it asks: that makes the nodes which are
@@ -232,7 +236,7 @@ func (b *Bucket) unlock(ctx context.Context, created time.Time, made bool) error
 				wait = 0
 			}
 		}
-		if time.Since(since) >= wait {
+		if time.Since(since) >= wait && !b.cfg.NoOpen {
 			if err := b.writeOpen(ctx, e.Rev, created); err != nil {
 				return err
 			}
@@ -245,11 +249,11 @@ func (b *Bucket) unlock(ctx context.Context, created time.Time, made bool) error
 }
 
 func (b *Bucket) writeOpen(ctx context.Context, rev uint64, created time.Time) error {
-	value, err := json.Marshal(openRecord{Key: keyOpen, Created: created, LeaseMS: (b.Longest() + time.Millisecond - 1).Milliseconds()})
+	value, err := json.Marshal(openRecord{Key: KeyOpen, Created: created, LeaseMS: (b.Longest() + time.Millisecond - 1).Milliseconds()})
 	if err != nil {
 		return err
 	}
-	_, err = b.Put(ctx, Write{Key: keyOpen, Value: value, GuardRev: rev})
+	_, err = b.Put(ctx, Write{Key: KeyOpen, Value: value, GuardRev: rev})
 	if errors.Is(err, ErrRefused) {
 		return nil // somebody was first; the next read shows who
 	}

@@ -37,7 +37,7 @@ func (s *Session) Claim(key string) *Claim {
 
 // Acquire waits until the claim is ours. The grant's context ends grace before the
 // claim can be another's. An error is ctx's cause, why the session is not held, or
-// a [*ForeignError]; a write that may still land by then is settled and given back
+// [ErrNotCandidate], a [*ForeignError], or a [*kv.PermissionError]; a write that may still land by then is settled and given back
 // in the background.
 func (c *Claim) Acquire(ctx context.Context, grace time.Duration) (*Grant, error) {
 	return c.acquire(ctx, grace, true)
@@ -50,6 +50,9 @@ func (c *Claim) AcquireFree(ctx context.Context, grace time.Duration) (*Grant, e
 }
 
 func (c *Claim) acquire(ctx context.Context, grace time.Duration, wait bool) (*Grant, error) {
+	if c.s.cfg.OwnOnly {
+		return nil, ErrNotCandidate
+	}
 	select {
 	case c.turn <- struct{}{}:
 	case <-ctx.Done():
@@ -81,7 +84,7 @@ func (c *Claim) acquire(ctx context.Context, grace time.Duration, wait bool) (*G
 			return nil, context.Cause(ctx)
 		}
 		_, foreign := errors.AsType[*ForeignError](err)
-		if !foreign && err != nil && !errors.Is(err, ErrTaken) {
+		if !foreign && err != nil && !errors.Is(err, ErrTaken) && !errors.Is(err, kv.ErrPermission) {
 			c.s.cfg.Logger.Debug("cannot claim yet", "key", c.key, "err", err)
 			err = kv.Pause(ctx, n)
 		}

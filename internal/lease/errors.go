@@ -15,6 +15,8 @@ var (
 	ErrLeft = errors.New("session has left")
 	// ErrTaken: another holds the claim, and it was not to be waited for.
 	ErrTaken = errors.New("claim is taken")
+	// ErrNotCandidate: the session writes its own records only.
+	ErrNotCandidate = errors.New("fabric: node is not a candidate")
 	// ErrPassive: a passive session holds nothing.
 	ErrPassive = errors.New("session is passive")
 )

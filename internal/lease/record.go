@@ -2,7 +2,6 @@ package lease
 
 import (
 	"encoding/json"
-	"fmt"
 	"time"
 
 	"github.com/natsfabric/natsfabric/internal/kv"
@@ -12,16 +11,29 @@ import (
 const (
 	prefixPID     = "c.p."
 	prefixSession = "s."
+	prefixWish    = "g."
 	// Sessions and PIDs match every session and every PID's claim.
 	Sessions = prefixSession + "*"
 	PIDs     = prefixPID + "*"
 )
 
-// KeyPID, KeySession name a PID's records. KeyElection and KeyRoster name claims.
+// KeyPID, KeySession name a PID's records. KeyElection and KeyRoster name claims,
+// KeyView the view of a roster, KeyWish what a PID wants of a balance group. Instead
+// of a name, each takes a wildcard.
 func KeyPID(pid string) string       { return prefixPID + pid }
 func KeySession(pid string) string   { return prefixSession + pid }
 func KeyElection(name string) string { return "c.e." + name }
 func KeyRoster(name string) string   { return "c.r." + name }
+func KeyView(name string) string     { return "v." + name }
+func KeyWish(group, pid string) string {
+	return prefixWish + group + "." + pid
+}
+
+// Names of rosters.
+const RosterMembers = "members"
+
+// RosterGroup names the roster of a balance group.
+func RosterGroup(group string) string { return prefixWish + group }
 
 // States of a record.
 const (
@@ -85,17 +97,13 @@ func (r ClaimRecord) Held() bool { return r.State == stateHeld }
 
 // A ForeignError says that a key holds something that is not the fabric's: it
 // neither grants nor revokes, and is not overwritten.
-type ForeignError struct{ Key string }
-
-func (e *ForeignError) Error() string {
-	return fmt.Sprintf("key %s of the bucket holds a record that is not the fabric's", e.Key)
-}
+type ForeignError = kv.ForeignError
 
 // ParsePID reads a PID's claim.
 func ParsePID(e kv.Entry) (r PIDRecord, err error) {
 	err = parse(e, &r)
 	if err == nil && (r.Key != e.Key || e.Key != KeyPID(r.PID) || r.State != stateHeld && r.State != stateLeft && r.State != stateDead) {
-		err = &ForeignError{e.Key}
+		err = &ForeignError{Key: e.Key}
 	}
 	return r, err
 }
@@ -104,7 +112,7 @@ func ParsePID(e kv.Entry) (r PIDRecord, err error) {
 func ParseSession(e kv.Entry) (r SessionRecord, err error) {
 	err = parse(e, &r)
 	if err == nil && (r.Key != e.Key || e.Key != KeySession(r.PID) || r.Inc == 0 || r.LeaseMS <= 0) {
-		err = &ForeignError{e.Key}
+		err = &ForeignError{Key: e.Key}
 	}
 	return r, err
 }
@@ -113,14 +121,14 @@ func ParseSession(e kv.Entry) (r SessionRecord, err error) {
 func ParseClaim(e kv.Entry) (r ClaimRecord, err error) {
 	err = parse(e, &r)
 	if err == nil && (r.Key != e.Key || r.State != stateHeld && r.State != stateReleased) {
-		err = &ForeignError{e.Key}
+		err = &ForeignError{Key: e.Key}
 	}
 	return r, err
 }
 
 func parse(e kv.Entry, r any) error {
 	if err := json.Unmarshal(e.Value, r); err != nil {
-		return &ForeignError{e.Key}
+		return &ForeignError{Key: e.Key}
 	}
 	return nil
 }
