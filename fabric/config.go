@@ -129,6 +129,10 @@ type Inbox struct {
 	// Off takes no messages at all, for services that only elect or balance:
 	// a sender is told ErrUnreachable.
 	Off bool
+	// MembersOnly takes nothing from [External]. Where members have permissions of
+	// their own, nobody is external: what seems to be is an answer of JetStream's that
+	// somebody had sent here.
+	MembersOnly bool
 }
 
 // withDefaults checks c and fills in its defaults.

@@ -168,7 +168,7 @@ func (s Scope) control(c Config) (p Subjects) {
 	p.Publish = append(p.Publish, needs.Read...)
 	p.Subscribe = []string{of.feed() + ".>", of.inbox() + ".>"}
 	write := func(keys ...string) { p.Publish = append(p.Publish, each(keys, needs.Write)...) }
-	mail := kv.MailNeeds(kv.Name(c.Cluster, c.Env), c.Domain, pid, of.mailAll())
+	mail := kv.MailNeeds(kv.Name(c.Cluster, c.Env), c.Domain, pid)
 	p.Publish = append(p.Publish, of.mail("*"))
 	if s.Role >= RoleMember {
 		write(lease.KeyPID(pid), lease.KeySession(pid))

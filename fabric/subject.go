@@ -121,9 +121,6 @@ func (s subjects) chunkAll() string { return s.prefix + classChunk + string(s.me
 // mail is where this node publishes to the durable mailbox of the process to.
 func (s subjects) mail(to PID) string { return s.prefix + classMail + string(to) + "." + string(s.me) }
 
-// mailAll matches everything for this node's mailbox.
-func (s subjects) mailAll() string { return s.prefix + classMail + string(s.me) + ".*" }
-
 // inbox is the prefix of the addresses at which this node's connection awaits
 // answers of the server. Its own, so that no other process may listen there.
 func (s subjects) inbox() string { return s.prefix + classInbox + string(s.me) }

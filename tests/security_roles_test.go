@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"strings"
 	"testing"
@@ -188,17 +189,28 @@ func kill(n *fabric.Node) {
 	n.Leave(ctx)
 }
 
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
 // TestPermissionsDomain: the bucket is behind a JetStream domain, and the allow-list
 // on the leaf is under that domain's prefix.
 func TestPermissionsDomain(t *testing.T) {
+	port := freePort(t)
 	hub := natstest.Start(t, func(o *server.Options) {
 		o.JetStreamDomain, o.ServerName = "hub", "hub"
-		o.LeafNode = server.LeafNodeOpts{Host: "127.0.0.1", Port: -1}
+		o.LeafNode = server.LeafNodeOpts{Host: "127.0.0.1", Port: port}
 	})
 	root := join(t, hub.URL(), "root")
 	leaf := natstest.Start(t, func(o *server.Options) {
-		o.ServerName = "leaf"
-		o.LeafNode.Remotes = []*server.RemoteLeafOpts{{URLs: []*url.URL{{Scheme: "nats-leaf", Host: hub.LeafAddr()}}}}
+		o.ServerName, o.JetStreamDomain = "leaf", "leaf"
+		o.LeafNode.Remotes = []*server.RemoteLeafOpts{{URLs: []*url.URL{{Scheme: "nats-leaf", Host: fmt.Sprintf("127.0.0.1:%d", port)}}}}
 		for pid, role := range map[fabric.PID]fabric.Role{"c1": fabric.RoleCandidate, "m1": fabric.RoleMember} {
 			p, err := fabric.Config{Cluster: "t", PID: pid, Domain: "hub"}.Permissions(fabric.Scope{Role: role})
 			if err != nil {
@@ -210,6 +222,13 @@ func TestPermissionsDomain(t *testing.T) {
 			}})
 		}
 	})
+	for ctx := within(t, patience); !strings.Contains(leaf.Logs(), "Leafnode connection created"); {
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			t.Fatal("the leaf does not find its hub")
+		}
+	}
 	at := func(pid fabric.PID, role fabric.Role) *fabric.Node {
 		return join(t, leaf.URL(), pid, func(c *fabric.Config) {
 			c.Domain, c.Role, c.NATS = "hub", role, []nats.Option{nats.UserInfo(string(pid), "p")}

@@ -3,6 +3,7 @@ package tests
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -67,6 +68,7 @@ func (r *realm) join(pid fabric.PID) *fabric.Node {
 	r.t.Helper()
 	cfg := r.config(pid)
 	cfg.URL, cfg.Role, cfg.Logger = r.server.URL(), r.roles[pid], slog.New(slog.NewTextHandler(r.t.Output(), nil)).With("node", string(pid))
+	cfg.Inbox.MembersOnly = true
 	cfg.NATS = []nats.Option{nats.UserInfo(string(pid), r.secret)}
 	if r.layout != permission.Shared {
 		cfg.Control = []nats.Option{nats.UserInfo(string(pid)+".ctl", r.secret)}
@@ -111,4 +113,53 @@ func everywhere(t *testing.T, f func(t *testing.T, r *realm)) {
 			f(t, newRealm(t, layout))
 		})
 	}
+}
+
+// An attacker is somebody with the credentials of a process and a NATS client of
+// its own making.
+type attacker struct {
+	r   *realm
+	pid fabric.PID
+	// The connections that carry messages and the bucket; one and the same if Shared.
+	msg, ctl *nats.Conn
+}
+
+func (r *realm) attacker(pid fabric.PID) *attacker {
+	r.t.Helper()
+	inbox := nats.CustomInboxPrefix(fabric.InboxPrefix("t", "", pid))
+	a := &attacker{r: r, pid: pid, msg: r.server.Connect(nats.UserInfo(string(pid), r.secret), inbox, nats.NoEcho())}
+	a.ctl = a.msg
+	if r.layout != permission.Shared {
+		a.ctl = r.server.Connect(nats.UserInfo(string(pid)+".ctl", r.secret), inbox, nats.NoEcho())
+	}
+	return a
+}
+
+// refused does something on a connection, and reports whether the server refused it
+// for want of a permission.
+func (a *attacker) refused(nc *nats.Conn, do func() error) bool {
+	a.r.t.Helper()
+	before := nc.LastError()
+	if err := do(); err != nil {
+		a.r.t.Fatal(err)
+	}
+	if err := nc.FlushTimeout(patience); err != nil {
+		a.r.t.Fatal(err)
+	}
+	after := nc.LastError()
+	return after != before && errors.Is(after, nats.ErrPermissionViolation)
+}
+
+// mayPublish and maySubscribe report whether the server lets it.
+func (a *attacker) mayPublish(nc *nats.Conn, m *nats.Msg) bool {
+	a.r.t.Helper()
+	return !a.refused(nc, func() error { return nc.PublishMsg(m) })
+}
+
+func (a *attacker) maySubscribe(nc *nats.Conn, subject, queue string) bool {
+	a.r.t.Helper()
+	return !a.refused(nc, func() error {
+		_, err := nc.QueueSubscribeSync(subject, queue)
+		return err
+	})
 }

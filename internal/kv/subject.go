@@ -52,21 +52,21 @@ func NeedsOf(bucket, domain string) Needs {
 func (n Needs) Write(key string) string { return n.prefix + key }
 
 // MailNeeds returns the needs of the stream of durable messages, in which every
-// process has a consumer under its PID: to read is to take what subject matches, and
-// to acknowledge it.
-func MailNeeds(bucket, domain, pid, subject string) Needs {
+// process has a consumer under its PID: to read is to take what it has, and to
+// acknowledge it. To make one is not in it: who makes a consumer says where it
+// delivers, and JetStream asks nobody whether that is allowed.
+func MailNeeds(bucket, domain, pid string) Needs {
 	api, _ := subjects(bucket, domain)
 	stream := bucket + "_mail"
 	consumer := stream + "." + pid
 	return Needs{
 		Read: []string{
 			api + verbInfo + stream,
-			api + "CONSUMER.CREATE." + consumer + "." + subject,
 			api + "CONSUMER.INFO." + consumer,
 			api + "CONSUMER.MSG.NEXT." + consumer,
 			"$JS.ACK." + consumer + ".>",
 		},
 		Create: []string{api + verbCreate + stream},
-		Repair: []string{api + verbUpdate + stream, api + "CONSUMER.DELETE." + stream + ".*"},
+		Repair: []string{api + verbUpdate + stream, api + "CONSUMER.CREATE." + stream + ".>", api + "CONSUMER.DELETE." + stream + ".*"},
 	}
 }
