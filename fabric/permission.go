@@ -33,6 +33,16 @@ var roleNames = [...]string{RoleObserver: "observer", RoleMember: "member", Role
 // String returns "observer", "member", "candidate" or "admin".
 func (r Role) String() string { return roleNames[r] }
 
+// UnmarshalText reads what String returns.
+func (r *Role) UnmarshalText(text []byte) error {
+	i := slices.Index(roleNames[:], string(text))
+	if i < int(RoleObserver) {
+		return &ConfigError{"Role", fmt.Sprintf("%q is none: observer, member, candidate or admin", text)}
+	}
+	*r = Role(i)
+	return nil
+}
+
 // A Scope narrows what a role may do. The zero value of a list means all of them,
 // and so does "*".
 type Scope struct {
