@@ -51,6 +51,12 @@ var (
 	ErrPermission = kv.ErrPermission
 	// ErrConfig: a field of a Config is not usable. See [ConfigError].
 	ErrConfig = errors.New("fabric: bad configuration")
+	// ErrBucketConfig: a setting of the bucket is not a fabric's. See
+	// [BucketConfigError].
+	ErrBucketConfig = kv.ErrBucketConfig
+	// ErrForeignRecord: a record of the bucket is not the fabric's. It neither grants
+	// nor revokes, and is not overwritten. See [ForeignRecordError].
+	ErrForeignRecord = kv.ErrForeign
 	// ErrBucket: the bucket exists but is not set up as a fabric's, or holds a
 	// record that is not the fabric's.
 	ErrBucket = errors.New("fabric: bucket not usable")
@@ -70,6 +76,14 @@ func (e *ConfigError) Error() string {
 	return fmt.Sprintf("fabric: Config.%s: %s", e.Field, e.Reason)
 }
 func (e *ConfigError) Unwrap() error { return ErrConfig }
+
+// A BucketConfigError names a setting of the bucket, what it is, and what a fabric
+// needs. It wraps [ErrBucketConfig].
+type BucketConfigError = kv.ConfigError
+
+// A ForeignRecordError names the key of a record that is not the fabric's. It wraps
+// [ErrForeignRecord].
+type ForeignRecordError = kv.ForeignError
 
 // A PIDInUseError says who holds the PID. It wraps [ErrPIDInUse].
 type PIDInUseError struct {

@@ -102,7 +102,7 @@ func (n *Node) join(ctx context.Context) (err error) {
 		Quiet: roster.DefaultQuiet, Ceiling: roster.DefaultCeiling, Logger: n.cfg.Logger,
 	}
 	if !n.cfg.Passive {
-		rc.Census = roster.Living(n.session)
+		rc.Census = roster.Living(n.session, n.foreign)
 	}
 	if n.members, err = roster.Start(ctx, rc); err != nil {
 		return err

@@ -92,6 +92,7 @@ func (n *Node) begin() {
 	}
 	if !n.cfg.Passive {
 		n.wg.Go(n.followSession)
+		n.wg.Go(n.followBucket)
 	}
 	n.cfg.Logger.Info("joined", "pid", n.cfg.PID, "cluster", n.cfg.Cluster, "env", n.cfg.Env, "rev", n.Incarnation())
 }
@@ -176,6 +177,49 @@ func (n *Node) followSession() {
 			return
 		}
 	}
+}
+
+// inspectEvery is how often a node looks at the bucket's settings.
+const inspectEvery = 30 * time.Second
+
+// followBucket reports settings of the bucket that are not a fabric's.
+func (n *Node) followBucket() {
+	ticker := time.NewTicker(inspectEvery)
+	defer ticker.Stop()
+	told := ""
+	for {
+		select {
+		case <-ticker.C:
+		case <-n.ctx.Done():
+			return
+		}
+		_, wrong, err := n.bucket.Inspect(n.ctx)
+		if err != nil { // not there, or not to be asked: the session finds that out
+			continue
+		}
+		now := ""
+		for _, w := range wrong {
+			now += w.Error() + "\n"
+		}
+		switch {
+		case now == told:
+		case now == "":
+			n.cfg.Logger.Info("the bucket's settings are right again", "pid", n.cfg.PID)
+			n.events.add(Event{Kind: Mended})
+		default:
+			for _, w := range wrong {
+				n.cfg.Logger.Warn("the bucket's settings were changed", "pid", n.cfg.PID, "err", w)
+				n.events.add(Event{Kind: Misconfigured, Err: w})
+			}
+		}
+		told = now
+	}
+}
+
+// foreign reports a record that is not the fabric's.
+func (n *Node) foreign(err error) {
+	n.cfg.Logger.Warn("a record is not the fabric's", "pid", n.cfg.PID, "err", err)
+	n.events.add(Event{Kind: Foreign, Err: err})
 }
 
 // end ends the node for a cause other than Leave: nothing is held any more, and

@@ -45,7 +45,11 @@ func (e *PermissionError) Error() string {
 }
 func (e *PermissionError) Unwrap() error { return ErrPermission }
 
-// A ConfigError names a setting of the existing stream that a fabric cannot use.
+// ErrBucketConfig: a setting of the bucket is not a fabric's.
+var ErrBucketConfig = errors.New("fabric: bucket is set up otherwise")
+
+// A ConfigError names a setting of the bucket that a fabric cannot use. It wraps
+// [ErrBucketConfig].
 type ConfigError struct {
 	Bucket, Field string
 	Want, Got     any
@@ -54,6 +58,7 @@ type ConfigError struct {
 func (e *ConfigError) Error() string {
 	return fmt.Sprintf("bucket %s: %s is %v, want %v", e.Bucket, e.Field, e.Got, e.Want)
 }
+func (e *ConfigError) Unwrap() error { return ErrBucketConfig }
 
 // ErrForeign: a record of the bucket is not the fabric's.
 var ErrForeign = errors.New("fabric: record is not the fabric's")

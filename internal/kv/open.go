@@ -172,8 +172,26 @@ func (b *Bucket) info(ctx context.Context) (*jetstream.StreamInfo, error) {
 	return info, nil
 }
 
-// check compares what safety depends on.
+// Inspect reads the bucket's stream as it is, and how its settings differ from what
+// safety depends on.
+func (b *Bucket) Inspect(ctx context.Context) (*jetstream.StreamInfo, []*ConfigError, error) {
+	info, err := b.info(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	return info, b.differences(info.Config), nil
+}
+
+// check returns the first difference.
 func (b *Bucket) check(got jetstream.StreamConfig) error {
+	if d := b.differences(got); len(d) > 0 {
+		return d[0]
+	}
+	return nil
+}
+
+// differences compares what safety depends on.
+func (b *Bucket) differences(got jetstream.StreamConfig) (d []*ConfigError) {
 	want := b.config(0, time.Now())
 	feed := jetstream.RePublish{}
 	if got.RePublish != nil {
@@ -202,10 +220,10 @@ func (b *Bucket) check(got jetstream.StreamConfig) error {
 		{"republish", *want.RePublish, feed},
 	} {
 		if c.want != c.got {
-			return &ConfigError{Bucket: b.cfg.Name, Field: c.field, Want: c.want, Got: c.got}
+			d = append(d, &ConfigError{Bucket: b.cfg.Name, Field: c.field, Want: c.want, Got: c.got})
 		}
 	}
-	return nil
+	return d
 }
 
 // unlock returns when the bucket that was created at created is open, and opens
