@@ -166,9 +166,9 @@ func (n *Node) awaitSelf(ctx context.Context) error {
 	})
 }
 
-// opened is called when some process finds the bucket new.
-func (n *Node) opened(*nats.Msg) {
-	if s := n.holder.Load(); s != nil {
+// opened is called when some process finds the bucket new, and asks.
+func (n *Node) opened(m *nats.Msg) {
+	if s := n.holder.Load(); s != nil && m.Reply != "" {
 		s.Poke()
 	}
 }

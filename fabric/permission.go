@@ -69,6 +69,9 @@ type Permissions struct {
 	// Control is for the one that carries the bucket: the same one, unless
 	// Config.Control makes it another.
 	Control Subjects
+	// Feed is the one subject of the bucket's account, among those of Control, that
+	// is not asked for but listened to.
+	Feed string
 }
 
 // All are the permissions of a single connection.
@@ -132,7 +135,8 @@ func permissionsOf(c Config, s Scope) (p Permissions, err error) {
 			}
 		}
 	}
-	return Permissions{Messages: s.messages(newSubjects(c.Cluster, c.Env, c.PID)), Control: s.control(c)}, nil
+	of := newSubjects(c.Cluster, c.Env, c.PID)
+	return Permissions{Messages: s.messages(of), Control: s.control(c, of), Feed: of.feed() + ".>"}, nil
 }
 
 // each builds a subject for every name.
@@ -171,8 +175,7 @@ func (s Scope) messages(of subjects) (p Subjects) {
 }
 
 // control are the subjects of a connection that carries the bucket.
-func (s Scope) control(c Config) (p Subjects) {
-	of := newSubjects(c.Cluster, c.Env, c.PID)
+func (s Scope) control(c Config, of subjects) (p Subjects) {
 	pid := string(c.PID)
 	needs := kv.NeedsOf(kv.Name(c.Cluster, c.Env), c.Domain)
 	p.Publish = append(p.Publish, needs.Read...)

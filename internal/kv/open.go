@@ -92,22 +92,24 @@ func (b *Bucket) open(ctx context.Context) error {
 
 // checkServer asks for the account's JetStream and its API level.
 func (b *Bucket) checkServer(ctx context.Context) error {
-	var account struct {
-		API struct {
-			Level int `json:"level"`
-		} `json:"api"`
-	}
-	err := b.call(ctx, verbAccount, "", &account)
+	_, err := b.Account(ctx)
+	return err
+}
+
+// Account reads what the account may have of JetStream, and has.
+func (b *Bucket) Account(ctx context.Context) (*jetstream.AccountInfo, error) {
+	account := new(jetstream.AccountInfo)
+	err := b.call(ctx, verbAccount, "", account)
 	if errors.Is(err, nats.ErrNoResponders) {
-		return fmt.Errorf("nobody answers %sINFO: %w", b.api, ErrNoJetStream)
+		return nil, fmt.Errorf("nobody answers %sINFO: %w", b.api, ErrNoJetStream)
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if account.API.Level < 1 {
-		return fmt.Errorf("level %d: %w", account.API.Level, ErrOldServer)
+		return nil, fmt.Errorf("level %d: %w", account.API.Level, ErrOldServer)
 	}
-	return nil
+	return account, nil
 }
 
 // config is how the bucket is set up, and why: DESIGN.md, "The bucket".

@@ -2,6 +2,7 @@ package lease
 
 import (
 	"encoding/json"
+	"strings"
 	"time"
 
 	"github.com/natsfabric/natsfabric/internal/kv"
@@ -9,7 +10,8 @@ import (
 
 // Keys of the bucket.
 const (
-	prefixPID     = "c.p."
+	prefixClaim   = "c."
+	prefixPID     = prefixClaim + "p."
 	prefixSession = "s."
 	prefixWish    = "g."
 	// Sessions and PIDs match every session and every PID's claim.
@@ -124,6 +126,27 @@ func ParseClaim(e kv.Entry) (r ClaimRecord, err error) {
 		err = &ForeignError{Key: e.Key}
 	}
 	return r, err
+}
+
+// Verify reports a record, of any key, that is not the fabric's.
+func Verify(e kv.Entry) error {
+	var err error
+	switch {
+	case strings.HasPrefix(e.Key, prefixPID):
+		_, err = ParsePID(e)
+	case strings.HasPrefix(e.Key, prefixSession):
+		_, err = ParseSession(e)
+	case strings.HasPrefix(e.Key, prefixClaim):
+		_, err = ParseClaim(e)
+	default:
+		var r struct {
+			Key string `json:"key"`
+		}
+		if err = parse(e, &r); err == nil && r.Key != e.Key {
+			err = &ForeignError{Key: e.Key}
+		}
+	}
+	return err
 }
 
 func parse(e kv.Entry, r any) error {

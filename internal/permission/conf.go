@@ -164,7 +164,7 @@ func (w *writer) exports(users []User, list []fabric.Permissions) {
 		for _, s := range list[i].Control.Publish {
 			note(&services, s, account(u))
 		}
-		note(&streams, feed(list[i]), account(u))
+		note(&streams, list[i].Feed, account(u))
 	}
 	w.open("exports: [")
 	for _, s := range services {
@@ -185,7 +185,7 @@ func (w *writer) isolated(u User, p fabric.Permissions) {
 	for _, s := range p.Control.Publish {
 		w.line("{ service: { account: %s, subject: %q } }", AccountControl, s)
 	}
-	w.line("{ stream: { account: %s, subject: %q } }", AccountControl, feed(p))
+	w.line("{ stream: { account: %s, subject: %q } }", AccountControl, p.Feed)
 	w.closeList()
 	w.users([]User{u}, ".ctl", func(int) fabric.Subjects { return p.Control })
 	w.close()
@@ -193,7 +193,3 @@ func (w *writer) isolated(u User, p fabric.Permissions) {
 
 // account names the account of one process.
 func account(u User) string { return strconv.Quote(AccountControl + "_" + string(u.Config.PID)) }
-
-// feed is the one subject of the bucket that a process listens to; the others are
-// its inbox.
-func feed(p fabric.Permissions) string { return p.Control.Subscribe[0] }
