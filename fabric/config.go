@@ -71,7 +71,7 @@ type Config struct {
 	// Control, if not nil, are the options of a second connection to URL, over which
 	// the node reaches its bucket, instead of NATS: for a server that keeps messages
 	// and the bucket in two accounts, so that no member can forge a sender by an
-	// answer of JetStream's. It excludes Conn.
+	// answer of JetStream's. URL then has no user in it. It excludes Conn.
 	Control []nats.Option
 
 	// Domain is the JetStream domain, if the server is a leaf node of it.
@@ -198,6 +198,9 @@ func (c *Config) checkConn() error {
 		parsed, err := url.Parse(u)
 		if err != nil || parsed.Hostname() == "" {
 			return &ConfigError{"URL", fmt.Sprintf("server %d of the list is no URL like nats://host:4222", i+1)}
+		}
+		if c.Control != nil && parsed.User != nil {
+			return &ConfigError{"URL", "with Control, no server has a user in its URL: nats.go would take it for both connections"}
 		}
 		switch parsed.Scheme {
 		case "nats", "tls", "ws", "wss":
