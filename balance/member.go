@@ -78,7 +78,7 @@ type wish struct {
 	Gone     bool   `json:"gone,omitempty"`
 }
 
-func groupKey(group, pid string) string { return "g." + group + "." + pid }
+func groupKey(group, pid string) string { return lease.KeyWish(group, pid) }
 
 // keepGone is the server's TTL of a wish that is over.
 const keepGone = time.Minute
@@ -115,7 +115,7 @@ func (m *member) begin(ctx context.Context, hold *lease.Hold) (err error) {
 		return err
 	}
 	m.roster, err = roster.Start(ctx, roster.Config{
-		Name: "g." + m.cfg.Group, Session: m.host.Session, Signals: m.host.Signals,
+		Name: lease.RosterGroup(m.cfg.Group), Session: m.host.Session, Signals: m.host.Signals,
 		Census: m.census, Quiet: m.cfg.Settle, Ceiling: MaxSettle, Logger: m.host.Logger,
 	})
 	if err != nil {

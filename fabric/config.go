@@ -68,6 +68,12 @@ type Config struct {
 	// has an error handler, and other users of the connection share its queue.
 	Conn *nats.Conn
 
+	// Control, if not nil, are the options of a second connection to URL, over which
+	// the node reaches its bucket, instead of NATS: for a server that keeps messages
+	// and the bucket in two accounts, so that no member can forge a sender by an
+	// answer of JetStream's. URL then has no user in it. It excludes Conn.
+	Control []nats.Option
+
 	// Domain is the JetStream domain, if the server is a leaf node of it.
 	Domain string
 
@@ -108,6 +114,13 @@ type Config struct {
 	// A passive node does not claim its PID, creates no bucket and needs none.
 	Passive bool
 
+	// Role is the most that the node does, so that it asks for no more permissions
+	// than the role has: see [Config.Permissions]. A member leads nothing
+	// ([ErrNotCandidate]) and coordinates no roster; a candidate does, and waits for
+	// another to create the bucket; an observer is Passive. Default [RoleAdmin]:
+	// everything.
+	Role Role
+
 	// OnUndeliverable is told of every send that turned out to have no receiver
 	// after Send returned. One call at a time; it must not block for long, nor call
 	// Flush or Leave. Each is also counted in Stats, and returned by the next Flush.
@@ -131,6 +144,10 @@ type Inbox struct {
 	// Off takes no messages at all, for services that only elect or balance:
 	// a sender is told ErrUnreachable.
 	Off bool
+	// MembersOnly takes nothing from [External]. Where members have permissions of
+	// their own, nobody is external: what seems to be is an answer of JetStream's that
+	// somebody had sent here.
+	MembersOnly bool
 }
 
 // A Policy is what a full inbox does.
@@ -153,6 +170,8 @@ func (c Config) withDefaults() (Config, error) {
 	c.Env = cmp.Or(c.Env, DefaultEnv)
 	c.PID = cmp.Or(c.PID, PID(nuid.Next()))
 	c.Lease = cmp.Or(c.Lease, DefaultLease)
+	c.Role = cmp.Or(c.Role, RoleAdmin)
+	c.Passive = c.Passive || c.Role == RoleObserver
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -173,6 +192,8 @@ func (c Config) withDefaults() (Config, error) {
 	switch {
 	case c.Lease < MinLease || c.Lease > MaxLease:
 		return c, &ConfigError{"Lease", fmt.Sprintf("%v is not within %v and %v", c.Lease, MinLease, MaxLease)}
+	case c.Role > RoleAdmin:
+		return c, &ConfigError{"Role", fmt.Sprintf("%d is none", c.Role)}
 	case c.Replicas < 0 || c.Replicas > 5:
 		return c, &ConfigError{"Replicas", fmt.Sprintf("%d is not within 1 and 5", c.Replicas)}
 	case c.Mode > Reliable:
@@ -198,6 +219,8 @@ func (c *Config) checkConn() error {
 			return &ConfigError{"URL", "it cannot be combined with Conn"}
 		case len(c.NATS) > 0:
 			return &ConfigError{"NATS", "options cannot be applied to a Conn that exists"}
+		case c.Control != nil:
+			return &ConfigError{"Control", "a node makes both connections or none"}
 		}
 		return nil
 	}
@@ -211,6 +234,9 @@ func (c *Config) checkConn() error {
 		parsed, err := url.Parse(u)
 		if err != nil || parsed.Hostname() == "" {
 			return &ConfigError{"URL", fmt.Sprintf("server %d of the list is no URL like nats://host:4222", i+1)}
+		}
+		if c.Control != nil && parsed.User != nil {
+			return &ConfigError{"URL", "with Control, no server has a user in its URL: nats.go would take it for both connections"}
 		}
 		switch parsed.Scheme {
 		case "nats", "tls", "ws", "wss":

@@ -68,6 +68,15 @@ func dial(ctx context.Context, cfg Config) (*link, error) {
 	}
 }
 
+// dialControl makes the second connection, if the bucket has one of its own.
+func dialControl(ctx context.Context, cfg Config, messages *link) (*link, error) {
+	if cfg.Control == nil {
+		return messages, nil
+	}
+	cfg.NATS = cfg.Control
+	return dial(ctx, cfg)
+}
+
 // options are the node's own, then the caller's, then the handlers that call both.
 func (l *link) options(ctx context.Context, cfg Config) []nats.Option {
 	ping := min(max(cfg.Lease/4, 250*time.Millisecond), 10*time.Second)
@@ -81,6 +90,7 @@ func (l *link) options(ctx context.Context, cfg Config) []nats.Option {
 		// that talks and does not hear.
 		nats.MaxPingsOutstanding(20),
 		nats.Timeout(connectTimeout(ctx)),
+		nats.CustomInboxPrefix(newSubjects(cfg.Cluster, cfg.Env, cfg.PID).inbox()),
 		nats.IgnoreAuthErrorAbort(),
 		nats.SkipSubjectValidation(), // every subject is built from checked names
 	}

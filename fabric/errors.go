@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/natsfabric/natsfabric/internal/kv"
+	"github.com/natsfabric/natsfabric/internal/lease"
 	"github.com/natsfabric/natsfabric/internal/token"
 )
 
@@ -34,6 +36,8 @@ var (
 	ErrDraining = errors.New("fabric: node is draining")
 	// ErrPassive: a passive node cannot do this.
 	ErrPassive = errors.New("fabric: node is passive")
+	// ErrNotCandidate: a node of [RoleMember] leads nothing.
+	ErrNotCandidate = lease.ErrNotCandidate
 	// ErrNotRequest: a reply to a message that did not ask for one.
 	ErrNotRequest = errors.New("fabric: message is not a request")
 	// ErrReplied: the request was answered before.
@@ -50,9 +54,15 @@ var (
 	ErrOldServer = errors.New("fabric: server too old")
 	// ErrPermission: the server's permissions do not allow what a node needs.
 	// See [PermissionError].
-	ErrPermission = errors.New("fabric: permission denied")
+	ErrPermission = kv.ErrPermission
 	// ErrConfig: a field of a Config is not usable. See [ConfigError].
 	ErrConfig = errors.New("fabric: bad configuration")
+	// ErrBucketConfig: a setting of the bucket is not a fabric's. See
+	// [BucketConfigError].
+	ErrBucketConfig = kv.ErrBucketConfig
+	// ErrForeignRecord: a record of the bucket is not the fabric's. It neither grants
+	// nor revokes, and is not overwritten. See [ForeignRecordError].
+	ErrForeignRecord = kv.ErrForeign
 	// ErrBucket: the bucket exists but is not set up as a fabric's, or holds a
 	// record that is not the fabric's.
 	ErrBucket = errors.New("fabric: bucket not usable")
@@ -73,6 +83,14 @@ func (e *ConfigError) Error() string {
 }
 func (e *ConfigError) Unwrap() error { return ErrConfig }
 
+// A BucketConfigError names a setting of the bucket, what it is, and what a fabric
+// needs. It wraps [ErrBucketConfig].
+type BucketConfigError = kv.ConfigError
+
+// A ForeignRecordError names the key of a record that is not the fabric's. It wraps
+// [ErrForeignRecord].
+type ForeignRecordError = kv.ForeignError
+
 // A PIDInUseError says who holds the PID. It wraps [ErrPIDInUse].
 type PIDInUseError struct {
 	PID   PID
@@ -87,15 +105,7 @@ func (e *PIDInUseError) Unwrap() error { return ErrPIDInUse }
 
 // A PermissionError names the subject that the server's permissions refuse. It
 // wraps [ErrPermission].
-type PermissionError struct {
-	Op      string // "publish" or "subscribe"
-	Subject string
-}
-
-func (e *PermissionError) Error() string {
-	return fmt.Sprintf("fabric: permission denied: allow %s %q", e.Op, e.Subject)
-}
-func (e *PermissionError) Unwrap() error { return ErrPermission }
+type PermissionError = kv.PermissionError
 
 // A RemoteError is the error that the handler of a request, or of a message to be
 // acknowledged, returned: as text, with a Code if the handler's error was, or

@@ -1,6 +1,7 @@
 package fabric
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,7 +46,12 @@ func Join(ctx context.Context, cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := newNode(ctx, cfg, l)
+	control, err := dialControl(ctx, cfg, l)
+	if err != nil {
+		l.close()
+		return nil, err
+	}
+	n := newNode(ctx, cfg, l, control)
 	if err := n.join(ctx); err != nil {
 		n.abort(err)
 		return nil, fmt.Errorf("join %s/%s as %s: %w", cfg.Cluster, cfg.Env, cfg.PID, explain(err))
@@ -54,19 +60,20 @@ func Join(ctx context.Context, cfg Config) (*Node, error) {
 	return n, nil
 }
 
-func newNode(ctx context.Context, cfg Config, l *link) *Node {
-	n := &Node{cfg: cfg, link: l, subjects: newSubjects(cfg.Cluster, cfg.Env, cfg.PID), left: make(chan struct{})}
-	l.prefix = n.subjects.prefix
+func newNode(ctx context.Context, cfg Config, l, control *link) *Node {
+	n := &Node{cfg: cfg, link: l, control: control, subjects: newSubjects(cfg.Cluster, cfg.Env, cfg.PID), left: make(chan struct{})}
+	l.prefix, control.prefix = n.subjects.prefix, n.subjects.prefix
 	n.ctx, n.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
-	n.bucket = bucketOf(l, cfg, n.subjects, n.alone)
+	n.bucket = bucketOf(control, cfg, n.subjects, n.alone)
 	return n
 }
 
 // bucketOf is the fabric's bucket over a connection.
 func bucketOf(l *link, cfg Config, s subjects, alone func(context.Context) (bool, error)) *kv.Bucket {
 	return kv.New(l.nc, kv.Config{
-		Name: "fab_" + cfg.Cluster + "_" + cfg.Env, Feed: s.feed(), Domain: cfg.Domain,
+		Name: kv.Name(cfg.Cluster, cfg.Env), Feed: s.feed(), Domain: cfg.Domain,
 		Replicas: cfg.Replicas, Lease: cfg.Lease, Alone: alone, Denied: l.refused, Logger: cfg.Logger,
+		NoCreate: cfg.Role < RoleAdmin, NoOpen: cfg.Role < RoleCandidate,
 	})
 }
 
@@ -89,18 +96,18 @@ func (n *Node) join(ctx context.Context) (err error) {
 	}
 	n.session, err = lease.Start(ctx, n.bucket, lease.Config{
 		PID: string(n.cfg.PID), Host: host, Lease: n.cfg.Lease, Meta: n.cfg.Meta,
-		Passive: n.cfg.Passive, Logger: n.cfg.Logger,
+		Passive: n.cfg.Passive, OwnOnly: n.cfg.Role < RoleCandidate, Logger: n.cfg.Logger,
 	})
 	if err != nil {
 		return err
 	}
 	n.holder.Store(n.session)
 	rc := roster.Config{
-		Name: "members", Session: n.session, Signals: signals{n.courier},
+		Name: lease.RosterMembers, Session: n.session, Signals: signals{n.courier},
 		Quiet: roster.DefaultQuiet, Ceiling: roster.DefaultCeiling, Logger: n.cfg.Logger,
 	}
 	if !n.cfg.Passive {
-		rc.Census = roster.Living(n.session)
+		rc.Census = roster.Living(n.session, n.foreign)
 	}
 	if n.members, err = roster.Start(ctx, rc); err != nil {
 		return err
@@ -109,7 +116,8 @@ func (n *Node) join(ctx context.Context) (err error) {
 	if err := n.awaitSelf(ctx); err != nil {
 		return err
 	}
-	return n.link.anyRefused() // a subscription to the feed or to the signals
+	// A subscription to the feed or to the signals.
+	return cmp.Or(n.link.anyRefused(), n.control.anyRefused())
 }
 
 // subscribe takes the node's subjects and waits until the server has them.
@@ -164,9 +172,9 @@ func (n *Node) awaitSelf(ctx context.Context) error {
 	})
 }
 
-// opened is called when some process finds the bucket new.
-func (n *Node) opened(*nats.Msg) {
-	if s := n.holder.Load(); s != nil {
+// opened is called when some process finds the bucket new, and asks.
+func (n *Node) opened(m *nats.Msg) {
+	if s := n.holder.Load(); s != nil && m.Reply != "" {
 		s.Poke()
 	}
 }
@@ -194,8 +202,8 @@ func explain(err error) error {
 	if e, ok := errors.AsType[*lease.HeldError](err); ok {
 		return &PIDInUseError{PID: PID(e.PID), Host: e.Host, Since: e.Since}
 	}
-	if e, ok := errors.AsType[*kv.PermissionError](err); ok {
-		return &PermissionError{Op: e.Op, Subject: e.Subject}
+	if e, ok := errors.AsType[*PermissionError](err); ok {
+		return e
 	}
 	if e, ok := errors.AsType[*kv.LeaseError](err); ok {
 		return &ConfigError{"Lease", fmt.Sprintf("%v is longer than %v, which the fabric's first member fixed as its longest", e.Lease, e.Longest)}

@@ -63,16 +63,29 @@ const (
 	Lost
 	// Rejoined: the node holds its PID again, under the Incarnation of the event.
 	Rejoined
+	// Misconfigured: somebody has changed the bucket's settings; Err is a
+	// [*BucketConfigError]. Nothing ends, but what the setting protects from can
+	// happen now. They are looked at every 30 s. Once for each change.
+	Misconfigured
+	// Mended: the settings are right again.
+	Mended
+	// Foreign: a record of the bucket is not the fabric's; Err is a
+	// [*ForeignRecordError]. Reported by the node that coordinates the members, for
+	// the records of PIDs and sessions.
+	Foreign
 )
 
-var eventNames = [...]string{Disconnected: "disconnected", Reconnected: "reconnected", Lost: "lost", Rejoined: "rejoined"}
+var eventNames = [...]string{
+	Disconnected: "disconnected", Reconnected: "reconnected", Lost: "lost", Rejoined: "rejoined",
+	Misconfigured: "misconfigured", Mended: "mended", Foreign: "foreign",
+}
 
-// String returns "disconnected", "reconnected", "lost" or "rejoined".
+// String returns the kind's name in lower case.
 func (k EventKind) String() string { return eventNames[k] }
 
 // An Event is something that happened to this node itself.
 type Event struct {
 	Kind        EventKind
 	Incarnation uint64 // of Rejoined
-	Err         error  // the cause of Disconnected and Lost, if known
+	Err         error  // the cause of Disconnected and Lost, if known; what is wrong
 }

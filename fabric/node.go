@@ -19,6 +19,7 @@ import (
 type Node struct {
 	cfg      Config
 	link     *link
+	control  *link // that of the bucket; link itself unless Config.Control
 	subjects subjects
 	bucket   *kv.Bucket
 	courier  *courier
@@ -84,9 +85,14 @@ func (n *Node) Host() *roster.Host {
 // begin starts what runs until the node ends.
 func (n *Node) begin() {
 	n.link.tell(n.asyncError)
-	n.wg.Go(n.followConn)
+	n.wg.Go(func() { n.followConn(n.link) })
+	if n.control != n.link {
+		n.control.tell(n.asyncError)
+		n.wg.Go(func() { n.followConn(n.control) })
+	}
 	if !n.cfg.Passive {
 		n.wg.Go(n.followSession)
+		n.wg.Go(n.followBucket)
 	}
 	n.cfg.Logger.Info("joined", "pid", n.cfg.PID, "cluster", n.cfg.Cluster, "env", n.cfg.Env, "rev", n.Incarnation())
 }
@@ -104,11 +110,11 @@ func (n *Node) asyncError(err error, sub *nats.Subscription) {
 	}
 }
 
-// followConn reacts to the connection's state.
-func (n *Node) followConn() {
-	changes := n.link.nc.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.CLOSED)
-	defer n.link.nc.RemoveStatusListener(changes)
-	if n.link.nc.IsClosed() { // before anybody listened
+// followConn reacts to the state of one of the node's connections.
+func (n *Node) followConn(l *link) {
+	changes := l.nc.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.CLOSED)
+	defer l.nc.RemoveStatusListener(changes)
+	if l.nc.IsClosed() { // before anybody listened
 		n.disconnect()
 		return
 	}
@@ -122,7 +128,7 @@ func (n *Node) followConn() {
 			}
 			switch status {
 			case nats.RECONNECTING:
-				n.events.add(Event{Kind: Disconnected, Err: n.link.nc.LastError()})
+				n.events.add(Event{Kind: Disconnected, Err: l.nc.LastError()})
 			case nats.CONNECTED:
 				n.events.add(Event{Kind: Reconnected})
 				n.courier.reconnected()
@@ -174,6 +180,49 @@ func (n *Node) followSession() {
 	}
 }
 
+// inspectEvery is how often a node looks at the bucket's settings.
+const inspectEvery = 30 * time.Second
+
+// followBucket reports settings of the bucket that are not a fabric's.
+func (n *Node) followBucket() {
+	ticker := time.NewTicker(inspectEvery)
+	defer ticker.Stop()
+	told := ""
+	for {
+		select {
+		case <-ticker.C:
+		case <-n.ctx.Done():
+			return
+		}
+		_, wrong, err := n.bucket.Inspect(n.ctx)
+		if err != nil { // not there, or not to be asked: the session finds that out
+			continue
+		}
+		now := ""
+		for _, w := range wrong {
+			now += w.Error() + "\n"
+		}
+		switch {
+		case now == told:
+		case now == "":
+			n.cfg.Logger.Info("the bucket's settings are right again", "pid", n.cfg.PID)
+			n.events.add(Event{Kind: Mended})
+		default:
+			for _, w := range wrong {
+				n.cfg.Logger.Warn("the bucket's settings were changed", "pid", n.cfg.PID, "err", w)
+				n.events.add(Event{Kind: Misconfigured, Err: w})
+			}
+		}
+		told = now
+	}
+}
+
+// foreign reports a record that is not the fabric's.
+func (n *Node) foreign(err error) {
+	n.cfg.Logger.Warn("a record is not the fabric's", "pid", n.cfg.PID, "err", err)
+	n.events.add(Event{Kind: Foreign, Err: err})
+}
+
 // end ends the node for a cause other than Leave: nothing is held any more, and
 // what is sent to the PID is for somebody else.
 func (n *Node) end(cause error) {
@@ -218,6 +267,7 @@ func (n *Node) shut(cause error) {
 		n.courier.close()
 	}
 	n.link.close()
+	n.control.close()
 }
 
 // abort undoes an unfinished Join, gracefully: the PID may be held.

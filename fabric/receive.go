@@ -280,6 +280,9 @@ func (d *decoder) senderOf(m *nats.Msg) *sender {
 		}
 		s.own = s.from == d.c.cfg.pid
 	}
+	if s.from == External && d.c.cfg.inbox.MembersOnly {
+		return nil
+	}
 	if d.senders == nil || len(d.senders) >= maxSenders {
 		d.senders = make(map[string]*sender)
 	}

@@ -13,14 +13,24 @@ import (
 //	class  publish to                     subscribe to   for
 //	u      P.u.<to>.<from>                P.u.<me>.*     point to point
 //	b      P.b.<from>                     P.b.*          broadcast
+//	g      P.g.<topic>.<from>             P.g.<topic>.*  topics
+//	q      P.q.<service>.<from>           the same, in a queue group: anycast
+//	s      P.s.<to>.<from>.<stream>       P.s.<me>.*.*   chunks of large messages
+//	d      P.d.<to>.<from>                (a stream)     durable mailboxes
 //	y      P.y.<kind>.<from>              P.y.<kind>.*   the fabric's own signals
 //	r      P.r.<to>.<from>.<tag>.<id>     P.r.<me>.>     answers, the server's 503 (wire.go)
 //	kv     (the bucket's RePublish)       P.kv.>         changes of the bucket
+//	i      (the server)                   P.i.<me>.>     answers to requests of nats.go
 const (
 	classPeer   = "u."
 	classCast   = "b."
 	classSignal = "y."
 	classReply  = "r."
+	classTopic  = "g."
+	classQueue  = "q."
+	classChunk  = "s."
+	classMail   = "d."
+	classInbox  = "i."
 	classFeed   = "kv"
 )
 
@@ -85,6 +95,35 @@ func (s subjects) replyAll() string { return s.atMe + ">" }
 
 // feed is the token under which the bucket's changes are republished.
 func (s subjects) feed() string { return s.prefix + classFeed }
+
+// topic is where this node publishes to a topic.
+func (s subjects) topic(name string) string { return s.prefix + classTopic + name + "." + string(s.me) }
+
+// topicAll matches everything that is published to a topic.
+func (s subjects) topicAll(name string) string { return s.prefix + classTopic + name + ".*" }
+
+// service is where this node publishes what one of a service's processes is to take.
+func (s subjects) service(name string) string {
+	return s.prefix + classQueue + name + "." + string(s.me)
+}
+
+// serviceAll matches everything for a service.
+func (s subjects) serviceAll(name string) string { return s.prefix + classQueue + name + ".*" }
+
+// chunk is where this node publishes the parts of a stream to the process to.
+func (s subjects) chunk(to PID, stream string) string {
+	return s.prefix + classChunk + string(to) + "." + string(s.me) + "." + stream
+}
+
+// chunkAll matches the parts of all streams to this node.
+func (s subjects) chunkAll() string { return s.prefix + classChunk + string(s.me) + ".*.*" }
+
+// mail is where this node publishes to the durable mailbox of the process to.
+func (s subjects) mail(to PID) string { return s.prefix + classMail + string(to) + "." + string(s.me) }
+
+// inbox is the prefix of the addresses at which this node's connection awaits
+// answers of the server. Its own, so that no other process may listen there.
+func (s subjects) inbox() string { return s.prefix + classInbox + string(s.me) }
 
 // parsePeer returns who published to subject, one that peerAll matched.
 func (s subjects) parsePeer(subject string) (from PID, ok bool) {

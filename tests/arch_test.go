@@ -64,6 +64,8 @@ var rules = []rule{
 	{"balance", []string{"election", "embedded", "cmd", "internal/natstest"}, nil, "a group needs no leader that the user sees: " + arrows},
 	{"balance", []string{"third"}, client, library},
 	{"embedded", []string{"ours"}, nil, "the fabric cannot tell an embedded server from another"},
+	{"internal/permission", []string{"balance", "election", "embedded", "cmd", "internal/natstest"}, nil, "it writes down what fabric says"},
+	{"internal/permission", []string{"third"}, client, library},
 	{"internal/natstest", []string{"fabric", "election", "balance", "embedded", "cmd", "internal/kv", "internal/lease", "internal/roster"}, nil, "everyone's tests use it"},
 	{"cmd/fabric-node", []string{"internal/natstest"}, nil, "a program is not a test"},
 }
@@ -237,7 +239,7 @@ var vague = []string{"util", "utils", "common", "helper", "helpers", "types", "m
 // homes says in which file a literal may begin with a prefix, outside of tests.
 var homes = []struct{ prefix, file, why string }{
 	{"fab.", "fabric/subject.go", "subjects are decided in one place"},
-	{"fab_", "fabric/join.go", "the bucket's name is decided in one place"},
+	{"fab_", "internal/kv/subject.go", "the bucket's name is decided in one place"},
 	{"$KV.", "internal/kv/", "the bucket's subjects are decided in one package"},
 	{"$JS.", "internal/kv/", "JetStream's API is used in one package"},
 }

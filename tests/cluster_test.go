@@ -314,7 +314,7 @@ var needs = map[string][]string{
 	},
 	"subscribe": {
 		"fab.t.production.u.a.*", "fab.t.production.b.*", "fab.t.production.r.a.>",
-		"fab.t.production.y.open.*", "fab.t.production.y.view-members.*", "fab.t.production.kv.>", "_INBOX.>",
+		"fab.t.production.y.open.*", "fab.t.production.y.view-members.*", "fab.t.production.kv.>", "fab.t.production.i.a.>",
 	},
 }
 

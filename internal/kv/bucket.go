@@ -23,6 +23,8 @@ type Config struct {
 	Domain   string        // JetStream domain, or empty
 	Replicas int           // when created; 0 = 3 on a cluster, else 1
 	Lease    time.Duration // of this process; the longest, if it creates the bucket
+	// NoCreate: wait for another to create the bucket. NoOpen: and to open it.
+	NoCreate, NoOpen bool
 
 	// Alone reports whether no process of the fabric is connected anywhere.
 	Alone func(context.Context) (bool, error)
@@ -59,12 +61,8 @@ type Bucket struct {
 
 // New returns a handle. It does no I/O.
 func New(nc *nats.Conn, cfg Config) *Bucket {
-	b := &Bucket{nc: nc, cfg: cfg, logger: cfg.Logger, api: "$JS.API.", prefix: "$KV." + cfg.Name + "."}
-	if cfg.Domain != "" {
-		b.api = "$JS." + cfg.Domain + ".API."
-		b.prefix = b.api + b.prefix
-	}
-	return b
+	api, prefix := subjects(cfg.Name, cfg.Domain)
+	return &Bucket{nc: nc, cfg: cfg, logger: cfg.Logger, api: api, prefix: prefix}
 }
 
 // Longest returns the longest lease of the fabric, known once open.
@@ -101,7 +99,7 @@ func (b *Bucket) Get(ctx context.Context, key string) (Entry, error) {
 		} `json:"message"`
 	}
 	req := `{"last_by_subj":"$KV.` + b.cfg.Name + "." + key + `"}`
-	err := b.call(ctx, "STREAM.MSG.GET."+b.stream(), req, &resp)
+	err := b.call(ctx, verbGet+b.stream(), req, &resp)
 	e := Entry{Key: key, Seen: time.Now()}
 	if a, ok := errors.AsType[*apiError](err); ok && a.ErrCode == codeMessageNotFound {
 		return e, nil
@@ -153,7 +151,7 @@ func (b *Bucket) keys(ctx context.Context, pattern string) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := b.call(ctx, "STREAM.INFO."+b.stream(), string(req), &info); err != nil {
+		if err := b.call(ctx, verbInfo+b.stream(), string(req), &info); err != nil {
 			return nil, fmt.Errorf("list %s: %w", pattern, err)
 		}
 		for s := range info.State.Subjects {
@@ -249,7 +247,7 @@ func (b *Bucket) saw(rev uint64) {
 	b.highest = max(b.highest, rev)
 }
 
-func (b *Bucket) stream() string { return "KV_" + b.cfg.Name }
+func (b *Bucket) stream() string { return streamOf(b.cfg.Name) }
 
 func (b *Bucket) call(ctx context.Context, verb, req string, resp any) error {
 	return b.roundTrip(ctx, &nats.Msg{Subject: b.api + verb, Data: []byte(req)}, resp)

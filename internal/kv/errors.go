@@ -30,12 +30,26 @@ var (
 	ErrOldServer = errors.New("JetStream API level below 1")
 )
 
-// A PermissionError names the subject that the server refused.
-type PermissionError struct{ Op, Subject string }
+// ErrPermission: the server's permissions do not allow what is needed.
+var ErrPermission = errors.New("fabric: permission denied")
 
-func (e *PermissionError) Error() string { return "permission denied: " + e.Op + " " + e.Subject }
+// A PermissionError names the subject that the server's permissions refuse. It
+// wraps [ErrPermission].
+type PermissionError struct {
+	Op      string // "publish" or "subscribe"
+	Subject string
+}
 
-// A ConfigError names a setting of the existing stream that a fabric cannot use.
+func (e *PermissionError) Error() string {
+	return fmt.Sprintf("%v: allow %s %q", ErrPermission, e.Op, e.Subject)
+}
+func (e *PermissionError) Unwrap() error { return ErrPermission }
+
+// ErrBucketConfig: a setting of the bucket is not a fabric's.
+var ErrBucketConfig = errors.New("fabric: bucket is set up otherwise")
+
+// A ConfigError names a setting of the bucket that a fabric cannot use. It wraps
+// [ErrBucketConfig].
 type ConfigError struct {
 	Bucket, Field string
 	Want, Got     any
@@ -44,6 +58,19 @@ type ConfigError struct {
 func (e *ConfigError) Error() string {
 	return fmt.Sprintf("bucket %s: %s is %v, want %v", e.Bucket, e.Field, e.Got, e.Want)
 }
+func (e *ConfigError) Unwrap() error { return ErrBucketConfig }
+
+// ErrForeign: a record of the bucket is not the fabric's.
+var ErrForeign = errors.New("fabric: record is not the fabric's")
+
+// A ForeignError says that a key holds something that is not the fabric's: it
+// neither grants nor revokes, and is not overwritten. It wraps [ErrForeign].
+type ForeignError struct{ Key string }
+
+func (e *ForeignError) Error() string {
+	return fmt.Sprintf("key %s of the bucket holds a record that is not the fabric's", e.Key)
+}
+func (e *ForeignError) Unwrap() error { return ErrForeign }
 
 // A LeaseError refuses a lease longer than the fabric's longest.
 type LeaseError struct{ Lease, Longest time.Duration }

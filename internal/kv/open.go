@@ -15,8 +15,8 @@ import (
 // MaxRecord is the largest record, in bytes.
 const MaxRecord = 512 << 10
 
-// keyOpen is the record that opens a bucket.
-const keyOpen = "b"
+// KeyOpen is the record that opens a bucket.
+const KeyOpen = "b"
 
 // An openRecord opens the bucket that was created at Created, and no other: a
 // late write must not open the next one.
@@ -62,7 +62,8 @@ func final(err error) bool {
 	_, permission := errors.AsType[*PermissionError](err)
 	_, config := errors.AsType[*ConfigError](err)
 	_, lease := errors.AsType[*LeaseError](err)
-	return permission || config || lease
+	_, foreign := errors.AsType[*ForeignError](err)
+	return permission || config || lease || foreign
 }
 
 func (b *Bucket) open(ctx context.Context) error {
@@ -73,7 +74,7 @@ func (b *Bucket) open(ctx context.Context) error {
 		}
 	}
 	made := false
-	if errors.Is(err, ErrNoBucket) {
+	if errors.Is(err, ErrNoBucket) && !b.cfg.NoCreate {
 		info, err = b.create(ctx)
 		made = err == nil
 		if e, ok := errors.AsType[*apiError](err); ok && e.ErrCode == codeNameInUse {
@@ -91,22 +92,24 @@ func (b *Bucket) open(ctx context.Context) error {
 
 // checkServer asks for the account's JetStream and its API level.
 func (b *Bucket) checkServer(ctx context.Context) error {
-	var account struct {
-		API struct {
-			Level int `json:"level"`
-		} `json:"api"`
-	}
-	err := b.call(ctx, "INFO", "", &account)
+	_, err := b.Account(ctx)
+	return err
+}
+
+// Account reads what the account may have of JetStream, and has.
+func (b *Bucket) Account(ctx context.Context) (*jetstream.AccountInfo, error) {
+	account := new(jetstream.AccountInfo)
+	err := b.call(ctx, verbAccount, "", account)
 	if errors.Is(err, nats.ErrNoResponders) {
-		return fmt.Errorf("nobody answers %sINFO: %w", b.api, ErrNoJetStream)
+		return nil, fmt.Errorf("nobody answers %sINFO: %w", b.api, ErrNoJetStream)
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if account.API.Level < 1 {
-		return fmt.Errorf("level %d: %w", account.API.Level, ErrOldServer)
+		return nil, fmt.Errorf("level %d: %w", account.API.Level, ErrOldServer)
 	}
-	return nil
+	return account, nil
 }
 
 // config is how the bucket is set up, and why: DESIGN.md, "The bucket".
@@ -147,7 +150,7 @@ func (b *Bucket) create(ctx context.Context) (*jetstream.StreamInfo, error) {
 		return nil, err
 	}
 	info := new(jetstream.StreamInfo)
-	if err := b.call(ctx, "STREAM.CREATE."+b.stream(), string(req), info); err != nil {
+	if err := b.call(ctx, verbCreate+b.stream(), string(req), info); err != nil {
 		return nil, fmt.Errorf("create bucket %s with %d replicas: %w", b.cfg.Name, replicas, err)
 	}
 	b.logger.Info("bucket created", "bucket", b.cfg.Name, "replicas", replicas)
@@ -165,10 +168,20 @@ func (b *Bucket) Clock(ctx context.Context) (time.Time, error) {
 
 func (b *Bucket) info(ctx context.Context) (*jetstream.StreamInfo, error) {
 	info := new(jetstream.StreamInfo)
-	if err := b.call(ctx, "STREAM.INFO."+b.stream(), "", info); err != nil {
+	if err := b.call(ctx, verbInfo+b.stream(), "", info); err != nil {
 		return nil, fmt.Errorf("bucket %s: %w", b.cfg.Name, err)
 	}
 	return info, nil
+}
+
+// Inspect reads the bucket's stream as it is, and how its settings differ from what
+// safety depends on.
+func (b *Bucket) Inspect(ctx context.Context) (*jetstream.StreamInfo, []*ConfigError, error) {
+	info, err := b.info(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	return info, b.differences(info.Config), nil
 }
 
 // check returns the first difference in what safety depends on.
@@ -224,13 +237,16 @@ func (b *Bucket) unlock(ctx context.Context, created time.Time, made bool) error
 	b.mu.Unlock()
 	ask := made || newcomer
 	for since := time.Now(); ; {
-		e, err := b.Get(ctx, keyOpen)
+		e, err := b.Get(ctx, KeyOpen)
 		if err != nil {
 			return err
 		}
 		var r openRecord
-		if json.Unmarshal(e.Value, &r) == nil && r.Key == keyOpen && r.Created.Equal(created) && r.LeaseMS > 0 {
+		if json.Unmarshal(e.Value, &r) == nil && r.Key == KeyOpen && r.Created.Equal(created) && r.LeaseMS > 0 {
 			return b.opened(created, time.Duration(r.LeaseMS)*time.Millisecond)
+		}
+		if e.Value != nil && r.Key != KeyOpen {
+			return &ForeignError{Key: KeyOpen}
 		}
 		if ask {
 			// Also a newcomer that did not make it asks: that makes the nodes which are
@@ -240,7 +256,7 @@ func (b *Bucket) unlock(ctx context.Context, created time.Time, made bool) error
 				wait = 0
 			}
 		}
-		if time.Since(since) >= wait {
+		if time.Since(since) >= wait && !b.cfg.NoOpen {
 			if err := b.writeOpen(ctx, e.Rev, created); err != nil {
 				return err
 			}
@@ -253,11 +269,11 @@ func (b *Bucket) unlock(ctx context.Context, created time.Time, made bool) error
 }
 
 func (b *Bucket) writeOpen(ctx context.Context, rev uint64, created time.Time) error {
-	value, err := json.Marshal(openRecord{Key: keyOpen, Created: created, LeaseMS: (b.Longest() + time.Millisecond - 1).Milliseconds()})
+	value, err := json.Marshal(openRecord{Key: KeyOpen, Created: created, LeaseMS: (b.Longest() + time.Millisecond - 1).Milliseconds()})
 	if err != nil {
 		return err
 	}
-	_, err = b.Put(ctx, Write{Key: keyOpen, Value: value, GuardRev: rev})
+	_, err = b.Put(ctx, Write{Key: KeyOpen, Value: value, GuardRev: rev})
 	if errors.Is(err, ErrRefused) {
 		return nil // somebody was first; the next read shows who
 	}

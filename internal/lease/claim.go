@@ -99,8 +99,8 @@ type Policy struct {
 
 // Acquire waits until the claim is ours. The grant's context ends grace before the
 // claim can be another's. An error is ctx's cause, why the session is not held, or
-// a [*ForeignError]; a write that may still land by then is settled and given back
-// in the background.
+// [ErrNotCandidate], a [*ForeignError], or a [*kv.PermissionError]; a write that may
+// still land by then is settled and given back in the background.
 func (c *Claim) Acquire(ctx context.Context, grace time.Duration) (*Grant, error) {
 	return c.AcquireBy(ctx, Policy{Grace: grace})
 }
@@ -113,6 +113,9 @@ func (c *Claim) AcquireFree(ctx context.Context, grace time.Duration) (*Grant, e
 
 // AcquireBy is Acquire under the policy p.
 func (c *Claim) AcquireBy(ctx context.Context, p Policy) (*Grant, error) {
+	if c.s.cfg.OwnOnly {
+		return nil, ErrNotCandidate
+	}
 	defer c.enter()()
 	select {
 	case c.turn <- struct{}{}:
@@ -145,7 +148,7 @@ func (c *Claim) AcquireBy(ctx context.Context, p Policy) (*Grant, error) {
 			return nil, context.Cause(ctx)
 		}
 		_, foreign := errors.AsType[*ForeignError](err)
-		if !foreign && err != nil && !errors.Is(err, ErrTaken) {
+		if !foreign && err != nil && !errors.Is(err, ErrTaken) && !errors.Is(err, kv.ErrPermission) {
 			c.s.cfg.Logger.Debug("cannot claim yet", "key", c.key, "err", err)
 			err = kv.Pause(ctx, n)
 		}

@@ -17,6 +17,8 @@ var (
 	ErrTaken = errors.New("claim is taken")
 	// ErrFenced: the claim was another's since, or is.
 	ErrFenced = errors.New("fenced")
+	// ErrNotCandidate: the session writes its own records only.
+	ErrNotCandidate = errors.New("fabric: node is not a candidate")
 	// ErrPassive: a passive session holds nothing.
 	ErrPassive = errors.New("session is passive")
 )

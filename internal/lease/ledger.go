@@ -51,7 +51,7 @@ func parseEntry(e kv.Entry) (r EntryRecord, err error) {
 	}
 	err = parse(e, &r)
 	if err == nil && (r.Key != e.Key || r.Token == 0) {
-		err = &ForeignError{e.Key}
+		err = &ForeignError{Key: e.Key}
 	}
 	return r, err
 }

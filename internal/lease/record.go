@@ -2,7 +2,7 @@ package lease
 
 import (
 	"encoding/json"
-	"fmt"
+	"strings"
 	"time"
 
 	"github.com/natsfabric/natsfabric/internal/kv"
@@ -10,18 +10,32 @@ import (
 
 // Keys of the bucket.
 const (
-	prefixPID     = "c.p."
+	prefixClaim   = "c."
+	prefixPID     = prefixClaim + "p."
 	prefixSession = "s."
+	prefixWish    = "g."
 	// Sessions and PIDs match every session and every PID's claim.
 	Sessions = prefixSession + "*"
 	PIDs     = prefixPID + "*"
 )
 
-// KeyPID, KeySession name a PID's records. KeyElection and KeyRoster name claims.
+// KeyPID, KeySession name a PID's records. KeyElection and KeyRoster name claims,
+// KeyView the view of a roster, KeyWish what a PID wants of a balance group. Instead
+// of a name, each takes a wildcard.
 func KeyPID(pid string) string       { return prefixPID + pid }
 func KeySession(pid string) string   { return prefixSession + pid }
 func KeyElection(name string) string { return "c.e." + name }
 func KeyRoster(name string) string   { return "c.r." + name }
+func KeyView(name string) string     { return "v." + name }
+func KeyWish(group, pid string) string {
+	return prefixWish + group + "." + pid
+}
+
+// Names of rosters.
+const RosterMembers = "members"
+
+// RosterGroup names the roster of a balance group.
+func RosterGroup(group string) string { return prefixWish + group }
 
 // States of a record.
 const (
@@ -93,17 +107,13 @@ func (r ClaimRecord) Held() bool { return r.State == stateHeld }
 
 // A ForeignError says that a key holds something that is not the fabric's: it
 // neither grants nor revokes, and is not overwritten.
-type ForeignError struct{ Key string }
-
-func (e *ForeignError) Error() string {
-	return fmt.Sprintf("key %s of the bucket holds a record that is not the fabric's", e.Key)
-}
+type ForeignError = kv.ForeignError
 
 // ParsePID reads a PID's claim.
 func ParsePID(e kv.Entry) (r PIDRecord, err error) {
 	err = parse(e, &r)
 	if err == nil && (r.Key != e.Key || e.Key != KeyPID(r.PID) || r.State != stateHeld && r.State != stateLeft && r.State != stateDead) {
-		err = &ForeignError{e.Key}
+		err = &ForeignError{Key: e.Key}
 	}
 	return r, err
 }
@@ -112,7 +122,7 @@ func ParsePID(e kv.Entry) (r PIDRecord, err error) {
 func ParseSession(e kv.Entry) (r SessionRecord, err error) {
 	err = parse(e, &r)
 	if err == nil && (r.Key != e.Key || e.Key != KeySession(r.PID) || r.Inc == 0 || r.LeaseMS <= 0) {
-		err = &ForeignError{e.Key}
+		err = &ForeignError{Key: e.Key}
 	}
 	return r, err
 }
@@ -121,14 +131,35 @@ func ParseSession(e kv.Entry) (r SessionRecord, err error) {
 func ParseClaim(e kv.Entry) (r ClaimRecord, err error) {
 	err = parse(e, &r)
 	if err == nil && (r.Key != e.Key || r.State != stateHeld && r.State != stateReleased && r.State != stateHandover) {
-		err = &ForeignError{e.Key}
+		err = &ForeignError{Key: e.Key}
 	}
 	return r, err
 }
 
+// Verify reports a record, of any key, that is not the fabric's.
+func Verify(e kv.Entry) error {
+	var err error
+	switch {
+	case strings.HasPrefix(e.Key, prefixPID):
+		_, err = ParsePID(e)
+	case strings.HasPrefix(e.Key, prefixSession):
+		_, err = ParseSession(e)
+	case strings.HasPrefix(e.Key, prefixClaim):
+		_, err = ParseClaim(e)
+	default:
+		var r struct {
+			Key string `json:"key"`
+		}
+		if err = parse(e, &r); err == nil && r.Key != e.Key {
+			err = &ForeignError{Key: e.Key}
+		}
+	}
+	return err
+}
+
 func parse(e kv.Entry, r any) error {
 	if err := json.Unmarshal(e.Value, r); err != nil {
-		return &ForeignError{e.Key}
+		return &ForeignError{Key: e.Key}
 	}
 	return nil
 }

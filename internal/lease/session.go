@@ -20,6 +20,7 @@ type Config struct {
 	Lease   time.Duration
 	Meta    map[string]string
 	Passive bool  // takes no PID, holds nothing; watches only
+	OwnOnly bool  // takes no claims and ends nobody: writes the PID's own records only
 	Clock   Clock // default SystemClock
 	Logger  *slog.Logger
 }
@@ -111,6 +112,9 @@ func (s *Session) Bucket() *kv.Bucket { return s.b }
 
 // PID returns the PID.
 func (s *Session) PID() string { return s.cfg.PID }
+
+// Candidate reports whether the session takes claims.
+func (s *Session) Candidate() bool { return !s.cfg.OwnOnly && !s.cfg.Passive }
 
 // Lease returns the session's lease.
 func (s *Session) Lease() time.Duration { return s.cfg.Lease }
@@ -220,16 +224,18 @@ func (s *Session) retake() (*Hold, error) {
 			if hold, err = s.take(s.life); err == nil {
 				return hold, nil
 			}
+			_, held := errors.AsType[*HeldError](err)
+			if held || errors.Is(err, kv.ErrForeign) {
+				return nil, err
+			}
 		}
-		_, held := errors.AsType[*HeldError](err)
-		_, foreign := errors.AsType[*ForeignError](err)
-		if held || foreign || kv.Pause(s.life, n) != nil {
+		if kv.Pause(s.life, n) != nil {
 			return nil, err
 		}
 		s.cfg.Logger.Warn("cannot take the PID again yet", "pid", s.cfg.PID, "err", err)
 		_, config := errors.AsType[*kv.ConfigError](err)
 		_, lease := errors.AsType[*kv.LeaseError](err)
-		if config || lease { // a person must mend it: that takes longer
+		if config || lease || errors.Is(err, kv.ErrPermission) || errors.Is(err, kv.ErrForeign) { // a person must mend it: that takes longer
 			for range 1 << min(n, 5) {
 				kv.Pause(s.life, 3)
 			}

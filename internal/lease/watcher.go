@@ -23,6 +23,8 @@ type Watcher struct {
 	// younger than a record that an earlier one left behind.
 	born time.Time
 	v    Vigil
+	// denied is why the server will not let us end it, if it does not.
+	denied error
 }
 
 // Watcher returns a watcher of an incarnation that was seen to be held.
@@ -74,6 +76,9 @@ func (w *Watcher) Challenge(ctx context.Context) (over bool, wait time.Duration)
 		if e, err := w.s.b.Get(ctx, KeySession(w.pid)); err == nil {
 			w.See(e)
 		}
+	case errors.Is(err, kv.ErrPermission):
+		w.denied = err
+		return false, renewEvery(w.s.cfg.Lease)
 	case errors.Is(err, kv.ErrUnknown):
 		w.v.Postpone(time.Now()) // the store does not answer us; perhaps nor its holder
 	}
@@ -99,7 +104,7 @@ func (s *Session) End(ctx context.Context, pid string, inc, guard uint64) error 
 
 // outlive returns when incarnation inc of pid is over, and ends it when its lease
 // has run out. alive, if not nil, is called at a sign of life; its error ends the
-// wait.
+// wait, and so does not being permitted to end it.
 func (s *Session) outlive(ctx context.Context, pid string, inc uint64, alive func() error) error {
 	claim, err := s.b.Watch(ctx, KeyPID(pid))
 	if err != nil {
@@ -144,6 +149,9 @@ func (s *Session) outlive(ctx context.Context, pid string, inc uint64, alive fun
 		over, wait := w.Challenge(ctx)
 		if over {
 			return nil
+		}
+		if w.denied != nil {
+			return w.denied
 		}
 		if told {
 			wait = min(wait, retryChallenge)

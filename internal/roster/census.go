@@ -11,8 +11,9 @@ import (
 
 // Living returns the census of a fabric: every PID whose claim is held and whose
 // session was seen under that incarnation. It ends the sessions whose lease ran
-// out; nobody else follows them all.
-func Living(s *lease.Session) Census {
+// out; nobody else follows them all. foreign is told of each record that is not
+// the fabric's, once for each revision.
+func Living(s *lease.Session, foreign func(error)) Census {
 	return func(ctx context.Context, before *View, report func(Count)) error {
 		pids, err := s.Bucket().Watch(ctx, lease.PIDs)
 		if err != nil {
@@ -24,7 +25,7 @@ func Living(s *lease.Session) Census {
 			return err
 		}
 		defer sessions.Close()
-		c := &living{s: s, before: before, people: map[string]*person{}}
+		c := &living{s: s, foreign: foreign, before: before, people: map[string]*person{}}
 		return c.run(ctx, pids, sessions, report)
 	}
 }
@@ -40,10 +41,11 @@ type person struct {
 }
 
 type living struct {
-	s      *lease.Session
-	before *View
-	people map[string]*person
-	next   time.Time // when the first lease may run out; the renewals only put it off
+	s       *lease.Session
+	foreign func(error)
+	before  *View
+	people  map[string]*person
+	next    time.Time // when the first lease may run out; the renewals only put it off
 }
 
 func (c *living) run(ctx context.Context, pids, sessions *kv.Watch, report func(Count)) error {
@@ -90,6 +92,7 @@ func (c *living) claims(entries []kv.Entry) (changed bool) {
 	for _, e := range entries {
 		r, err := lease.ParsePID(e)
 		if err != nil { // foreign or absent: that neither grants nor revokes
+			c.report(e, err)
 			pid := strings.TrimPrefix(e.Key, lease.KeyPID(""))
 			if p, ok := c.people[pid]; ok && e.Value == nil && !p.held {
 				delete(c.people, pid)
@@ -122,6 +125,7 @@ func (c *living) sessions(entries []kv.Entry) (changed bool) {
 		}
 		r, err := lease.ParseSession(e)
 		if err != nil {
+			c.report(e, err)
 			continue
 		}
 		m := Member{PID: r.PID, Inc: r.Inc, Host: r.Host, Since: r.Since, Meta: r.Meta}
@@ -131,6 +135,13 @@ func (c *living) sessions(entries []kv.Entry) (changed bool) {
 		}
 	}
 	return changed
+}
+
+// report tells of a record that is there and not the fabric's.
+func (c *living) report(e kv.Entry, err error) {
+	if e.Value != nil {
+		c.foreign(err)
+	}
 }
 
 // members returns everyone who is here.

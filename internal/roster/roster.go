@@ -97,7 +97,7 @@ type Roster struct {
 func Start(ctx context.Context, cfg Config) (*Roster, error) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	r := &Roster{
-		cfg: cfg, b: cfg.Session.Bucket(), key: "v." + cfg.Name, kind: "view-" + dashed(cfg.Name),
+		cfg: cfg, b: cfg.Session.Bucket(), key: lease.KeyView(cfg.Name), kind: "view-" + dashed(cfg.Name),
 		cancel: cancel, heard: make(chan announcement, 64), again: make(chan struct{}, 1),
 	}
 	r.view.Store(&View{Key: r.key})
@@ -108,7 +108,7 @@ func Start(ctx context.Context, cfg Config) (*Roster, error) {
 	}
 	r.unsub = unsub
 	r.wg.Go(func() { r.follow(ctx) })
-	if cfg.Census != nil {
+	if cfg.Census != nil && cfg.Session.Candidate() {
 		r.claim = cfg.Session.Claim(lease.KeyRoster(cfg.Name))
 		exit := cfg.Session.Enter()
 		r.wg.Go(func() { defer exit(); r.candidate(ctx) })
@@ -170,9 +170,9 @@ func (r *Roster) Await(ctx context.Context, ok func(*View) (bool, <-chan struct{
 }
 
 // hear takes an announcement off the reader's hands.
-func (r *Roster) hear(_ string, data []byte) {
+func (r *Roster) hear(from string, data []byte) {
 	a, err := decodeAnnouncement(data)
-	if err != nil {
+	if err != nil || a.PID != from { // a coordinator speaks for itself only
 		return
 	}
 	select {

@@ -29,8 +29,9 @@ type hall struct {
 
 // A seat is one node's way into the hall.
 type seat struct {
-	h  *hall
-	id int
+	h   *hall
+	id  int
+	pid string
 }
 
 func (s *seat) Signal(_ string, data []byte) error {
@@ -38,7 +39,7 @@ func (s *seat) Signal(_ string, data []byte) error {
 	defer s.h.mu.Unlock()
 	for id, f := range s.h.ears {
 		if id != s.id && !s.h.quiet {
-			go f("x", data)
+			go f(s.pid, data)
 		}
 	}
 	return nil
@@ -89,7 +90,7 @@ func take(t *testing.T, s *natstest.Server, h *hall, pid string, coordinates boo
 		t.Fatal(err)
 	}
 	cfg := roster.Config{
-		Name: "x", Session: p.session, Signals: &seat{h: h},
+		Name: "x", Session: p.session, Signals: &seat{h: h, pid: pid},
 		Quiet: 50 * time.Millisecond, Ceiling: time.Second, Logger: logger,
 	}
 	if coordinates {
@@ -260,7 +261,7 @@ func TestGarbageAnnouncements(t *testing.T) {
 		a, b := take(t, s, h, "a", true), take(t, s, h, "b", false)
 		a.wants.Store(named("a"))
 		b.until(t, 1)
-		stranger := &seat{h: h}
+		stranger := &seat{h: h, pid: "c"}
 		for _, text := range []string{"", "x", "{}", "\x01\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", `{"epoch":99,"prev":1}`} {
 			stranger.Signal("view-x", []byte(text))
 		}

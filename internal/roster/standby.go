@@ -16,6 +16,19 @@ type turnout struct {
 	tried bool      // whether inc has tried to take the claim if it is free
 }
 
+// askAgain is how long a node that is not permitted to coordinate leaves it to the
+// others: permissions may change while it runs.
+const askAgain = time.Minute
+
+func wait(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
+
 // candidate waits for its turn to coordinate, and coordinates, until ctx or the
 // session ends.
 func (r *Roster) candidate(ctx context.Context) {
@@ -29,6 +42,11 @@ func (r *Roster) candidate(ctx context.Context) {
 		}
 		if err = r.turn(ctx, acquire); err == nil {
 			n = 0
+			continue
+		}
+		if errors.Is(err, kv.ErrPermission) {
+			r.cfg.Logger.Info("not permitted to coordinate", "roster", r.cfg.Name, "err", err)
+			wait(ctx, askAgain)
 			continue
 		}
 		if ctx.Err() == nil {

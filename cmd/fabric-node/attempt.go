@@ -1,0 +1,90 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/natsfabric/natsfabric/fabric"
+)
+
+// permissions tries each permission that a process in the role needs.
+func (d *doctor) permissions(needed fabric.Subjects) {
+	tried, refused := 0, 0
+	for _, subject := range needed.Publish {
+		tried++
+		if !d.try(func() error { return d.nc.PublishMsg(harmless(subject)) }) {
+			refused++
+			d.missing("publish", subject)
+		}
+	}
+	for _, subject := range needed.Subscribe {
+		tried++
+		var sub *nats.Subscription
+		ok := d.try(func() (err error) {
+			sub, err = d.nc.Subscribe(subject, func(*nats.Msg) {})
+			return err
+		})
+		if sub != nil {
+			sub.Unsubscribe() // one that was refused is gone
+		}
+		if !ok {
+			refused++
+			d.missing("subscribe", subject)
+		}
+	}
+	if refused == 0 {
+		d.found.add("permissions", healthy, "", "all %d that a process of role %v needs", tried, d.role)
+	}
+}
+
+func (d *doctor) missing(op, subject string) {
+	fix := fmt.Sprintf("allow %s %q to this user; all of it: fabric-node permissions -k %s -e %s -i %s --%v",
+		op, subject, d.app.opts.cluster, d.app.opts.env, d.pid, d.role)
+	d.found.add("permissions", critical, fix, "may not %s %q, which role %v needs", op, subject, d.role)
+}
+
+// try reports whether the server lets us do something.
+func (d *doctor) try(do func() error) bool {
+	before := d.nc.LastError()
+	if err := do(); err != nil {
+		return false
+	}
+	if err := d.nc.FlushTimeout(d.app.opts.timeout); err != nil {
+		return false
+	}
+	after := d.nc.LastError()
+	return after == before || !errors.Is(after, nats.ErrPermissionViolation)
+}
+
+// harmless is a message to one of the subjects that a pattern matches, which has no
+// effect: a name that nobody can have, no reply subject, a request that is not
+// valid, or a record whose guard cannot hold. Of a broadcast the members drop and
+// count one message.
+func harmless(pattern string) *nats.Msg {
+	tokens := strings.Split(pattern, ".")
+	for i, t := range tokens {
+		if t == "*" || t == ">" {
+			tokens[i] = "_"
+		}
+	}
+	m := nats.NewMsg(strings.Join(tokens, "."))
+	m.Data = []byte("{")
+	m.Header.Set("Nats-Expected-Last-Subject-Sequence", "18446744073709551615")
+	m.Header.Set("Nats-Expected-Stream", "none")
+	return m
+}
+
+// limits looks at what the system lets this process have.
+func (d *doctor) limits() {
+	files, ok := openFiles()
+	switch {
+	case !ok:
+	case files < wantFiles:
+		d.found.add("limits", warning, "raise the limit (ulimit -n, LimitNOFILE)", "%d open files are allowed, a server needs one for each client", files)
+	default:
+		d.found.add("limits", healthy, "", "%d open files are allowed", files)
+	}
+}
