@@ -297,6 +297,8 @@ func (c *courier) publishParcel(p *parcel) {
 	case p.o.kind.awaits():
 		if w := c.calls.match(tag{id: p.o.id, secret: p.o.secret}, p.d.pid); w != nil {
 			w.answer <- answer{err: err}
+		} else {
+			c.queries.end(tag{id: p.o.id, secret: p.o.secret}, err)
 		}
 	case p.o.kind == kindProbe: // there will be another
 	case p.n == 1:

@@ -115,6 +115,19 @@ func (q *inbox) take(ctx context.Context, closed <-chan struct{}) (*Message, err
 	return m, nil
 }
 
+// empty removes and returns all messages. They count as refused.
+func (q *inbox) empty() (all []*Message) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for ; q.n > 0; q.n-- {
+		all = append(all, q.pop())
+	}
+	q.bytes = 0
+	q.received -= uint64(len(all))
+	q.rejected += uint64(len(all))
+	return all
+}
+
 func (q *inbox) signal() {
 	select {
 	case q.wake <- struct{}{}:

@@ -115,7 +115,7 @@ func (n *Node) subscribe(ctx context.Context) (err error) {
 	}
 	n.courier, err = newCourier(courierConfig{
 		nc: n.link.nc, gate: g, subjects: n.subjects, pid: n.cfg.PID, passive: n.cfg.Passive, inbox: n.cfg.Inbox,
-		mode: n.cfg.Mode, noBatch: n.cfg.NoBatch, others: n.others,
+		mode: n.cfg.Mode, noBatch: n.cfg.NoBatch, others: n.others, members: n.peers, refused: n.link.denies,
 		logger: n.cfg.Logger, onUndeliverable: n.cfg.OnUndeliverable, known: n.knows, gone: n.gone,
 	})
 	if err != nil {
