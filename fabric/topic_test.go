@@ -157,7 +157,10 @@ func TestTopicOrder(t *testing.T) {
 		sent <- nil
 	}()
 	for i := range n {
-		m := receive(t, b)
+		m, err := b.Receive(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
 		if m.ID != uint64(i+1) || string(m.Data) != fmt.Sprint(i) {
 			t.Fatalf("received message %d as the %dth: %+v", m.ID, i+1, m)
 		}
