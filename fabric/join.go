@@ -126,6 +126,11 @@ func (n *Node) subscribe(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	if n.cfg.Micro {
+		if err := n.registerMicro(); err != nil {
+			return err
+		}
+	}
 	if err := n.courier.signal(signalProbe, nil); err != nil { // shows a missing permission to publish
 		return err
 	}

@@ -290,8 +290,23 @@ func TestGatherForged(t *testing.T) {
 	_, all := members(t, nil, "a", "b", "c")
 	a, b, c := all["a"], all["b"], all["c"]
 	ctx := deadline(t)
-	got := make(chan heard, 1)
-	go func() { got <- gather(t, ctx, a, Query{}, "x") }()
+	heardB, done := make(chan bool), make(chan error, 1)
+	go func() {
+		var order []PID
+		for m, err := range a.Gather(ctx, Query{}, nil) {
+			if err != nil || string(m.Data) != "true" {
+				done <- fmt.Errorf("gathered %+v, %w", m, err)
+				return
+			}
+			if order = append(order, m.From); len(order) == 1 {
+				close(heardB)
+			}
+		}
+		if !slices.Equal(order, []PID{"b", "c"}) {
+			done <- fmt.Errorf("%v have answered, want b and c", order)
+		}
+		done <- nil
+	}()
 	m, mc := receive(t, b), receive(t, c)
 	end := m.asked.nonce + m.asked.end
 	raw := b.courier.nc
@@ -311,17 +326,24 @@ func TestGatherForged(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 3 {
-		if err := raw.Publish(atR+"a.b.1a"+end, []byte("b x")); err != nil {
+		if err := raw.Publish(atR+"a.b.1a"+end, []byte("true")); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if err := raw.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	if err := mc.Reply(ctx, []byte("c x")); err != nil {
+	select {
+	case <-heardB:
+	case err := <-done:
 		t.Fatal(err)
 	}
-	(<-got).is(t, "b", "c")
+	if err := mc.Reply(ctx, []byte("true")); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
 }
 
 // TestGatherNobody: the server knows nobody who takes broadcasts.
