@@ -121,6 +121,14 @@ type Config struct {
 	// everything.
 	Role Role
 
+	// Micro has the node answer as a service of NATS's micro protocol, so that `nats
+	// micro ls`, info, stats and ping show the members: as fab-<cluster>, with the id
+	// <env>_<pid> and the metadata cluster, env, pid and incarnation; its endpoints are
+	// its inbox and what it serves. It needs the permission to subscribe to $SRV.PING,
+	// $SRV.INFO and $SRV.STATS, alone and followed by the name and the id, and to
+	// publish to _INBOX.>. Not for a passive node, which is no member.
+	Micro bool
+
 	// OnUndeliverable is told of every send that turned out to have no receiver
 	// after Send returned. One call at a time; it must not block for long, nor call
 	// Flush or Leave. Each is also counted in Stats, and returned by the next Flush.
@@ -198,6 +206,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, &ConfigError{"Replicas", fmt.Sprintf("%d is not within 1 and 5", c.Replicas)}
 	case c.Mode > Reliable:
 		return c, &ConfigError{"Mode", c.Mode.String() + " is none"}
+	case c.Micro && c.Passive:
+		return c, &ConfigError{"Micro", "a passive node is no member"}
 	case c.Inbox.Messages < 0 || c.Inbox.Bytes < 0 || c.Inbox.PerSender < 0:
 		return c, &ConfigError{"Inbox", "a bound is negative"}
 	case c.Offline.TTL < 0 || c.Offline.Messages < 0 || c.Offline.Bytes < 0:

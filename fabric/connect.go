@@ -171,6 +171,17 @@ func (l *link) refused(subject string) error {
 	return nil
 }
 
+// denies returns the violation that the server reported for subject, if it did.
+func (l *link) denies(subject string) error {
+	l.notice()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if d, ok := l.denied[subject]; ok && time.Since(d.at) < denialHolds {
+		return &PermissionError{Op: d.op, Subject: subject}
+	}
+	return nil
+}
+
 // anyRefused returns a violation, if there was one.
 func (l *link) anyRefused() error {
 	l.notice()

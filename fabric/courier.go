@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,6 +32,12 @@ type courierConfig struct {
 	known func(PID) bool
 	// others returns the PIDs in the view but this node's. As known.
 	others func() []PID
+	// members returns the view as the PIDs and their incarnations, and what is closed
+	// when there is another. As known.
+	members func() (map[PID]uint64, <-chan struct{})
+	// refused returns the error of a subscription that the server's permissions
+	// refused, once the server has answered a flush after it. As known.
+	refused func(subject string) error
 	// gone reports whether a PID's claim was read as absent, left or dead; it is
 	// called for PIDs that are not known, with a deadline. If it cannot tell, it says
 	// false.
@@ -42,10 +49,11 @@ type courierConfig struct {
 //
 //	reader (nats.go) --ch--> dispatch --> inbox --> Receive, Messages, Handle
 //	                            `--------> notify (tells senders)
-//	reader (nats.go) --r---> onReply ---> outstanding requests
+//	reader (nats.go) --r---> onReply ---> outstanding requests and queries
 //	                            `--503, flush markers--> clerk --> Flush, OnUndeliverable
 //
-// Each of the four stages is one goroutine. None waits for a user but the clerk,
+// Each of the four stages is one goroutine; each service that is served adds one
+// (anycast.go). None waits for a user but the clerk,
 // in OnUndeliverable; its queue is bounded.
 type courier struct {
 	cfg   courierConfig
@@ -65,22 +73,26 @@ type courier struct {
 	dests    dests
 	everyone *dest
 	marks    *dest // this node, in class r
-	gather   gather
+	batcher  batcher
 	links    links
 	memory   memory // of messages in parts
 	inbox    *inbox
-	off      bool // no messages are received
+	off      bool           // no messages are received
+	ch       chan *nats.Msg // what is to be dispatched; nil if off
+	topics   topics
+	services services
 	notices  notices
 	calls    calls // requests and messages to be acknowledged
+	queries  queries
 	flushes  calls
 	clerk    clerk
 
-	subsMu sync.Mutex           // guards subs
-	subs   []*nats.Subscription // all, for close; the first are those of ch
+	subsMu sync.Mutex           // guards subs and lost
+	subs   []*nats.Subscription // all, for close
+	lost   uint64               // dropped by nats.go, of subscriptions that have ended
 
-	draining atomic.Bool    // nothing new is sent
-	intake   chan *nats.Msg // of u and b; nil if off
-	end      *nats.Msg      // put into intake, it closes through
+	draining atomic.Bool // nothing new is sent
+	end      *nats.Msg   // put into intake, it closes through
 	through  chan struct{}
 
 	done   chan struct{} // closed by close
@@ -88,7 +100,7 @@ type courier struct {
 	wg     sync.WaitGroup
 }
 
-// channelCap is the capacity of the channel that u and b share, the only kind of
+// channelCap is the capacity of the channel that u, b and g share, the only kind of
 // subscription that keeps their common order, on a borrowed connection. nats.go
 // drops what finds it full, so it must outlast the time in which the reader runs
 // and dispatch does not. Go lets a goroutine run for 10 ms before another must be
@@ -114,11 +126,12 @@ func newCourier(cfg courierConfig) (*courier, error) {
 	}
 	c.calls.init()
 	c.flushes.init()
+	c.queries.init(c)
 	c.clerk.init(c)
 	c.everyone = c.newDest(Everyone)
 	c.marks = &dest{pid: cfg.pid, reply: c.subj.reply(cfg.pid, cfg.pid) + tagHead, plain: kindFlush}
 	c.memory.limit = c.inbox.maxBytes
-	c.gather.init(c)
+	c.batcher.init(c)
 	c.links.init(c)
 	if err := c.start(); err != nil {
 		c.close()
@@ -133,43 +146,77 @@ func (c *courier) start() error {
 		if c.cfg.gate != nil {
 			size = gateCap
 		}
-		ch := make(chan *nats.Msg, size)
-		c.intake = ch
+		c.ch = make(chan *nats.Msg, size)
 		if c.cfg.gate != nil {
-			c.cfg.gate.ch.Store(&ch)
+			c.cfg.gate.ch.Store(&c.ch)
 		}
 		for _, subject := range []string{c.subj.peerAll(), c.subj.castAll()} {
-			sub, err := c.nc.ChanSubscribe(subject, ch)
-			if err != nil {
-				return fmt.Errorf("subscribe %q: %w", subject, natsError(err))
+			if _, err := c.subscribeChan(subject); err != nil {
+				return err
 			}
-			c.subs = append(c.subs, sub)
 		}
-		c.wg.Go(func() { c.dispatch(ch) })
+		c.wg.Go(func() { c.dispatch(c.ch) })
 		c.wg.Go(c.notify)
 	}
 	c.wg.Go(c.clerk.run)
-	c.wg.Go(c.gather.run)
+	c.wg.Go(c.batcher.run)
 	c.wg.Go(c.links.keep)
 	c.wg.Go(c.links.speak)
 	_, err := c.subscribe(c.subj.replyAll(), c.onReply)
 	return err
 }
 
-// subscribe has f called with every message to subject, one at a time. nats.go
-// drops nothing of it: f must not wait for anybody.
-func (c *courier) subscribe(subject string, f nats.MsgHandler) (*nats.Subscription, error) {
+// subscribeChan has every message to subject go to the dispatcher.
+func (c *courier) subscribeChan(subject string) (*nats.Subscription, error) {
 	c.subsMu.Lock()
 	defer c.subsMu.Unlock()
 	if c.closed.Load() {
 		return nil, ErrClosed
 	}
-	sub, err := c.nc.Subscribe(subject, f)
+	sub, err := c.nc.ChanSubscribe(subject, c.ch)
+	if err != nil {
+		return nil, fmt.Errorf("subscribe %q: %w", subject, natsError(err))
+	}
+	c.subs = append(c.subs, sub)
+	return sub, nil
+}
+
+// unsubscribe ends a subscription before the courier closes.
+func (c *courier) unsubscribe(sub *nats.Subscription) {
+	c.subsMu.Lock()
+	defer c.subsMu.Unlock()
+	if c.closed.Load() {
+		return
+	}
+	c.lost += drops(sub)
+	// It fails if the connection is closed, which ended the subscription.
+	_ = sub.Unsubscribe()
+	c.subs = slices.DeleteFunc(c.subs, func(s *nats.Subscription) bool { return s == sub })
+}
+
+// subscribe has f called with every message to subject, one at a time. nats.go
+// drops nothing of it: f must not wait for anybody.
+func (c *courier) subscribe(subject string, f nats.MsgHandler) (*nats.Subscription, error) {
+	return c.subscribeGroup(subject, "", f, func() {})
+}
+
+// subscribeGroup is subscribe as one of a queue group, if that is not empty; ended
+// is called after f was for the last time.
+func (c *courier) subscribeGroup(subject, group string, f nats.MsgHandler, ended func()) (*nats.Subscription, error) {
+	c.subsMu.Lock()
+	defer c.subsMu.Unlock()
+	if c.closed.Load() {
+		return nil, ErrClosed
+	}
+	sub, err := c.nc.QueueSubscribe(subject, group, f)
 	if err != nil {
 		return nil, fmt.Errorf("subscribe %q: %w", subject, natsError(err))
 	}
 	c.wg.Add(1)
-	done := sync.OnceFunc(c.wg.Done)
+	done := sync.OnceFunc(func() {
+		ended()
+		c.wg.Done()
+	})
 	sub.SetClosedHandler(func(string) { done() })
 	// It is closed already if the connection is, and may not have seen the handler.
 	if err := sub.SetPendingLimits(-1, -1); err != nil {
@@ -193,24 +240,32 @@ func (c *courier) close() {
 			_ = sub.Unsubscribe()
 		}
 		close(c.done)
-		c.gather.close()
+		c.batcher.close()
 	}
 	c.subsMu.Unlock()
 	c.wg.Wait()
 }
 
-// channelDrops is how many messages nats.go dropped because dispatch was late.
+// channelDrops is how many messages nats.go dropped because dispatch was late. It
+// needs c.subsMu.
 func (c *courier) channelDrops() uint64 {
-	if c.off {
-		return 0
-	}
-	var sum uint64
-	for _, sub := range c.subs[:min(2, len(c.subs))] {
-		if n, err := sub.Dropped(); err == nil {
-			sum += uint64(n)
-		}
+	sum := c.lost
+	for _, sub := range c.subs {
+		sum += drops(sub)
 	}
 	return sum
+}
+
+// drops is how many messages to the dispatcher nats.go dropped.
+func drops(sub *nats.Subscription) uint64 {
+	if sub.Type() != nats.ChanSubscription {
+		return 0
+	}
+	n, err := sub.Dropped()
+	if err != nil {
+		return 0 // it has ended
+	}
+	return uint64(n)
 }
 
 // signal publishes data as the fabric's own signal of a kind, a legal name, to
@@ -244,7 +299,7 @@ func (c *courier) onSignal(kind string, f func(from PID, data []byte)) (stop fun
 	if err != nil {
 		return nil, err
 	}
-	return func() { _ = sub.Unsubscribe() }, nil
+	return func() { c.unsubscribe(sub) }, nil
 }
 
 // tagOf returns the tag of a message from one process to another, or to nobody in
@@ -264,15 +319,15 @@ func (c *courier) drop(m *nats.Msg) {
 }
 
 // permission is told of a subject that the server's permissions refuse to op,
-// "publish" or "subscribe". Requests to the process that the subject names fail with a
-// [PermissionError]; if there are none, a send must have been meant.
+// "publish" or "subscribe". Who awaits an answer to what was published there fails
+// with a [PermissionError]; if there is nobody, a send must have been meant.
 func (c *courier) permission(op, subject string) {
-	to, ok := c.subj.peerOf(subject)
-	if op != "publish" || !ok {
+	if op != "publish" {
 		return
 	}
 	err := &PermissionError{Op: op, Subject: subject}
-	if !c.calls.fail(to, err) {
+	to, service, ok := c.subj.target(subject)
+	if ok && !c.calls.fail(to, service, err) && !c.queries.fail(subject, err) && service == "" {
 		c.clerk.add(entry{to: to, err: err})
 	}
 }

@@ -49,6 +49,34 @@ type view struct {
 	mu    sync.Mutex // guards here
 	here  map[PID]bool
 	reads map[PID]int
+
+	changes chan struct{} // closed by change
+	lives   map[PID]uint64
+}
+
+// members is what a courier asks for the view; every incarnation is 1, or as lives has it.
+func (v *view) members() (map[PID]uint64, <-chan struct{}) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.changes == nil {
+		v.changes = make(chan struct{})
+	}
+	all := make(map[PID]uint64)
+	for pid := range v.here {
+		all[pid] = max(v.lives[pid], 1)
+	}
+	return all, v.changes
+}
+
+// change makes another view.
+func (v *view) change(f func()) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	f()
+	if v.changes != nil {
+		close(v.changes)
+		v.changes = nil
+	}
 }
 
 func (v *view) known(pid PID) bool {
@@ -83,6 +111,7 @@ func startNode(t testing.TB, nc *nats.Conn, pid PID, v *view, mod func(*courierC
 	cfg := courierConfig{
 		nc: nc, subjects: newSubjects("c1", "test", pid), pid: pid,
 		logger: slog.New(slog.DiscardHandler), known: v.known, gone: v.gone, others: v.others(pid),
+		members: v.members, refused: func(string) error { return nil },
 	}
 	if mod != nil {
 		mod(&cfg)

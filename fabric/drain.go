@@ -62,7 +62,7 @@ func (c *courier) drain(ctx context.Context) error {
 	if err == nil {
 		return nil
 	}
-	e := &DrainError{Unsent: c.gather.shelved(), Unhandled: c.unhandled(), Err: err}
+	e := &DrainError{Unsent: c.batcher.shelved(), Unhandled: c.unhandled(), Err: err}
 	for _, l := range c.links.all() {
 		l.mu.Lock()
 		e.Unacknowledged += len(l.pending())
@@ -75,7 +75,7 @@ func (c *courier) drain(ctx context.Context) error {
 // reported; a broken connection is waited for.
 func (c *courier) empty(ctx context.Context) error {
 	for {
-		err := c.poll(ctx, func() bool { return c.gather.shelved() == 0 && c.nc.IsConnected() })
+		err := c.poll(ctx, func() bool { return c.batcher.shelved() == 0 && c.nc.IsConnected() })
 		if err == nil {
 			err = c.flush(ctx)
 		}
@@ -110,7 +110,7 @@ func (c *courier) stopIntake(ctx context.Context) error {
 		return natsError(err)
 	}
 	select { // behind all that came
-	case c.intake <- c.end:
+	case c.ch <- c.end:
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	case <-c.done:

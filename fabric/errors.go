@@ -20,6 +20,9 @@ var (
 	// ErrUnreachable: the PID is held, but nobody receives for it at the moment
 	// (it reconnects, has just joined, or takes no messages).
 	ErrUnreachable = errors.New("fabric: peer unreachable")
+	// ErrNoReceiver: the server knows nobody who serves that service, or has joined
+	// that topic, at the moment.
+	ErrNoReceiver = errors.New("fabric: no receiver")
 	// ErrInboxFull: the receiver's inbox is full and refused the message.
 	ErrInboxFull = errors.New("fabric: inbox full")
 	// ErrUnknownOutcome: no acknowledgement came in time. The message may have

@@ -35,7 +35,7 @@ func (c *courier) flush(ctx context.Context) error {
 		return fmt.Errorf("flush: %w", err)
 	}
 	w := c.flushes.open(c.ownIDs.Add(1), c.cfg.pid)
-	if err := c.gather.after(c.marks, outgoing{kind: kindFlush, id: w.id, secret: w.secret}, w); err != nil {
+	if err := c.batcher.after(c.marks, outgoing{kind: kindFlush, id: w.id, secret: w.secret}, w); err != nil {
 		c.flushes.take(w)
 		return fmt.Errorf("flush: %w", err)
 	}

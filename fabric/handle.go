@@ -21,12 +21,13 @@ const maxErrorText = 8 << 10
 // whose handling is to be acknowledged is told either way. A panic in f is not
 // recovered.
 func (n *Node) Handle(ctx context.Context, workers int, f func(context.Context, *Message) ([]byte, error)) error {
-	return n.courier.handle(ctx, workers, f)
+	return n.courier.handle(ctx, n.courier.inbox, workers, f)
 }
 
 type handler func(context.Context, *Message) ([]byte, error)
 
-func (c *courier) handle(ctx context.Context, workers int, f handler) error {
+// handle is Handle for the messages in q.
+func (c *courier) handle(ctx context.Context, q *inbox, workers int, f handler) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stop := context.AfterFunc(life{c}, func() { cancel(ErrClosed) })
@@ -34,25 +35,25 @@ func (c *courier) handle(ctx context.Context, workers int, f handler) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for range workers - 1 {
-		wg.Go(func() { _ = c.work(ctx, f) })
+		wg.Go(func() { _ = c.work(ctx, q, f) })
 	}
-	return c.work(ctx, f)
+	return c.work(ctx, q, f)
 }
 
-// work is one worker. It leaves in the inbox what is there when the node closes:
+// work is one worker. It leaves in q what is there when the node closes:
 // nothing of it could be answered.
-func (c *courier) work(ctx context.Context, f handler) error {
+func (c *courier) work(ctx context.Context, q *inbox, f handler) error {
 	for {
 		if c.closed.Load() {
 			return ErrClosed
 		}
-		m, err := c.inbox.take(ctx, c.done, 1)
+		m, err := q.take(ctx, c.done, 1)
 		if err != nil {
 			return err
 		}
 		data, err := f(ctx, m)
 		c.finish(m, data, err)
-		c.inbox.worked()
+		q.worked()
 	}
 }
 

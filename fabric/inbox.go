@@ -61,7 +61,7 @@ func (q *inbox) put(batch []*Message) (refused []*Message) {
 	var dropped []*Message
 	q.mu.Lock()
 	for _, m := range batch {
-		if q.counts(m) && !q.admit(m, &dropped) {
+		if q.limited(m) && !q.admit(m, &dropped) {
 			refused = append(refused, m)
 			continue
 		}
@@ -80,8 +80,8 @@ func (q *inbox) put(batch []*Message) (refused []*Message) {
 	return refused
 }
 
-// counts reports whether m is one that the limits count.
-func (q *inbox) counts(m *Message) bool { return m.link == nil || q.onFull != Block }
+// limited reports whether m is one that the limits count.
+func (q *inbox) limited(m *Message) bool { return m.link == nil || q.onFull != Block }
 
 // admit makes room for m, or says that there is none. It needs q.mu.
 func (q *inbox) admit(m *Message, dropped *[]*Message) bool {
@@ -115,7 +115,7 @@ func (q *inbox) full(from PID, size int64) bool {
 // gone notes that m, which was popped, waits no more. It needs q.mu.
 func (q *inbox) gone(m *Message) {
 	q.n--
-	if !q.counts(m) {
+	if !q.limited(m) {
 		return
 	}
 	q.bound--
@@ -184,6 +184,20 @@ func (m *Message) taken() {
 	}
 }
 
+// empty removes and returns all messages. They count as refused.
+func (q *inbox) empty() (all []*Message) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for q.n > 0 {
+		m := q.pop()
+		q.gone(m)
+		all = append(all, m)
+	}
+	q.received -= uint64(len(all))
+	q.rejected += uint64(len(all))
+	return all
+}
+
 func (q *inbox) signal() {
 	select {
 	case q.wake <- struct{}{}:
@@ -196,6 +210,13 @@ func (q *inbox) stats(s *Stats) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	s.Received, s.Rejected, s.Dropped, s.Waiting = q.received, q.rejected, q.dropped, q.n
+}
+
+// counts returns how many messages were taken in, and how many not, ever.
+func (q *inbox) counts() (received, rejected uint64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.received, q.rejected + q.dropped
 }
 
 // push and pop need q.mu. pop needs a message to be there.

@@ -128,7 +128,8 @@ func (n *Node) subscribe(ctx context.Context) (err error) {
 	}
 	n.courier, err = newCourier(courierConfig{
 		nc: n.link.nc, gate: g, subjects: n.subjects, pid: n.cfg.PID, passive: n.cfg.Passive, inbox: n.cfg.Inbox,
-		mode: n.cfg.Mode, noBatch: n.cfg.NoBatch, offline: n.cfg.Offline, others: n.others,
+		mode: n.cfg.Mode, noBatch: n.cfg.NoBatch, offline: n.cfg.Offline,
+		others: n.others, members: n.peers, refused: n.link.denies,
 		logger: n.cfg.Logger, onUndeliverable: n.cfg.OnUndeliverable, known: n.knows, gone: n.gone,
 	})
 	if err != nil {
@@ -136,6 +137,11 @@ func (n *Node) subscribe(ctx context.Context) (err error) {
 	}
 	if !n.cfg.Passive {
 		if n.opens, err = n.link.nc.Subscribe(n.subjects.signalAll(signalOpen), n.opened); err != nil {
+			return err
+		}
+	}
+	if n.cfg.Micro {
+		if err := n.registerMicro(); err != nil {
 			return err
 		}
 	}

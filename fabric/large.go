@@ -78,7 +78,7 @@ func (l *outLink) giveUp() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.err == nil && l.win.Room(0) {
-		l.c.gather.link(l, l.win.Take(0), &item{kind: kindPart})
+		l.c.batcher.link(l, l.win.Take(0), &item{kind: kindPart})
 	}
 }
 

@@ -78,7 +78,7 @@ func (s *links) keep() {
 		for _, l := range s.all() {
 			waiting = s.c.attend(l) || waiting
 		}
-		waiting = s.c.gather.lapse(time.Now()) || waiting
+		waiting = s.c.batcher.lapse(time.Now()) || waiting
 		s.expire(time.Now())
 		if waiting {
 			timer.Reset(keepEvery)
@@ -125,7 +125,7 @@ func (c *courier) attend(l *outLink) (waiting bool) {
 
 // reconnected is told that the connection is new.
 func (c *courier) reconnected() {
-	c.gather.unshelve()
+	c.batcher.unshelve()
 	c.links.hurry()
 }
 

@@ -24,8 +24,12 @@ type Message struct {
 	// From is the sender, taken from the subject, never from the content. Set by
 	// the receiving node; ignored when sending.
 	From PID
-	// To is the receiver, or [Everyone]. A received broadcast has To Everyone.
+	// To is the receiver, or [Everyone]. A received broadcast, and a message to a
+	// topic, has To Everyone.
 	To PID
+	// Topic, if not empty, addresses those who joined it instead; To is then empty
+	// or Everyone. See [Node.Publish].
+	Topic string
 	// ID tells the messages of one sender apart. Zero in a Message to be sent
 	// lets the node choose the next one: 1, 2, 3 and so on in the order of the
 	// calls, over sends, broadcasts and requests to whomever. Messages from
@@ -67,8 +71,8 @@ type asked struct {
 	replied    atomic.Bool
 }
 
-// IsRequest reports whether the sender awaits an answer. A message not to be
-// answered, a broadcast, and the answer to a request, are none.
+// IsRequest reports whether the sender awaits an answer: to a request, an anycast or
+// a query. Other messages, and the answer to a request, are none.
 func (m *Message) IsRequest() bool { return m.asked != nil && m.asked.kind == kindRequest }
 
 // Reply answers a request, once: afterwards it returns [ErrReplied]. It returns
@@ -105,6 +109,14 @@ func (m *Message) Done(ctx context.Context, err error) error {
 		return m.reply(ctx, kindError, code, text)
 	}
 	return m.reply(ctx, kindAck, "", nil)
+}
+
+// target names whom m is for.
+func (m *Message) target() string {
+	if m.Topic != "" {
+		return "topic " + m.Topic
+	}
+	return string(m.To)
 }
 
 func (m *Message) reply(ctx context.Context, k kind, typ string, data []byte) error {

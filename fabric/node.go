@@ -309,6 +309,21 @@ func (n *Node) others() []PID {
 	return pids
 }
 
+// peers returns the view as the PIDs and their incarnations, and what is closed when
+// there is another.
+func (n *Node) peers() (map[PID]uint64, <-chan struct{}) {
+	r := n.roster.Load()
+	if r == nil {
+		return nil, nil
+	}
+	v, changed := r.View()
+	all := make(map[PID]uint64, len(v.Members))
+	for _, m := range v.Members {
+		all[PID(m.PID)] = m.Inc
+	}
+	return all, changed
+}
+
 // gone reads whether pid's claim is absent, left or dead.
 func (n *Node) gone(ctx context.Context, pid PID) bool {
 	e, err := n.bucket.Get(ctx, lease.KeyPID(string(pid)))

@@ -17,7 +17,7 @@ type Offline struct {
 	Bytes    int64
 }
 
-// offline holds what waits for the connection. It is guarded by gather.mu.
+// offline holds what waits for the connection. It is guarded by batcher.mu.
 type offline struct {
 	cfg   Offline
 	queue []waiting
@@ -30,9 +30,9 @@ type waiting struct {
 	until time.Time
 }
 
-// shelve keeps p for later, if that is wanted and there is room. It needs g.mu.
-func (g *gather) shelve(p *parcel) bool {
-	f := &g.offline
+// shelve keeps p for later, if that is wanted and there is room. It needs b.mu.
+func (b *batcher) shelve(p *parcel) bool {
+	f := &b.offline
 	if f.cfg.TTL <= 0 || p.o.kind.awaits() || p.marker != nil || p.link != nil ||
 		f.n+p.n > f.cfg.Messages || f.bytes+int64(len(p.buf)) > f.cfg.Bytes {
 		return false
@@ -40,37 +40,37 @@ func (g *gather) shelve(p *parcel) bool {
 	f.queue = append(f.queue, waiting{p, time.Now().Add(f.cfg.TTL)})
 	f.n += p.n
 	f.bytes += int64(len(p.buf))
-	g.c.links.rouse() // the keeper looks for those that become too old
+	b.c.links.rouse() // the keeper looks for those that become too old
 	return true
 }
 
 // shelveFailed is shelve for a parcel that could not be published.
-func (g *gather) shelveFailed(p *parcel) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.shelve(p)
+func (b *batcher) shelveFailed(p *parcel) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.shelve(p)
 }
 
 // unshelve queues what waited for the connection, which is back.
-func (g *gather) unshelve() {
-	g.lapse(time.Now())
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	f := &g.offline
+func (b *batcher) unshelve() {
+	b.lapse(time.Now())
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f := &b.offline
 	for _, w := range f.queue {
 		w.p.d.open = nil
-		g.push(w.p)
+		b.push(w.p)
 	}
 	if len(f.queue) > 0 {
 		f.queue, f.n, f.bytes = nil, 0, 0
-		g.rouse()
+		b.rouse()
 	}
 }
 
 // lapse reports what has waited too long, and whether anything waits.
-func (g *gather) lapse(now time.Time) (waits bool) {
-	g.mu.Lock()
-	f := &g.offline
+func (b *batcher) lapse(now time.Time) (waits bool) {
+	b.mu.Lock()
+	f := &b.offline
 	n := 0
 	for n < len(f.queue) && !now.Before(f.queue[n].until) {
 		f.n -= f.queue[n].p.n
@@ -80,16 +80,16 @@ func (g *gather) lapse(now time.Time) (waits bool) {
 	late := f.queue[:n]
 	f.queue = f.queue[n:]
 	waits = len(f.queue) > 0
-	g.mu.Unlock()
+	b.mu.Unlock()
 	for _, w := range late {
-		w.p.report(g.c, ErrDisconnected)
+		w.p.report(b.c, ErrDisconnected)
 	}
 	return waits
 }
 
 // shelved returns how many messages wait for the connection.
-func (g *gather) shelved() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.offline.n
+func (b *batcher) shelved() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.offline.n
 }

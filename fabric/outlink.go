@@ -18,7 +18,7 @@ type outLink struct {
 	c    *courier
 	d    *dest
 	name string  // a secret: whoever knows it may speak for the receiver
-	open *parcel // the one that may grow; guarded by gather.mu
+	open *parcel // the one that may grow; guarded by batcher.mu
 
 	large chan struct{} // capacity 1: holds a token while a message in parts is under way
 
@@ -127,7 +127,7 @@ func (l *outLink) add(ctx context.Context, it *item) error {
 		l.begun = true
 		l.probe()
 	}
-	l.c.gather.link(l, l.win.Take(size), it)
+	l.c.batcher.link(l, l.win.Take(size), it)
 	if idle {
 		l.quiet = quiet{due: time.Now().Add(firstProbe), wait: firstProbe}
 		l.c.links.rouse()
@@ -135,14 +135,14 @@ func (l *outLink) add(ctx context.Context, it *item) error {
 	return nil
 }
 
-// keep is called by gather, within add, with what may have to be sent again.
+// keep is called by the batcher, within add, with what may have to be sent again.
 func (l *outLink) keep(p *parcel) { l.kept = append(l.kept, p) }
 
 // probe asks the receiver for its state, behind all that was sent. It needs l.mu.
 func (l *outLink) probe() {
 	number, base := l.win.Probe()
 	o := outgoing{kind: kindProbe, id: base, secret: l.name, seq: number, data: l.hello()}
-	if err := l.c.gather.after(l.d, o, nil); err != nil {
+	if err := l.c.batcher.after(l.d, o, nil); err != nil {
 		l.c.log.Debug("link: not asked", "pid", l.c.cfg.pid, "to", l.d.pid, "err", err)
 	}
 }
@@ -173,7 +173,7 @@ func (l *outLink) state(st window.State) {
 		l.space = make(chan struct{})
 	}
 	if again {
-		l.c.gather.again(l.kept)
+		l.c.batcher.again(l.kept)
 	}
 }
 

@@ -97,7 +97,7 @@ func TestOffline(t *testing.T) {
 	})
 	b := startNode(t, connect(t, s), "b", nil, nil)
 	ctx := deadline(t)
-	g := &a.courier.gather
+	g := &a.courier.batcher
 	for range 3 { // as if the connection were down
 		id := a.courier.ids.Add(1)
 		g.mu.Lock()

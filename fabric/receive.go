@@ -94,7 +94,7 @@ func (c *courier) deliver(batch []*Message, full *bool) {
 	clear(batch)
 }
 
-// A decoder turns what arrives in class u and b into messages. It remembers the
+// A decoder turns what arrives in the classes u, b, g and q into messages. It remembers the
 // senders: their subjects and the beginnings of their reply subjects are parsed
 // and checked once.
 type decoder struct {
@@ -106,14 +106,24 @@ type decoder struct {
 // A sender is what the messages on one subject have in common.
 type sender struct {
 	subject  string
+	class    string
 	from, to PID
-	own      bool // broadcasts of this node
+	topic    string
+	own      bool // to many, by this node
 	// plain begins the reply subjects of messages that are no requests, up to the
 	// id. Empty until the first was parsed.
 	plain string
 	typ   string // the type that plain has
 	// origin is that of the last message.
 	origin *origin
+}
+
+// at is whom the reply subjects of s name as the receiver.
+func (s *sender) at() PID {
+	if s.class == classPeer {
+		return s.to
+	}
+	return nobody
 }
 
 // An origin is the courier that sent a message. It does not change.
@@ -143,7 +153,7 @@ func (d *decoder) decode(batch []*Message, m *nats.Msg) []*Message {
 			return d.unpack(batch, m, s, t)
 		}
 	}
-	msg := &Message{From: s.from, To: s.to, Header: m.Header, Data: m.Data}
+	msg := &Message{From: s.from, To: s.to, Topic: s.topic, Header: m.Header, Data: m.Data}
 	ok := false
 	if n := len(s.plain); n > 0 && len(m.Reply) > n && m.Reply[:n] == s.plain {
 		msg.ID, ok = parseID(m.Reply[n:])
@@ -154,7 +164,7 @@ func (d *decoder) decode(batch []*Message, m *nats.Msg) []*Message {
 	switch {
 	case !ok:
 		d.c.drop(m)
-	case s.own: // our own broadcast
+	case s.own: // our own broadcast, or to a topic that we have joined
 	default:
 		batch = append(batch, msg)
 	}
@@ -166,24 +176,15 @@ func (d *decoder) framed(s *sender, reply string) (tag, bool) {
 	if s.from == External {
 		return tag{}, false
 	}
-	to := s.to
-	if to == Everyone {
-		to = nobody
-	}
-	rest, ok := d.c.subj.cutReply(reply, s.from, to)
-	if !ok || len(rest) < 2 {
+	rest, ok := d.c.subj.cutReply(reply, s.from, s.at())
+	if !ok || len(rest) < 2 || !kind(rest[1]).fits(s.class) {
 		return tag{}, false
 	}
 	switch kind(rest[1]) {
-	case kindMulti:
-	case kindLinked, kindLink, kindProbe:
-		if s.to == Everyone {
-			return tag{}, false
-		}
-	default:
-		return tag{}, false
+	case kindMulti, kindLinked, kindLink, kindProbe:
+		return parseTag(rest)
 	}
-	return parseTag(rest)
+	return tag{}, false
 }
 
 // unpack appends the messages of m, a frame or one of a link.
@@ -214,7 +215,7 @@ func (d *decoder) unpack(batch []*Message, m *nats.Msg, s *sender, t tag) []*Mes
 		msg := &slab[0]
 		slab = slab[1:]
 		*msg = Message{
-			From: s.from, To: s.to, ID: it.id, Type: it.typ, Mode: Fast, Header: it.header, Data: it.data,
+			From: s.from, To: s.to, Topic: s.topic, ID: it.id, Type: it.typ, Mode: Fast, Header: it.header, Data: it.data,
 			origin: s.origin,
 		}
 		batch = append(batch, msg)
@@ -237,16 +238,12 @@ func (d *decoder) address(msg *Message, s *sender, reply string) bool {
 		}
 		return true
 	}
-	to := s.to
-	if to == Everyone {
-		to = nobody
-	}
-	rest, ok := d.c.subj.cutReply(reply, s.from, to)
+	rest, ok := d.c.subj.cutReply(reply, s.from, s.at())
 	if !ok {
 		return false
 	}
 	t, ok := parseTag(rest)
-	if !ok {
+	if !ok || !t.kind.fits(s.class) {
 		return false
 	}
 	if s.origin == nil || s.origin.nonce != t.nonce {
@@ -254,13 +251,10 @@ func (d *decoder) address(msg *Message, s *sender, reply string) bool {
 	}
 	msg.ID, msg.Type, msg.Mode, msg.origin = t.id, t.typ, modeOf(t.kind), s.origin
 	head := tagLen + len(t.typ) // of rest: the tag
-	switch {
-	case t.kind.awaits() && s.to != Everyone:
+	if t.kind.awaits() {
 		msg.asked = &asked{courier: d.c, kind: t.kind, nonce: t.nonce, end: rest[head:]}
-	case t.kind == kindSend && s.to != Everyone, t.kind == kindBroadcast && s.to == Everyone:
+	} else {
 		s.plain, s.typ = reply[:len(reply)-len(rest)+head+1], t.typ
-	default:
-		return false
 	}
 	return true
 }
@@ -271,14 +265,9 @@ func (d *decoder) senderOf(m *nats.Msg) *sender {
 	if s := d.senders[m.Subject]; s != nil {
 		return s
 	}
-	s := &sender{subject: m.Subject, to: d.c.cfg.pid}
-	var ok bool
-	if s.from, ok = d.c.subj.parsePeer(m.Subject); !ok {
-		s.to = Everyone
-		if s.from, ok = d.c.subj.parseCast(m.Subject); !ok || s.from == External {
-			return nil
-		}
-		s.own = s.from == d.c.cfg.pid
+	s := d.c.parse(m.Subject)
+	if s == nil {
+		return nil
 	}
 	if s.from == External && d.c.cfg.inbox.MembersOnly {
 		return nil
@@ -287,5 +276,30 @@ func (d *decoder) senderOf(m *nats.Msg) *sender {
 		d.senders = make(map[string]*sender)
 	}
 	d.senders[m.Subject] = s
+	return s
+}
+
+// parse says what messages on a subject are; nil if the subject has no place in the
+// fabric.
+func (c *courier) parse(subject string) *sender {
+	s := &sender{subject: subject, class: classPeer, to: c.cfg.pid}
+	var ok bool
+	if s.from, ok = c.subj.parsePeer(subject); ok {
+		return s
+	}
+	if _, s.from, ok = c.subj.parseService(subject); ok {
+		s.class = classQueue
+		return s
+	}
+	s.to = Everyone
+	if s.from, ok = c.subj.parseCast(subject); ok {
+		s.class = classCast
+	} else if s.topic, s.from, ok = c.subj.parseTopic(subject); ok {
+		s.class = classTopic
+	}
+	if !ok || s.from == External { // who is outside speaks to one at a time
+		return nil
+	}
+	s.own = s.from == c.cfg.pid
 	return s
 }

@@ -75,7 +75,8 @@ var invalid = []nats.Msg{
 	{Subject: "fab.c1.test.b.a"},
 	{Subject: "fab.c1.test.b.ext"},
 	{Subject: "fab.c1.test.b.a", Reply: atR + "a._" + ".1s01234567.1"},
-	{Subject: "fab.c1.test.b.a", Reply: atR + "a._" + asks}, // nobody requests of everyone
+	{Subject: "fab.c1.test.b.a", Reply: atR + "a._" + ".1c01234567.1-0123456789"}, // nobody awaits everyone's acceptance
+	{Subject: "fab.c1.test.b.a", Reply: atR + "a.b" + asks},
 	{Subject: toB + "a", Reply: atR + "a.b" + ".1s01234567.1", Header: nats.Header{"Nats-Stream": {"S"}}},
 	{Subject: toB + "a", Reply: atR + "a.b" + ".1s01234567.1", Header: nats.Header{"Nats-Sequence": {"1"}}},
 	{Subject: toB + "a", Reply: atR + "a.b" + ".1s01234567.1", Header: nats.Header{"Status": {"503"}}},

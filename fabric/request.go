@@ -38,13 +38,16 @@ func (n *Node) RequestMsg(ctx context.Context, m *Message) (*Message, error) {
 type call struct {
 	id     uint64
 	secret string
-	from   PID         // who may answer
-	answer chan answer // capacity 1: whoever takes the call from calls sends one
+	from   PID // who may answer; nobody: anyone who was asked
+	// service is whose provider was asked, if from is nobody.
+	service string
+	answer  chan answer // capacity 1: whoever takes the call from calls sends one
 }
 
 // An answer is what ended a call.
 type answer struct {
 	kind kind
+	from PID
 	typ  string
 	data []byte
 	err  error // instead of the others; errBounced is the server's 503
@@ -60,8 +63,15 @@ type calls struct {
 
 func (s *calls) init() { s.m = make(map[string]*call) }
 
-func (s *calls) open(id uint64, from PID) *call {
-	w := &call{id: id, secret: random(secretLen), from: from, answer: make(chan answer, 1)}
+func (s *calls) open(id uint64, from PID) *call { return s.add(&call{id: id, from: from}) }
+
+// openAny is open for a request to whoever serves service.
+func (s *calls) openAny(id uint64, service string) *call {
+	return s.add(&call{id: id, from: nobody, service: service})
+}
+
+func (s *calls) add(w *call) *call {
+	w.secret, w.answer = random(secretLen), make(chan answer, 1)
 	s.mu.Lock()
 	s.m[w.secret] = w
 	s.mu.Unlock()
@@ -83,20 +93,21 @@ func (s *calls) match(t tag, from PID) *call {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	w := s.m[t.secret]
-	if w == nil || w.id != t.id || w.from != from {
+	if w == nil || w.id != t.id || w.from != from && (w.from != nobody || from == External) {
 		return nil
 	}
 	delete(s.m, t.secret)
 	return w
 }
 
-// fail ends all calls to a process and reports whether there were any.
-func (s *calls) fail(to PID, err error) bool {
+// fail ends all calls to a process, or those of a service to nobody, and reports
+// whether there were any.
+func (s *calls) fail(to PID, service string, err error) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	any := false
 	for secret, w := range s.m {
-		if w.from == to {
+		if w.from == to && w.service == service {
 			delete(s.m, secret)
 			w.answer <- answer{err: err}
 			any = true
@@ -106,30 +117,35 @@ func (s *calls) fail(to PID, err error) bool {
 }
 
 func (c *courier) request(ctx context.Context, m *Message) (*Message, error) {
-	a, id, err := c.exchange(ctx, m)
-	if err != nil {
-		return nil, fmt.Errorf("request to %s: %w", m.To, err)
+	d, err := c.readyFor(ctx, m)
+	if err == nil && d.many() {
+		err = &NameError{Field: "pid", Name: string(d.pid), Reason: "a request goes to one process; Gather asks many"}
 	}
-	return &Message{From: m.To, To: c.cfg.pid, ID: id, Type: a.typ, Data: a.data}, nil
+	if err != nil {
+		return nil, fmt.Errorf("request to %s: %w", m.target(), err)
+	}
+	a, id, err := c.exchange(ctx, d, m)
+	if err != nil {
+		return nil, fmt.Errorf("request to %s: %w", m.target(), err)
+	}
+	return &Message{From: a.from, To: c.cfg.pid, ID: id, Type: a.typ, Data: a.data}, nil
 }
 
-// exchange sends the request m and returns its answer.
-func (c *courier) exchange(ctx context.Context, m *Message) (a answer, id uint64, err error) {
-	if m.To == Everyone {
-		return a, 0, &NameError{Field: "pid", Name: string(m.To), Reason: "a request goes to one process"}
-	}
+// exchange sends the request m to d and returns its answer.
+func (c *courier) exchange(ctx context.Context, d *dest, m *Message) (a answer, id uint64, err error) {
 	began := time.Now()
-	d, err := c.ready(ctx, m.To)
-	if err == nil {
-		err = cmp.Or(checkHeader(m.Header), checkType(m.Type))
-	}
-	if err != nil {
+	if err := cmp.Or(checkHeader(m.Header), checkType(m.Type)); err != nil {
 		return a, 0, err
 	}
 	if id = m.ID; id == 0 {
 		id = c.ids.Add(1)
 	}
-	w := c.calls.open(id, m.To)
+	var w *call
+	if d.service == "" {
+		w = c.calls.open(id, d.pid)
+	} else {
+		w = c.calls.openAny(id, d.service)
+	}
 	o := outgoing{kind: kindRequest, id: id, secret: w.secret, typ: m.Type, header: m.Header, data: m.Data}
 	if err := c.ask(ctx, d, &o); err != nil {
 		c.calls.take(w)
@@ -144,7 +160,10 @@ func (c *courier) exchange(ctx context.Context, m *Message) (a answer, id uint64
 	case a.kind == kindAnswer:
 		return a, id, nil
 	}
-	return a, 0, c.refusal(ctx, m.To, a)
+	if d.service != "" && a.err == errBounced {
+		return a, 0, ErrNoReceiver
+	}
+	return a, 0, c.refusal(ctx, cmp.Or(a.from, d.pid), a)
 }
 
 // refusal is the error of an answer that is none of those awaited.
@@ -166,7 +185,7 @@ func (c *courier) refusal(ctx context.Context, from PID, a answer) error {
 
 // ask sends o, something to be answered.
 func (c *courier) ask(ctx context.Context, d *dest, o *outgoing) error {
-	if len(o.data) > c.chunk() && d.pid != c.cfg.pid {
+	if len(o.data) > c.chunk() && d.pid != c.cfg.pid && d.one() {
 		return c.postLinked(ctx, d, o)
 	}
 	// A borrowed connection's reconnect buffer would take it and answer nothing.
@@ -237,9 +256,11 @@ func (c *courier) bounced(to PID, t tag) {
 	case t.kind.awaits():
 		if w := c.calls.match(t, to); w != nil {
 			w.answer <- answer{err: errBounced}
+		} else if to == nobody {
+			c.queries.end(t, errBounced)
 		}
 	}
-	// Nobody took a broadcast or a signal: there is nobody else.
+	// Nobody took a broadcast, a message to a topic or a signal: there is nobody else.
 }
 
 // answered handles what another process, or this one, published to an address of
@@ -248,8 +269,14 @@ func (c *courier) bounced(to PID, t tag) {
 func (c *courier) answered(from PID, t tag, data []byte) bool {
 	switch t.kind {
 	case kindAnswer, kindAck, kindError, kindFull:
+		if from == nobody {
+			return false
+		}
+		a := answer{kind: t.kind, from: from, typ: t.typ, data: data}
 		if w := c.calls.match(t, from); w != nil {
-			w.answer <- answer{kind: t.kind, typ: t.typ, data: data}
+			w.answer <- a
+		} else {
+			c.queries.heard(t, a)
 		}
 		return true
 	case kindState, kindNoLink:

@@ -44,6 +44,8 @@ func (n *Node) Broadcast(ctx context.Context, data []byte) error {
 // Type that is none, is a [NameError]. An ID of the caller's does not change what the
 // node chooses next.
 //
+// With m.Topic it is [Node.Publish], in Mode Fast only.
+//
 // What the result means is said at the [Mode]. In a mode other than Fast, Everyone
 // is each of the other members of the view, told one by one, and the error joins an
 // [Undeliverable] for each that failed.
@@ -55,8 +57,15 @@ type dest struct {
 	subject string
 	reply   string  // up to the version in the tag
 	plain   kind    // of a message that awaits nothing
-	open    *parcel // the one that may grow; guarded by gather.mu
+	open    *parcel // the one that may grow; guarded by batcher.mu
+	service string  // if pid is nobody in particular
 }
+
+// many reports whether messages to d have any number of receivers.
+func (d *dest) many() bool { return d.pid == Everyone }
+
+// one reports whether messages to d have one receiver, who is known.
+func (d *dest) one() bool { return d.pid != Everyone && d.pid != nobody }
 
 func (c *courier) newDest(to PID) *dest {
 	d := &dest{pid: to, subject: c.subj.peer(to), reply: c.subj.reply(c.cfg.pid, to), plain: kindSend}
@@ -103,18 +112,40 @@ func (c *courier) dest(to PID) (*dest, error) {
 	return d, nil
 }
 
-// ready returns the destination to if messages may be sent at all.
-func (c *courier) ready(ctx context.Context, to PID) (*dest, error) {
+// sendable says why nothing can be sent, if so.
+func (c *courier) sendable(ctx context.Context) error {
 	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
+		return context.Cause(ctx)
 	}
 	if c.closed.Load() {
-		return nil, ErrClosed
+		return ErrClosed
+	}
+	return nil
+}
+
+// ready returns the destination to if messages may be sent at all.
+func (c *courier) ready(ctx context.Context, to PID) (*dest, error) {
+	if err := c.sendable(ctx); err != nil {
+		return nil, err
 	}
 	if c.draining.Load() {
 		return nil, ErrDraining
 	}
 	return c.dest(to)
+}
+
+// readyFor is ready for where m goes.
+func (c *courier) readyFor(ctx context.Context, m *Message) (*dest, error) {
+	if m.Topic == "" {
+		return c.ready(ctx, m.To)
+	}
+	if m.To != "" && m.To != Everyone {
+		return nil, &NameError{Field: "pid", Name: string(m.To), Reason: "a message to a topic goes to who has joined it"}
+	}
+	if err := c.sendable(ctx); err != nil {
+		return nil, err
+	}
+	return c.topicDest(m.Topic)
 }
 
 func (c *courier) send(ctx context.Context, to PID, data []byte) error {
@@ -132,7 +163,7 @@ func (c *courier) send(ctx context.Context, to PID, data []byte) error {
 }
 
 func (c *courier) sendMsg(ctx context.Context, m *Message) error {
-	d, err := c.ready(ctx, m.To)
+	d, err := c.readyFor(ctx, m)
 	if err == nil {
 		err = cmp.Or(checkHeader(m.Header), checkType(m.Type))
 	}
@@ -140,7 +171,7 @@ func (c *courier) sendMsg(ctx context.Context, m *Message) error {
 		err = c.dispose(ctx, d, m)
 	}
 	if err != nil {
-		return fmt.Errorf("send to %s: %w", m.To, err)
+		return fmt.Errorf("send to %s: %w", m.target(), err)
 	}
 	return nil
 }
@@ -152,6 +183,10 @@ func (c *courier) dispose(ctx context.Context, d *dest, m *Message) error {
 		o.id = c.ids.Add(1)
 	}
 	switch mode := cmp.Or(m.Mode, c.cfg.mode, Fast); {
+	case m.Topic != "" && m.Mode > Fast:
+		return &ConfigError{"Mode", "messages to a topic are fast: who has joined it is not known"}
+	case m.Topic != "":
+		return c.post(d, &o)
 	case mode == Acked:
 		return c.postAcked(ctx, d, m.Ack, &o)
 	case mode == Fast && len(o.data) <= c.chunk():
@@ -180,7 +215,7 @@ func (c *courier) post(d *dest, o *outgoing) error {
 	if d.pid == c.cfg.pid {
 		return c.postSelf(o)
 	}
-	if err := c.gather.post(d, o); err != nil {
+	if err := c.batcher.post(d, o); err != nil {
 		return err
 	}
 	c.sent.Add(1)

@@ -4,15 +4,16 @@ package fabric
 // by one, not at one moment.
 type Stats struct {
 	// Sent were handed to the connection, or to the node's own inbox: sends,
-	// broadcasts (once each, not once a receiver) and requests, but not answers.
+	// broadcasts (once each, not once a receiver; so messages to a topic and queries)
+	// and requests, but not answers.
 	Sent uint64
-	// Received were taken into the inbox.
+	// Received were taken into the inbox, or the queue of a service.
 	Received uint64
 	// Undeliverable were found to have no receiver: sends, not requests, whose
 	// callers were told.
 	Undeliverable uint64
-	// Rejected were delivered to the node and refused, the inbox being full; their
-	// senders were told.
+	// Rejected were delivered to the node and refused, the inbox being full, or the
+	// queue of a service, or what waits to be read of a query; their senders were told.
 	Rejected uint64
 	// Dropped were delivered to the node and dropped: by the inbox's policy, or by
 	// nats.go because the node did not get to run, which is a defect.
@@ -48,6 +49,9 @@ func (c *courier) stats() Stats {
 		Stray:         c.stray.Load(),
 	}
 	c.inbox.stats(&s)
+	served, refused := c.services.counts()
+	s.Received += served
+	s.Rejected += refused + c.queries.refused.Load()
 	s.Dropped += dropped
 	return s
 }

@@ -14,8 +14,8 @@ import (
 //	u      P.u.<to>.<from>                P.u.<me>.*     point to point
 //	b      P.b.<from>                     P.b.*          broadcast
 //	g      P.g.<topic>.<from>             P.g.<topic>.*  topics
-//	q      P.q.<service>.<from>           the same, in a queue group: anycast
-//	s      P.s.<to>.<from>.<stream>       P.s.<me>.*.*   chunks of large messages
+//	q      P.q.<service>.<from>           P.q.<service>.* in the queue group fab.<cluster>.<env>.<service>: anycast
+//	s      P.s.<to>.<from>.<stream>       P.s.<me>.*.*   chunks of streams
 //	d      P.d.<to>.<from>                (a stream)     durable mailboxes
 //	y      P.y.<kind>.<from>              P.y.<kind>.*   the fabric's own signals
 //	r      P.r.<to>.<from>.<tag>.<id>     P.r.<me>.>     answers, the server's 503 (wire.go)
@@ -50,6 +50,8 @@ type subjects struct {
 	me     PID
 	toMe   string // "P.u.<me>."
 	cast   string // "P.b."
+	topics string // "P.g."
+	queues string // "P.q."
 	atMe   string // "P.r.<me>."
 }
 
@@ -60,6 +62,8 @@ func newSubjects(cluster, env string, me PID) subjects {
 		me:     me,
 		toMe:   p + classPeer + string(me) + ".",
 		cast:   p + classCast,
+		topics: p + classTopic,
+		queues: p + classQueue,
 		atMe:   p + classReply + string(me) + ".",
 	}
 }
@@ -75,6 +79,22 @@ func (s subjects) everyone() string { return s.cast + string(s.me) }
 
 // castAll matches every broadcast.
 func (s subjects) castAll() string { return s.cast + "*" }
+
+// topic is where this node publishes to a topic.
+func (s subjects) topic(name string) string { return s.topics + name + "." + string(s.me) }
+
+// topicAll matches everything that is published to a topic.
+func (s subjects) topicAll(name string) string { return s.topics + name + ".*" }
+
+// service is where this node publishes requests to whoever serves a service.
+func (s subjects) service(name string) string { return s.queues + name + "." + string(s.me) }
+
+// serviceAll matches every request to a service, of which each goes to one of the
+// queue group.
+func (s subjects) serviceAll(name string) string { return s.queues + name + ".*" }
+
+// group is the queue group of those who serve a service.
+func (s subjects) group(name string) string { return s.prefix + name }
 
 // signal is where this node publishes signals of a kind.
 func (s subjects) signal(kind string) string {
@@ -95,20 +115,6 @@ func (s subjects) replyAll() string { return s.atMe + ">" }
 
 // feed is the token under which the bucket's changes are republished.
 func (s subjects) feed() string { return s.prefix + classFeed }
-
-// topic is where this node publishes to a topic.
-func (s subjects) topic(name string) string { return s.prefix + classTopic + name + "." + string(s.me) }
-
-// topicAll matches everything that is published to a topic.
-func (s subjects) topicAll(name string) string { return s.prefix + classTopic + name + ".*" }
-
-// service is where this node publishes what one of a service's processes is to take.
-func (s subjects) service(name string) string {
-	return s.prefix + classQueue + name + "." + string(s.me)
-}
-
-// serviceAll matches everything for a service.
-func (s subjects) serviceAll(name string) string { return s.prefix + classQueue + name + ".*" }
 
 // chunk is where this node publishes the parts of a stream to the process to.
 func (s subjects) chunk(to PID, stream string) string {
@@ -133,6 +139,30 @@ func (s subjects) parsePeer(subject string) (from PID, ok bool) {
 // parseCast returns who published to subject, one that castAll matched.
 func (s subjects) parseCast(subject string) (from PID, ok bool) {
 	return tokenPID(strings.CutPrefix(subject, s.cast))
+}
+
+// parseTopic returns the topic of subject, one that topicAll matched, and who
+// published to it.
+func (s subjects) parseTopic(subject string) (topic string, from PID, ok bool) {
+	return named(strings.CutPrefix(subject, s.topics))
+}
+
+// parseService returns the service of subject, one that serviceAll matched, and who
+// published to it.
+func (s subjects) parseService(subject string) (service string, from PID, ok bool) {
+	return named(strings.CutPrefix(subject, s.queues))
+}
+
+// named parses "<name>.<from>".
+func named(rest string, ok bool) (name string, from PID, _ bool) {
+	if !ok {
+		return "", "", false
+	}
+	name, rest, ok = strings.Cut(rest, ".")
+	if from, ok = tokenPID(rest, ok); !ok || token.Check("name", name) != nil {
+		return "", "", false
+	}
+	return name, from, true
 }
 
 // parseSignal returns who published to subject, one that signalAll(kind) matched.
@@ -187,6 +217,23 @@ func (s subjects) peerOf(subject string) (to PID, ok bool) {
 		return "", false
 	}
 	return tokenPID(strings.CutSuffix(rest, "."+string(s.me)))
+}
+
+// target returns for whom this node publishes to subject: one process, [Everyone],
+// also of a topic, or [nobody] in particular, who serves service. ok is false for
+// any other subject.
+func (s subjects) target(subject string) (to PID, service string, ok bool) {
+	if to, ok = s.peerOf(subject); ok {
+		return to, "", true
+	}
+	if from, ok := s.parseCast(subject); ok && from == s.me {
+		return Everyone, "", true
+	}
+	if _, from, ok := s.parseTopic(subject); ok && from == s.me {
+		return Everyone, "", true
+	}
+	service, from, ok := s.parseService(subject)
+	return nobody, service, ok && from == s.me
 }
 
 // tokenPID returns name as a PID if it is one token and a legal name.

@@ -24,6 +24,9 @@ import (
 //	acked          P.u.<to>.<from>       P.r.<from>.<to>.1c<nonce><type>.<n>-<secret>
 //	acked, handled P.u.<to>.<from>       P.r.<from>.<to>.1h<nonce><type>.<n>-<secret>
 //	broadcast      P.b.<from>            P.r.<from>._.1b<nonce><type>.<n>
+//	to a topic     P.g.<topic>.<from>    P.r.<from>._.1b<nonce><type>.<n>
+//	query          P.b. or P.g. as above P.r.<from>._.1q<nonce><type>.<n>-<secret>
+//	anycast        P.q.<service>.<from>  P.r.<from>._.1q<nonce><type>.<n>-<secret>
 //	signal         P.y.<kind>.<from>     P.r.<from>._.1y<nonce>.<n>
 //	several sends  P.u.<to>.<from>       P.r.<from>.<to>.1m<nonce>.<n>-<steps>    payload: a frame (frame.go)
 //	  broadcasts   P.b.<from>            P.r.<from>._.1m<nonce>.<n>-<steps>
@@ -60,13 +63,15 @@ import (
 // of a consumer, direct gets) can be aimed at any subject and skip permissions; they carry no tag.
 //
 // Class r is accepted only with the courier's own nonce and, where somebody waits,
-// for an outstanding n with its secret from the process that was asked. An answer
-// is published to an address rebuilt from the parsed parts under the answerer's
+// for an outstanding n with its secret from the process that was asked; to a query,
+// and to an anycast, anybody may answer who learned its secret, each in its own name. An
+// answer is published to an address rebuilt from the parsed parts under the answerer's
 // own PID, never to the reply subject as received. That a send found the inbox full
 // has no secret, as the send has none: it can be made up by who was sent to only.
 //
-// The one message without a tag is P.u.<to>.ext, published by a plain NATS client:
-// it arrives From ext; with a reply address that begins with _INBOX. it is a request.
+// The messages without a tag are P.u.<to>.ext and P.q.<service>.ext, published by a
+// plain NATS client: they arrive From ext; with a reply address that begins with
+// _INBOX. they are requests.
 const (
 	wireVersion = '1'
 	tagHead     = string(wireVersion)
@@ -117,6 +122,21 @@ func (k kind) secret() bool {
 // awaits reports whether the sender of a message of kind k awaits something of its
 // receiver.
 func (k kind) awaits() bool { return k == kindRequest || k == kindAccept || k == kindHandle }
+
+// fits reports whether messages of kind k may be published in a class other than r.
+func (k kind) fits(class string) bool {
+	switch class {
+	case classPeer:
+		return k == kindSend || k.awaits() || k == kindMulti || k == kindLinked || k == kindLink || k == kindProbe
+	case classCast, classTopic:
+		return k == kindBroadcast || k == kindRequest || k == kindMulti
+	case classQueue:
+		return k == kindRequest
+	case classSignal:
+		return k == kindSignal
+	}
+	return false
+}
 
 func (k kind) known() bool {
 	return k == kindSend || k == kindBroadcast || k == kindSignal || k == kindNack || k == kindMulti || k.secret()

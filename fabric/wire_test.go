@@ -69,6 +69,12 @@ func FuzzReceive(f *testing.F) {
 	f.Add(p+"u.b.a", p+"r.a.b.1s01234567.1", "K", "v")
 	f.Add(p+"b.a", p+"r.a._.1b01234567.7", "Nats-Stream", "S")
 	f.Add(p+"u.b.ext", "_INBOX.x.y", "", "")
+	f.Add(p+"g.news.a", p+"r.a._.1b01234567.7", "", "")
+	f.Add(p+"g.news.a", p+"r.a._.1q01234567.1-0123456789", "", "")
+	f.Add(p+"q.mail.a", p+"r.a._.1q01234567.1-0123456789", "", "")
+	f.Add(p+"q.mail.ext", "_INBOX.x.y", "", "")
+	f.Add(p+"q.mail.ext", "", "", "")
+	f.Add(p+"g.news.ext", "", "", "")
 	f.Add(p+"u.b.ext", "$JS.API.STREAM.DELETE.S", "Status", "503")
 	f.Add(p+"r.b.a.1a01234567.1-0123456789", "", "", "")
 	f.Add("", "", "", "")
@@ -77,6 +83,9 @@ func FuzzReceive(f *testing.F) {
 		c.log = slog.New(slog.DiscardHandler)
 		c.calls.init()
 		c.flushes.init()
+		c.inbox = newInbox(Inbox{Messages: 1, Bytes: 1})
+		c.links.init(c)
+		c.queries.init(c)
 		c.clerk.init(c)
 		d := decoder{c: c}
 		m := &nats.Msg{Subject: subject, Reply: reply}
@@ -102,7 +111,11 @@ func FuzzReceive(f *testing.F) {
 				t.Errorf("answer to %q", got.asked.end)
 			}
 		case got.asked != nil:
-			if want := p + "r." + string(got.From) + ".b.1" + string(rune(got.asked.kind)) + got.asked.nonce + got.Type + got.asked.end; want != reply {
+			to := "b"
+			if !strings.HasPrefix(subject, p+"u.") {
+				to = "_"
+			}
+			if want := p + "r." + string(got.From) + "." + to + ".1" + string(rune(got.asked.kind)) + got.asked.nonce + got.Type + got.asked.end; want != reply {
 				t.Errorf("reply %q is rebuilt as %q", reply, want)
 			}
 		}
@@ -114,6 +127,9 @@ func FuzzSubject(f *testing.F) {
 	f.Add("fab.c1.test.u.b.a")
 	f.Add("fab.c1.test.r.b._.1s01234567.1")
 	f.Add("fab.c1.test.y.hb.a")
+	f.Add("fab.c1.test.g.news.a")
+	f.Add("fab.c1.test.q.mail.a")
+	f.Add("fab.c1.test.q.mail.ext")
 	f.Add("fab.c1.test.b.*")
 	f.Fuzz(func(t *testing.T, s string) {
 		b := newSubjects("c1", "test", "b")
@@ -122,6 +138,18 @@ func FuzzSubject(f *testing.F) {
 		}
 		if from, ok := b.parseCast(s); ok && newSubjects("c1", "test", from).everyone() != s {
 			t.Errorf("parseCast(%q) = %q", s, from)
+		}
+		if name, from, ok := b.parseTopic(s); ok && newSubjects("c1", "test", from).topic(name) != s {
+			t.Errorf("parseTopic(%q) = %q, %q", s, name, from)
+		}
+		if name, from, ok := b.parseService(s); ok && newSubjects("c1", "test", from).service(name) != s {
+			t.Errorf("parseService(%q) = %q, %q", s, name, from)
+		}
+		switch to, service, ok := b.target(s); {
+		case !ok:
+		case to == nobody && b.service(service) != s, to == Everyone && !strings.HasSuffix(s, ".b"),
+			to != nobody && to != Everyone && b.peer(to) != s:
+			t.Errorf("target(%q) = %q, %q", s, to, service)
 		}
 		if from, ok := b.parseSignal("hb", s); ok && newSubjects("c1", "test", from).signal("hb") != s {
 			t.Errorf("parseSignal(%q) = %q", s, from)

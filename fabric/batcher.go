@@ -10,7 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// A gather puts what a node sends in order, and small messages that would wait anyway
+// A batcher puts what a node sends in order, and small messages that would wait anyway
 // into one publish: while the batcher is busy with earlier ones, those to one
 // receiver gather in a parcel. There is no timer: a message that comes when nothing is
 // under way is published at once, by its sender, bare.
@@ -18,7 +18,7 @@ import (
 // The order of one sender's messages is that of its calls, over sends, broadcasts and
 // requests. So a parcel does not grow any more once something was queued after it that
 // its receiver gets as well.
-type gather struct {
+type batcher struct {
 	c     *courier
 	alone bool          // never gather
 	wake  chan struct{} // capacity 1: a token means that busy was set
@@ -49,15 +49,15 @@ const (
 	maxGather = 4 << 20
 )
 
-func (g *gather) init(c *courier) {
-	g.c, g.alone = c, c.cfg.noBatch
-	g.offline.cfg = c.cfg.offline
-	g.offline.cfg.Messages = cmp.Or(g.offline.cfg.Messages, DefaultInboxMessages)
-	g.offline.cfg.Bytes = cmp.Or(g.offline.cfg.Bytes, DefaultInboxBytes)
-	g.wake = make(chan struct{}, 1)
-	g.room = sync.NewCond(&g.mu)
-	g.start = time.Now()
-	g.last = -time.Hour
+func (b *batcher) init(c *courier) {
+	b.c, b.alone = c, c.cfg.noBatch
+	b.offline.cfg = c.cfg.offline
+	b.offline.cfg.Messages = cmp.Or(b.offline.cfg.Messages, DefaultInboxMessages)
+	b.offline.cfg.Bytes = cmp.Or(b.offline.cfg.Bytes, DefaultInboxBytes)
+	b.wake = make(chan struct{}, 1)
+	b.room = sync.NewCond(&b.mu)
+	b.start = time.Now()
+	b.last = -time.Hour
 }
 
 // A parcel is one publish.
@@ -79,27 +79,27 @@ var parcels = sync.Pool{New: func() any { return new(parcel) }}
 
 // post hands o to the connection, or queues it for the batcher. An error of
 // publishing it then is the clerk's to report.
-func (g *gather) post(d *dest, o *outgoing) error {
-	if g.alone && g.offline.cfg.TTL <= 0 {
-		return g.c.emit(d, o)
+func (b *batcher) post(d *dest, o *outgoing) error {
+	if b.alone && b.offline.cfg.TTL <= 0 {
+		return b.c.emit(d, o)
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if len(g.offline.queue) > 0 && g.shelve(newParcel(d, o)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.offline.queue) > 0 && b.shelve(newParcel(d, o)) {
 		return nil // behind those that wait already
 	}
-	if !g.take(o.framed() && !g.alone) {
-		err := g.c.emit(d, o)
-		if g.offline.cfg.TTL > 0 && errors.Is(err, ErrDisconnected) && g.shelve(newParcel(d, o)) {
+	if !b.take(o.framed() && !b.alone) {
+		err := b.c.emit(d, o)
+		if b.offline.cfg.TTL > 0 && errors.Is(err, ErrDisconnected) && b.shelve(newParcel(d, o)) {
 			return nil
 		}
-		g.last = time.Since(g.start)
+		b.last = time.Since(b.start)
 		return err
 	}
-	if p := d.open; p != nil && o.framed() && g.grows(p, len(o.data)) && p.ids.add(o.id) {
+	if p := d.open; p != nil && o.framed() && b.grows(p, len(o.data)) && p.ids.add(o.id) {
 		p.buf = appendItem(p.buf, o.item())
 		p.n++
-		g.bytes += len(o.data)
+		b.bytes += len(o.data)
 		return nil
 	}
 	p := newParcel(d, o)
@@ -107,7 +107,7 @@ func (g *gather) post(d *dest, o *outgoing) error {
 	if o.framed() {
 		d.open = p
 	}
-	g.push(p)
+	b.push(p)
 	return nil
 }
 
@@ -127,60 +127,60 @@ func newParcel(d *dest, o *outgoing) *parcel {
 	return p
 }
 
-// take decides whether a message is queued. It needs g.mu, and waits while too much
+// take decides whether a message is queued. It needs b.mu, and waits while too much
 // is queued.
-func (g *gather) take(worth bool) bool {
-	for g.bytes > maxGather && !g.c.closed.Load() {
-		g.room.Wait()
+func (b *batcher) take(worth bool) bool {
+	for b.bytes > maxGather && !b.c.closed.Load() {
+		b.room.Wait()
 	}
-	if g.busy {
+	if b.busy {
 		return true
 	}
-	if !worth || time.Since(g.start)-g.last > gatherAfter {
+	if !worth || time.Since(b.start)-b.last > gatherAfter {
 		return false
 	}
-	g.rouse()
+	b.rouse()
 	return true
 }
 
-func (g *gather) rouse() {
-	if !g.busy {
-		g.busy = true
-		g.wake <- struct{}{} // never waits: there is one token for each time busy is set
+func (b *batcher) rouse() {
+	if !b.busy {
+		b.busy = true
+		b.wake <- struct{}{} // never waits: there is one token for each time busy is set
 	}
 }
 
-// grows reports whether p, which is queued, may take n more bytes. It needs g.mu.
-func (g *gather) grows(p *parcel, n int) bool {
+// grows reports whether p, which is queued, may take n more bytes. It needs b.mu.
+func (b *batcher) grows(p *parcel, n int) bool {
 	if p.n >= maxFrameItems || len(p.buf)+n > maxFrame {
 		return false
 	}
 	if p.d.plain == kindSend {
-		return p.casts == g.casts
+		return p.casts == b.casts
 	}
-	return g.queue[len(g.queue)-1] == p
+	return b.queue[len(b.queue)-1] == p
 }
 
-// push queues p. It needs g.mu.
-func (g *gather) push(p *parcel) {
+// push queues p. It needs b.mu.
+func (b *batcher) push(p *parcel) {
 	if p.d.plain != kindSend {
-		g.casts++
+		b.casts++
 	}
-	p.round, p.casts = g.round, g.casts
-	g.queue = append(g.queue, p)
-	g.bytes += len(p.buf)
+	p.round, p.casts = b.round, b.casts
+	b.queue = append(b.queue, p)
+	b.bytes += len(p.buf)
 }
 
 // link hands over the message it, which is number seq of l, or has it wait in a
 // parcel of l. Its caller holds l.mu.
-func (g *gather) link(l *outLink, seq uint64, it *item) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	queued := g.take(!g.alone)
-	if p := l.open; p != nil && queued && g.grows(p, len(it.data)) {
+func (b *batcher) link(l *outLink, seq uint64, it *item) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	queued := b.take(!b.alone)
+	if p := l.open; p != nil && queued && b.grows(p, len(it.data)) {
 		p.buf = appendItem(p.buf, it)
 		p.n, p.last = p.n+1, seq
-		g.bytes += len(it.data)
+		b.bytes += len(it.data)
 		return
 	}
 	p := &parcel{d: l.d, n: 1, link: l, last: seq, buf: appendItem(make([]byte, 0, len(it.data)+64), it)}
@@ -192,70 +192,70 @@ func (g *gather) link(l *outLink, seq uint64, it *item) {
 	l.keep(p)
 	if queued {
 		l.open = p
-		g.push(p)
+		b.push(p)
 		return
 	}
-	p.round = g.round - 1 // it does not grow
+	p.round = b.round - 1 // it does not grow
 	l.open = nil
-	g.c.publishParcel(p)
-	g.last = time.Since(g.start)
+	b.c.publishParcel(p)
+	b.last = time.Since(b.start)
 }
 
 // again queues parcels of a link that were published before. Those that were not are
 // queued already.
-func (g *gather) again(ps []*parcel) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+func (b *batcher) again(ps []*parcel) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	for _, p := range ps {
-		if p.round != g.round {
-			g.queue = append(g.queue, p)
-			g.bytes += len(p.buf)
+		if p.round != b.round {
+			b.queue = append(b.queue, p)
+			b.bytes += len(p.buf)
 		}
 	}
-	g.rouse()
+	b.rouse()
 }
 
 // after publishes o to d behind everything queued. The parcel's marker is answered if
 // that fails later.
-func (g *gather) after(d *dest, o outgoing, marker *call) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if !g.busy {
-		return g.c.emit(d, &o)
+func (b *batcher) after(d *dest, o outgoing, marker *call) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.busy {
+		return b.c.emit(d, &o)
 	}
-	g.push(&parcel{d: d, o: o, data: o.data, n: 1, marker: marker})
+	b.push(&parcel{d: d, o: o, data: o.data, n: 1, marker: marker})
 	return nil
 }
 
 // close ends all waiting.
-func (g *gather) close() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.room.Broadcast()
+func (b *batcher) close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.room.Broadcast()
 }
 
 // run is the batcher.
-func (g *gather) run() {
+func (b *batcher) run() {
 	for {
 		select {
-		case <-g.wake:
-			g.drain()
-		case <-g.c.done:
-			g.drain()
+		case <-b.wake:
+			b.drain()
+		case <-b.c.done:
+			b.drain()
 			return
 		}
 	}
 }
 
 // drain publishes until nothing is queued.
-func (g *gather) drain() {
+func (b *batcher) drain() {
 	for {
-		g.mu.Lock()
-		batch := g.queue
-		g.queue, g.spare = g.spare[:0], nil
-		g.round++
-		g.bytes = 0
-		g.room.Broadcast()
+		b.mu.Lock()
+		batch := b.queue
+		b.queue, b.spare = b.spare[:0], nil
+		b.round++
+		b.bytes = 0
+		b.room.Broadcast()
 		for _, p := range batch { // they do not grow any more
 			if p.d.open == p {
 				p.d.open = nil
@@ -265,22 +265,22 @@ func (g *gather) drain() {
 			}
 		}
 		if len(batch) == 0 {
-			g.busy = false
-			g.spare = batch
-			g.last = time.Since(g.start)
-			g.mu.Unlock()
+			b.busy = false
+			b.spare = batch
+			b.last = time.Since(b.start)
+			b.mu.Unlock()
 			return
 		}
-		g.mu.Unlock()
+		b.mu.Unlock()
 		for i, p := range batch {
 			batch[i] = nil
-			if done := g.c.publishParcel(p); done && p.link == nil {
+			if done := b.c.publishParcel(p); done && p.link == nil {
 				parcels.Put(p)
 			}
 		}
-		g.mu.Lock()
-		g.spare = batch[:0]
-		g.mu.Unlock()
+		b.mu.Lock()
+		b.spare = batch[:0]
+		b.mu.Unlock()
 		runtime.Gosched() // senders first: what they add goes out together
 	}
 }
@@ -307,7 +307,7 @@ func (c *courier) publishParcel(p *parcel) (done bool) {
 		o.kind, o.typ, o.data, o.steps = kindMulti, "", p.buf, p.steps()
 	}
 	err := c.emit(p.d, &o)
-	if errors.Is(err, ErrDisconnected) && c.gather.shelveFailed(p) {
+	if errors.Is(err, ErrDisconnected) && c.batcher.shelveFailed(p) {
 		return false
 	}
 	if err != nil {
@@ -331,6 +331,8 @@ func (p *parcel) report(c *courier, err error) {
 	case p.o.kind.awaits():
 		if w := c.calls.match(tag{id: p.o.id, secret: p.o.secret}, p.d.pid); w != nil {
 			w.answer <- answer{err: err}
+		} else {
+			c.queries.end(tag{id: p.o.id, secret: p.o.secret}, err)
 		}
 	case p.o.kind == kindProbe: // there will be another
 	case p.n == 1:
