@@ -157,6 +157,9 @@ func (c *courier) start() error {
 		}
 		c.wg.Go(func() { c.dispatch(c.ch) })
 		c.wg.Go(c.notify)
+		if _, err := c.subscribe(c.subj.chunkAll(), c.onStream); err != nil {
+			return err
+		}
 	}
 	c.wg.Go(c.clerk.run)
 	c.wg.Go(c.batcher.run)

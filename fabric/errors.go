@@ -35,6 +35,10 @@ var (
 	ErrDisconnected = errors.New("fabric: disconnected")
 	// ErrClosed: the node has left, or is leaving.
 	ErrClosed = errors.New("fabric: node closed")
+	// ErrStreamAborted: the other end of a stream gave it up, or did not take it.
+	ErrStreamAborted = errors.New("fabric: stream aborted")
+	// ErrStreamStalled: the writer of a stream is gone.
+	ErrStreamStalled = errors.New("fabric: stream stalled")
 	// ErrDraining: the node is leaving and sends nothing new. See [Node.Drain].
 	ErrDraining = errors.New("fabric: node is draining")
 	// ErrPassive: a passive node cannot do this.

@@ -18,6 +18,7 @@ type inLink struct {
 	name   string
 	from   PID
 	origin *origin     // the sender's courier
+	stream *InStream   // if the link is a stream's
 	resume atomic.Bool // what was refused for want of memory may come
 
 	mu      sync.Mutex // guards the fields below
@@ -34,7 +35,7 @@ const (
 	maxLinksPerPeer = 64
 	// linkIdle is how long a link is kept that nothing comes on.
 	linkIdle    = 10 * time.Minute
-	expireEvery = time.Minute
+	expireEvery = 5 * time.Second
 )
 
 // grant is what is granted to each of n links: a part of what the inbox may hold.
@@ -61,7 +62,7 @@ func (d *decoder) linked(batch []*Message, m *nats.Msg, s *sender, t tag) []*Mes
 	c.links.mu.Lock()
 	in := c.links.in[t.secret]
 	c.links.mu.Unlock()
-	if in == nil || in.from != s.from || in.origin.nonce != t.nonce {
+	if in == nil || in.from != s.from || in.origin.nonce != t.nonce || in.stream != nil {
 		c.stray.Add(1) // from a link that is over, or not begun: the sender will ask
 		return batch
 	}
@@ -72,16 +73,21 @@ func (d *decoder) linked(batch []*Message, m *nats.Msg, s *sender, t tag) []*Mes
 		it := item{kind: kindSend, typ: t.typ, id: t.id, header: m.Header, data: m.Data}
 		batch, _ = in.take(batch, t.seq, &it)
 	} else {
-		r := frameReader{b: m.Data}
-		seq, on := t.id, true
-		for it := (item{}); on && r.next(&it); seq++ {
-			batch, on = in.take(batch, seq, &it)
-		}
-		if r.bad {
-			c.drop(m)
-		}
+		batch = in.frame(batch, t.id, m)
 	}
 	in.tell()
+	return batch
+}
+
+// frame takes in the items of m, of which the first has the number seq. It needs in.mu.
+func (in *inLink) frame(batch []*Message, seq uint64, m *nats.Msg) []*Message {
+	r := frameReader{b: m.Data}
+	for it, on := (item{}), true; on && in.win != nil && r.next(&it); seq++ {
+		batch, on = in.take(batch, seq, &it)
+	}
+	if r.bad {
+		in.c.drop(m)
+	}
 	return batch
 }
 
@@ -98,6 +104,9 @@ func (in *inLink) take(batch []*Message, seq uint64, it *item) (_ []*Message, on
 	case window.Beyond:
 		in.c.invalid.Add(1)
 		return batch, false
+	}
+	if in.stream != nil {
+		return batch, in.takeStream(it)
 	}
 	if it.more || it.kind == kindPart {
 		return in.takePart(batch, it)
@@ -176,19 +185,13 @@ func (c *courier) inLink(s *sender, t tag) *inLink {
 	defer c.links.mu.Unlock()
 	in := c.links.in[t.secret]
 	if in != nil {
-		if in.from != s.from || in.origin.nonce != t.nonce {
+		if in.from != s.from || in.origin.nonce != t.nonce || in.stream != nil {
 			return nil
 		}
 		return in
 	}
 	in = &inLink{c: c, name: t.secret, from: s.from, origin: &origin{nonce: t.nonce}, used: time.Now()}
-	mine := 0
-	for _, other := range c.links.in {
-		if other.from == s.from {
-			mine++
-		}
-	}
-	if t.id != 1 || mine >= maxLinksPerPeer {
+	if t.id != 1 || c.links.linksOf(s.from) >= maxLinksPerPeer {
 		c.links.tell(in) // with no window: there is no such link
 		return nil
 	}
@@ -202,7 +205,9 @@ func (in *inLink) probed(number uint64) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.used = time.Now()
-	in.win.Probed(number)
+	if in.win != nil {
+		in.win.Probed(number)
+	}
 	in.tell()
 }
 
@@ -285,9 +290,17 @@ func (s *links) expire(now time.Time) {
 		if in.partial != nil && now.Sub(in.used) > stallLimit {
 			in.dropPartial()
 		}
+		if !s.c.nc.IsConnected() {
+			in.used = now // nobody can be heard
+		}
 		idle := now.Sub(in.used)
 		in.mu.Unlock()
-		if idle > linkIdle && !s.c.cfg.known(in.from) {
+		switch {
+		case s.c.cfg.known(in.from):
+		case in.stream != nil && idle > stallLimit:
+			in.stream.fail(ErrStreamStalled)
+			delete(s.in, name)
+		case idle > linkIdle:
 			delete(s.in, name)
 		}
 	}

@@ -21,6 +21,9 @@ type links struct {
 	byName map[string]*outLink // those of streams as well
 	in     map[string]*inLink
 
+	// streams wait to be accepted; when it is full, more are refused.
+	streams chan *InStream
+
 	tellMu sync.Mutex    // guards the field below
 	tells  []*inLink     // whose senders are to be told their state
 	told   chan struct{} // capacity 1: a token means that tells is not empty
@@ -29,6 +32,7 @@ type links struct {
 func (s *links) init(c *courier) {
 	s.c = c
 	s.wake, s.told = make(chan struct{}, 1), make(chan struct{}, 1)
+	s.streams = make(chan *InStream, maxWaitingStreams)
 	s.out, s.byName, s.in = make(map[PID]*outLink), make(map[string]*outLink), make(map[string]*inLink)
 }
 
@@ -92,11 +96,17 @@ func (s *links) keep() {
 func (c *courier) attend(l *outLink) (waiting bool) {
 	l.mu.Lock()
 	q := &l.quiet
-	if l.err != nil || l.win.Idle() {
-		l.mu.Unlock()
-		return false
-	}
 	now := time.Now()
+	if l.err != nil || l.win.Idle() {
+		if open := l.err == nil && l.greeting != nil && l.begun; !open || now.Before(q.due) {
+			l.mu.Unlock()
+			return open
+		}
+		q.due = now.Add(streamProbe) // its reader shall know that there may be more
+		l.probe()
+		l.mu.Unlock()
+		return true
+	}
 	bounced, lonely := q.bounced, q.probes >= 2
 	if !now.Before(q.due) {
 		if q.probes == 0 {
@@ -142,6 +152,16 @@ func (s *links) hurry() {
 	s.rouse()
 }
 
+// linksOf counts the links of a process to this one. It needs s.mu.
+func (s *links) linksOf(from PID) (n int) {
+	for _, in := range s.in {
+		if in.from == from {
+			n++
+		}
+	}
+	return n
+}
+
 // settled waits until the receivers of all links have acknowledged everything.
 func (s *links) settled(ctx context.Context) error {
 	for _, l := range s.all() {
@@ -159,6 +179,10 @@ func (c *courier) linkWord(from PID, t tag, data []byte) bool {
 		return true // it is over
 	}
 	if t.kind == kindNoLink {
+		if l.greeting != nil {
+			l.fail(fmt.Errorf("%w: %s does not take it", ErrStreamAborted, from))
+			return true
+		}
 		l.fail(fmt.Errorf("%w: %s has begun anew", ErrUnknownOutcome, from))
 		return true
 	}

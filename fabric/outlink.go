@@ -17,8 +17,11 @@ import (
 type outLink struct {
 	c    *courier
 	d    *dest
-	name string  // a secret: whoever knows it may speak for the receiver
-	open *parcel // the one that may grow; guarded by batcher.mu
+	name string // a secret: whoever knows it may speak for the receiver
+	// greeting is what a probe says of a stream, to a receiver that does not know
+	// it yet; nil if the link is no stream's.
+	greeting []byte
+	open     *parcel // the one that may grow; guarded by batcher.mu
 
 	large chan struct{} // capacity 1: holds a token while a message in parts is under way
 
@@ -141,14 +144,11 @@ func (l *outLink) keep(p *parcel) { l.kept = append(l.kept, p) }
 // probe asks the receiver for its state, behind all that was sent. It needs l.mu.
 func (l *outLink) probe() {
 	number, base := l.win.Probe()
-	o := outgoing{kind: kindProbe, id: base, secret: l.name, seq: number, data: l.hello()}
+	o := outgoing{kind: kindProbe, id: base, secret: l.name, seq: number, data: l.greeting}
 	if err := l.c.batcher.after(l.d, o, nil); err != nil {
 		l.c.log.Debug("link: not asked", "pid", l.c.cfg.pid, "to", l.d.pid, "err", err)
 	}
 }
-
-// hello is what a probe says of the link, for the receiver to which it is new.
-func (l *outLink) hello() []byte { return nil }
 
 // state takes in what the receiver says.
 func (l *outLink) state(st window.State) {
@@ -201,8 +201,10 @@ func (l *outLink) fail(err error) {
 	}
 	l.err = err
 	close(l.space)
-	for _, id := range l.pending() {
-		l.c.clerk.add(entry{to: l.d.pid, id: id, err: err})
+	if l.greeting == nil { // the writer of a stream learns it by itself
+		for _, id := range l.pending() {
+			l.c.clerk.add(entry{to: l.d.pid, id: id, err: err})
+		}
 	}
 	l.kept = nil
 }

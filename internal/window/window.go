@@ -68,6 +68,9 @@ func (s *Sender) Take(size uint64) (seq uint64) {
 // Next returns the number that comes next.
 func (s *Sender) Next() uint64 { return s.next }
 
+// Sent returns the sum of the sizes of all that was sent.
+func (s *Sender) Sent() uint64 { return s.sent }
+
 // Acked returns the number up to which all are accepted.
 func (s *Sender) Acked() uint64 { return s.acked }
 
