@@ -17,24 +17,36 @@ const maxInput = 64 << 20
 
 func newSend(a *app) *cobra.Command {
 	var data input
+	var file string
 	cmd := &cobra.Command{
 		Use:   "send PID [DATA or -]",
-		Short: "Send a message to one member",
+		Short: "Send a message, or a file, to one member",
 		Long: `Send a message to the member PID, and see it off: exit code 4 says that nobody
-received it. Without DATA the message is empty; - reads it from stdin.`,
+received it. Without DATA the message is empty; - reads it from stdin.
+
+With --file, a file of any size goes to a member that runs fabric-node recv, or
+accepts streams.`,
 		Example: `  fabric-node send -k shop web-1 "deploy"
   fabric-node send -k shop web-1 --count 3 job-   # job-1, job-2, job-3
-  tar c . | fabric-node send -k shop web-1 -`,
+  tar c . | fabric-node send -k shop web-1 -
+  fabric-node send -k shop store --file backup.tar`,
 		Args: exactly(1, 2, "PID [DATA or -]"),
 		RunE: a.oneShot(func(ctx context.Context, args []string) error {
 			to := fabric.PID(args[0])
 			if to == fabric.Everyone {
 				return usagef("%q is no PID", to).see("fabric-node broadcast --help")
 			}
+			if file != "" {
+				if len(args) > 1 || data.numbered() {
+					return usagef("--file excludes DATA and --count")
+				}
+				return a.sendFile(ctx, file, to)
+			}
 			return a.send(ctx, &data, args[1:], to)
 		}),
 	}
 	data.bind(cmd.Flags())
+	cmd.Flags().StringVar(&file, "file", "", "send the file at `PATH`, or stdin for -, as a stream")
 	return cmd
 }
 
