@@ -30,6 +30,8 @@ type courierConfig struct {
 	// known reports whether a PID is in the view. It does no I/O and may be called
 	// from any goroutine.
 	known func(PID) bool
+	// lifeOf returns a PID's incarnation in the view, 0 if it has none. As known.
+	lifeOf func(PID) uint64
 	// others returns the PIDs in the view but this node's. As known.
 	others func() []PID
 	// members returns the view as the PIDs and their incarnations, and what is closed

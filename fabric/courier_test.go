@@ -110,7 +110,7 @@ func startNode(t testing.TB, nc *nats.Conn, pid PID, v *view, mod func(*courierC
 	}
 	cfg := courierConfig{
 		nc: nc, subjects: newSubjects("c1", "test", pid), pid: pid,
-		logger: slog.New(slog.DiscardHandler), known: v.known, gone: v.gone, others: v.others(pid),
+		logger: slog.New(slog.DiscardHandler), known: v.known, lifeOf: func(PID) uint64 { return 0 }, gone: v.gone, others: v.others(pid),
 		members: v.members, refused: func(string) error { return nil },
 	}
 	if mod != nil {

@@ -114,3 +114,34 @@ func TestDrainEnds(t *testing.T) {
 		la.Heal()
 	})
 }
+
+// TestReliableNewLife: a message to a process that was replaced while nothing was under
+// way goes to the new one.
+func TestReliableNewLife(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a := join(t, s, "a")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		for range 3 {
+			b := join(t, s, "b")
+			await(t, a, "a", "b")
+			for range 2 {
+				if err := a.SendMsg(ctx, &fabric.Message{To: "b", Mode: fabric.Reliable}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for range 2 {
+				if _, err := b.Receive(ctx); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := a.Flush(ctx); err != nil {
+				t.Errorf("Flush: %v", err)
+			}
+			if err := b.Leave(ctx); err != nil {
+				t.Fatal(err)
+			}
+			await(t, a, "a")
+		}
+	})
+}

@@ -130,7 +130,7 @@ func (n *Node) subscribe(ctx context.Context) (err error) {
 		nc: n.link.nc, gate: g, subjects: n.subjects, pid: n.cfg.PID, passive: n.cfg.Passive, inbox: n.cfg.Inbox,
 		mode: n.cfg.Mode, noBatch: n.cfg.NoBatch, offline: n.cfg.Offline,
 		others: n.others, members: n.peers, refused: n.link.denies,
-		logger: n.cfg.Logger, onUndeliverable: n.cfg.OnUndeliverable, known: n.knows, gone: n.gone,
+		logger: n.cfg.Logger, onUndeliverable: n.cfg.OnUndeliverable, known: n.knows, lifeOf: n.lifeOf, gone: n.gone,
 	})
 	if err != nil {
 		return err

@@ -266,3 +266,40 @@ func TestLargeMemory(t *testing.T) {
 		t.Error("the sender is not told")
 	}
 }
+
+// TestReliableRestarted: a sender that begins anew under its PID is heard from its
+// first message on, and a receiver that does gets what is sent to it from then on.
+func TestReliableRestarted(t *testing.T) {
+	s := startServer(t)
+	v := &view{here: map[PID]bool{"a": true, "b": true}, reads: make(map[PID]int)}
+	b := startNode(t, connect(t, s), "b", v, nil)
+	ctx := deadline(t)
+	for range 3 {
+		a := startNode(t, connect(t, s), "a", v, nil)
+		for i := 1; i <= 10; i++ {
+			if err := reliable(ctx, a, "b", []byte(fmt.Sprint(i))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		numbered(t, ctx, b, 10)
+		a.courier.close()
+	}
+	a := startNode(t, connect(t, s), "a", v, nil)
+	for i := range 3 {
+		if err := reliable(ctx, a, "b", []byte("1")); err != nil {
+			t.Fatal(err)
+		}
+		// What was under way when b ended is reported; its next life misses nothing.
+		if err := a.Flush(ctx); err != nil && (i == 0 || !errors.Is(err, ErrUnknownOutcome)) {
+			t.Fatal(err)
+		}
+		if i > 0 {
+			if err := reliable(ctx, a, "b", []byte("1")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		numbered(t, ctx, b, 1)
+		b.courier.close()
+		b = startNode(t, connect(t, s), "b", v, nil)
+	}
+}

@@ -283,14 +283,17 @@ func (n *Node) abort(cause error) {
 }
 
 // knows reports whether pid is in the view.
-func (n *Node) knows(pid PID) bool {
+func (n *Node) knows(pid PID) bool { return n.lifeOf(pid) != 0 }
+
+// lifeOf returns the incarnation of pid in the view, 0 if it is not there.
+func (n *Node) lifeOf(pid PID) uint64 {
 	r := n.roster.Load()
 	if r == nil {
-		return false
+		return 0
 	}
 	v, _ := r.View()
-	_, ok := v.Find(string(pid))
-	return ok
+	m, _ := v.Find(string(pid))
+	return m.Inc
 }
 
 // others returns the PIDs in the view but the node's own.

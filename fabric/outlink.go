@@ -23,6 +23,7 @@ type outLink struct {
 	greeting []byte
 	open     *parcel // the one that may grow; guarded by batcher.mu
 
+	life  uint64        // the receiver's incarnation when the link began; 0: not in the view
 	large chan struct{} // capacity 1: holds a token while a message in parts is under way
 
 	mu      sync.Mutex // guards the fields below
@@ -63,15 +64,28 @@ var firstGrant = window.Grant{Seq: 256, Bytes: 512 << 10}
 func (c *courier) link(d *dest) (*outLink, error) {
 	c.links.mu.Lock()
 	defer c.links.mu.Unlock()
+	life := c.cfg.lifeOf(d.pid)
 	if l := c.links.out[d.pid]; l != nil {
-		return l, nil
+		if !l.outlived(life) {
+			return l, nil
+		}
+		delete(c.links.byName, l.name)
 	}
 	if c.closed.Load() {
 		return nil, ErrClosed
 	}
 	l := c.newLink(d)
+	l.life = life
 	c.links.out[d.pid] = l
 	return l, nil
+}
+
+// outlived reports whether the link leads to a process that is known to have been
+// followed by another, and nothing is under way on it.
+func (l *outLink) outlived(life uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return life != 0 && l.life != 0 && life != l.life && l.win.Idle()
 }
 
 func (c *courier) newLink(d *dest) *outLink {

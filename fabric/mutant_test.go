@@ -1,0 +1,88 @@
+package fabric_test
+
+import (
+	"flag"
+	"testing"
+
+	"github.com/natsfabric/natsfabric/internal/natstest"
+)
+
+// Deliberately broken variants of the links, which the tests must catch:
+//
+//	go test ./fabric -run Mutants -mutate -v -timeout 30m
+var mutate = flag.Bool("mutate", false, "run the broken variants of TestMutants")
+
+var (
+	windows = natstest.Suite{Pkg: "./internal/window", Run: "Test"}
+	faults  = natstest.Suite{Pkg: "./fabric", Run: "TestReliableFaults"}
+	links   = natstest.Suite{Pkg: "./fabric", Run: "Reliable|BackPressure|Large|Stream|Parts|Drain"}
+)
+
+var mutants = []natstest.Mutant{
+	{
+		Name: "no dedup", File: "internal/window/window.go",
+		Old: "	case seq <= r.cum:\n		return Repeated\n", New: "	case seq <= r.cum && seq == 0:\n		return Repeated\n",
+		Suites: []natstest.Suite{windows, faults},
+	},
+	{
+		Name: "a gap is accepted", File: "internal/window/window.go",
+		Old: "	case seq > r.cum+1:\n", New: "	case seq > r.cum+1 && seq > r.told.Seq:\n",
+		Suites: []natstest.Suite{windows, faults},
+	},
+	{
+		Name: "acknowledged before it is accepted", File: "internal/window/window.go",
+		Old: "	st := State{Cum: r.cum,", New: "	st := State{Cum: max(r.cum, r.seen),",
+		Suites: []natstest.Suite{windows, faults},
+	},
+	{
+		Name: "nothing is sent again", File: "internal/window/window.go",
+		Old: "	return progress, again\n", New: "	return progress, false\n",
+		Suites: []natstest.Suite{windows, faults},
+	},
+	{
+		Name: "the window is ignored", File: "internal/window/window.go",
+		Old: "	return s.next <= s.grant.Seq && s.sent+size <= s.grant.Bytes\n", New: "	return s.next > 0\n",
+		Suites: []natstest.Suite{windows, links},
+	},
+	{
+		Name: "a credit leak", File: "internal/window/window.go",
+		Old: "	r.consumed.Bytes += size\n", New: "	r.consumed.Bytes += size / 2\n",
+		Suites: []natstest.Suite{windows, links},
+	},
+	{
+		Name: "what was refused never comes", File: "internal/window/window.go",
+		Old: "	r.again = false\n	return st\n", New: "	st.Hold, r.again = true, false\n	return st\n",
+		Suites: []natstest.Suite{windows, links},
+	},
+	{
+		Name: "nobody asks", File: "fabric/links.go",
+		Old: "		q.wait = min(2*q.wait, lastProbe)\n		q.due = now.Add(q.wait)\n		l.probe()\n",
+		New: "		q.wait = min(2*q.wait, lastProbe)\n		q.due = now.Add(q.wait)\n", Suites: []natstest.Suite{faults, links},
+	},
+	{
+		Name: "a link is known by its sender alone", File: "fabric/inlink.go",
+		Old: "	if t.id != 1 || c.links.linksOf(s.from) >= maxLinksPerPeer {\n",
+		New: "	for _, other := range c.links.in {\n		if other.from == s.from {\n			c.links.in[in.name] = other\n			return other\n		}\n	}\n	if t.id != 1 || c.links.linksOf(s.from) >= maxLinksPerPeer {\n",
+		Suites: []natstest.Suite{links, {Pkg: "./fabric", Run: "Restarted"}},
+	},
+	{
+		Name: "parts of two messages are mixed", File: "fabric/large.go",
+		Old: "	in.dropPartial() // its sender gave up\n	p :=", New: "	if in.partial != nil {\n		return nil\n	}\n	p :=",
+		Suites: []natstest.Suite{links},
+	},
+	{
+		Name: "no memory is given back", File: "fabric/inlink.go",
+		Old: "	if m.large {\n		in.c.memory.free(m.charge)\n", New: "	if m.large {\n", Suites: []natstest.Suite{links},
+	},
+	{
+		Name: "a new process continues the old one's link", File: "fabric/inlink.go",
+		Old: "	if t.id != 1 || c.links.linksOf", New: "	if c.links.linksOf", Suites: []natstest.Suite{links, {Pkg: "./fabric", Run: "Restarted"}},
+	},
+	{
+		Name: "order is lost between direct and queued", File: "fabric/batcher.go",
+		Old: "	if p.d.plain == kindSend {\n		return p.casts == b.casts\n", New: "	if p.d.plain == kindSend {\n		return true\n",
+		Suites: []natstest.Suite{{Pkg: "./fabric", Run: "Order"}},
+	},
+}
+
+func TestMutants(t *testing.T) { natstest.Mutants(t, "..", *mutate, mutants) }
