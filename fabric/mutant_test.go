@@ -61,8 +61,8 @@ var mutants = []natstest.Mutant{
 	},
 	{
 		Name: "a link is known by its sender alone", File: "fabric/inlink.go",
-		Old: "	if t.id != 1 || c.links.linksOf(s.from) >= maxLinksPerPeer {\n",
-		New: "	for _, other := range c.links.in {\n		if other.from == s.from {\n			c.links.in[in.name] = other\n			return other\n		}\n	}\n	if t.id != 1 || c.links.linksOf(s.from) >= maxLinksPerPeer {\n",
+		Old:    "	if t.id != 1 || c.links.linksOf(s.from) >= maxLinksPerPeer {\n",
+		New:    "	for _, other := range c.links.in {\n		if other.from == s.from {\n			c.links.in[in.name] = other\n			return other\n		}\n	}\n	if t.id != 1 || c.links.linksOf(s.from) >= maxLinksPerPeer {\n",
 		Suites: []natstest.Suite{links, {Pkg: "./fabric", Run: "Restarted"}},
 	},
 	{
