@@ -370,7 +370,7 @@ func constructors(files []goFile) (made map[string]bool) {
 	made = map[string]bool{}
 	examples := map[string]bool{}
 	for _, f := range files {
-		if strings.HasPrefix(f.dir(), "internal/") || strings.HasPrefix(f.dir(), "cmd/") || f.dir() == "tests" {
+		if strings.HasPrefix(f.dir(), "internal/") || strings.Contains(f.dir(), "/internal/") || strings.HasPrefix(f.dir(), "cmd/") || f.dir() == "tests" {
 			continue
 		}
 		for _, d := range f.ast.Decls {
@@ -385,7 +385,7 @@ func constructors(files []goFile) (made map[string]bool) {
 					ast.Inspect(fn, func(n ast.Node) bool {
 						if s, ok := n.(*ast.SelectorExpr); ok {
 							if x, ok := s.X.(*ast.Ident); ok {
-								examples[x.Name+"."+s.Sel.Name] = true
+								examples[imported(f.ast, x.Name)+"."+s.Sel.Name] = true
 							}
 						}
 						return true
@@ -400,6 +400,19 @@ func constructors(files []goFile) (made map[string]bool) {
 		made[name] = examples[name]
 	}
 	return made
+}
+
+// imported returns the last element of the path that is imported as name, or name.
+func imported(f *ast.File, name string) string {
+	for _, i := range f.Imports {
+		if i.Name != nil && i.Name.Name == name {
+			path, err := strconv.Unquote(i.Path.Value)
+			if err == nil {
+				return path[strings.LastIndexByte(path, '/')+1:]
+			}
+		}
+	}
+	return name
 }
 
 // hasOutput reports whether the example ends with a comment that makes it run.
@@ -432,5 +445,12 @@ func TestConstructorsHaveExamples(t *testing.T) {
 	}
 	if got := constructors([]goFile{a, e}); !got["a.Join"] || got["a.New"] {
 		t.Errorf("found %v, want an example of a.Join only", got)
+	}
+	e, err = parse("a/y_test.go", []byte("package a_test\nimport b \"x/a\"\nimport a \"x/c\"\nfunc Example() { b.New(); a.Join()\n// Output: x\n}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := constructors([]goFile{a, e}); !got["a.New"] || got["a.Join"] {
+		t.Errorf("found %v, want an example of a.New, under another name, only", got)
 	}
 }
