@@ -8,8 +8,8 @@
 //
 // # Traces
 //
-// Each message that goes through [Trace] has a span: "fabric send", "fabric broadcast"
-// or "fabric request" where it is sent, until the call returns, and "fabric handle"
+// Each message that goes through [Trace] has a span: "fabric send", "fabric broadcast",
+// "fabric publish" or "fabric request" where it is sent, until the call returns, and "fabric handle"
 // where it is handled, which is a child of the former. What else the handler sends is a
 // child of that, if it uses the context that it was called with.
 //
@@ -22,6 +22,6 @@
 //
 // # Metrics
 //
-// One counter for each field of [fabric.Stats]: fabric.node.sent and so on, read when
-// the reader collects.
+// One for each field of [fabric.Stats]: fabric.node.sent and so on, read when the reader
+// collects.
 package otelfabric

@@ -13,44 +13,59 @@ import (
 	"github.com/natsfabric/natsfabric/fabric"
 )
 
-// Observe registers a counter for each field of the node's [fabric.Stats], named
-// fabric.node. and the field's name in lower case, with the attributes fabric.cluster,
-// fabric.env and fabric.pid. A nil provider is the global one. The counts stay readable
-// when the node has closed; Unregister of what Observe returns ends it.
+// Observe registers a counter for each field of the node's [fabric.Stats] that only
+// grows, and a gauge for each that does not, named fabric.node. and the field's name in
+// lower case, with the attributes fabric.cluster, fabric.env and fabric.pid. A nil
+// provider is the global one. The values stay readable when the node has closed;
+// Unregister of what Observe returns ends it.
 func Observe(node *fabric.Node, provider metric.MeterProvider) (metric.Registration, error) {
 	if provider == nil {
 		provider = otel.GetMeterProvider()
 	}
 	meter := provider.Meter(scope)
-	var counters []metric.Int64Observable
-	var fields [][]int
+	var all []observed
+	var observables []metric.Observable
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[fabric.Stats]()) {
-		if f.Type.Kind() != reflect.Uint64 {
-			continue
+		o := observed{field: f.Index}
+		var err error
+		switch name, unit := "fabric.node."+snake(f.Name), metric.WithUnit("{count}"); {
+		case f.Type.Kind() == reflect.Uint64:
+			o.instrument, err = meter.Int64ObservableCounter(name, unit)
+		case f.Type.Kind() == reflect.Int:
+			o.instrument, err = meter.Int64ObservableGauge(name, unit)
+		default:
+			continue // a struct is its fields
 		}
-		c, err := meter.Int64ObservableCounter("fabric.node."+snake(f.Name), metric.WithUnit("{count}"))
 		if err != nil {
 			return nil, err
 		}
-		counters, fields = append(counters, c), append(fields, f.Index)
+		all, observables = append(all, o), append(observables, o.instrument)
 	}
 	attributes := metric.WithAttributeSet(attribute.NewSet(
 		attribute.String("fabric.cluster", node.Cluster()),
 		attribute.String("fabric.env", node.Env()),
 		attribute.String("fabric.pid", string(node.PID())),
 	))
-	observe := func(_ context.Context, o metric.Observer) error {
+	return meter.RegisterCallback(func(_ context.Context, to metric.Observer) error {
 		stats := reflect.ValueOf(node.Stats())
-		for i, c := range counters {
-			o.ObserveInt64(c, int64(stats.FieldByIndex(fields[i]).Uint()), attributes)
+		for _, o := range all {
+			to.ObserveInt64(o.instrument, integer(stats.FieldByIndex(o.field)), attributes)
 		}
 		return nil
+	}, observables...)
+}
+
+// An observed field of Stats.
+type observed struct {
+	field      []int
+	instrument metric.Int64Observable
+}
+
+func integer(v reflect.Value) int64 {
+	if v.CanUint() {
+		return int64(v.Uint())
 	}
-	observables := make([]metric.Observable, len(counters))
-	for i, c := range counters {
-		observables[i] = c
-	}
-	return meter.RegisterCallback(observe, observables...)
+	return v.Int()
 }
 
 // snake returns a Go name in lower case, its words apart.

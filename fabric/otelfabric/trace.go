@@ -77,6 +77,8 @@ func (t Trace) Sender(next middleware.Sender) middleware.Sender {
 		switch {
 		case request:
 			name, kind = "fabric request", trace.SpanKindClient
+		case m.Topic != "":
+			name = "fabric publish"
 		case m.To == fabric.Everyone:
 			name = "fabric broadcast"
 		}
@@ -112,6 +114,9 @@ func describe(m *fabric.Message, operation string, id uint64) []attribute.KeyVal
 	}
 	if id != 0 { // a message to be sent has none unless the caller gave it one
 		kvs = append(kvs, attribute.String("messaging.message.id", strconv.FormatUint(id, 10)))
+	}
+	if m.Topic != "" {
+		kvs = append(kvs, attribute.String("fabric.topic", m.Topic))
 	}
 	if m.From != "" && operation == "process" {
 		kvs = append(kvs, attribute.String("fabric.from", string(m.From)))
