@@ -90,6 +90,26 @@ func fuzzed[T any](f *testing.F, x *typed.Mux, handled *int, c typed.Codec, v T)
 	f.Add(s.m.Type, []byte("null"))
 }
 
+// A message is one value and nothing else, whatever the codec.
+func TestBytesAfterTheValue(t *testing.T) {
+	for _, c := range []typed.Codec{typed.JSON{}, typed.Gob{}} {
+		var s sink
+		if err := typed.SendMsg(t.Context(), &s, &typed.Message[[]int]{Value: []int{1}, Codec: c}); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := typed.Decode[[]int](s.m, c); err != nil || len(got) != 1 {
+			t.Errorf("%T: %v, %v", c, got, err)
+		}
+		s.m.Data = append(s.m.Data, 'x')
+		if got, err := typed.Decode[[]int](s.m, c); !errors.Is(err, typed.ErrDecode) || got != nil {
+			t.Errorf("%T with a byte more: %v, %v; want ErrDecode", c, got, err)
+		}
+		if _, err := typed.Decode[[]string](s.m, c); !errors.Is(err, typed.ErrUnknownType) {
+			t.Errorf("%T as another type: %v", c, err)
+		}
+	}
+}
+
 // A short message that claims to hold 3 GiB does not take them. (A map in gob would.)
 func TestClaimsAllocateLittle(t *testing.T) {
 	x := typed.NewMux(typed.Config{Codecs: []typed.Codec{typed.Gob{}}})

@@ -110,6 +110,7 @@ func TestCallbackBlocks(t *testing.T) {
 		if err := n1.Add("n3"); err != nil {
 			t.Fatal(err)
 		}
+		synctest.Wait() // now a call of the first callback is due
 		n1.RemoteAdded(func(r cluster.Remote) {
 			n1.RemoteRemoved(func(cluster.Remote) {})
 			if err := n1.Send(r, []byte("welcome")); err != nil {

@@ -273,6 +273,30 @@ func TestEnvelopes(t *testing.T) {
 	})
 }
 
+// Close sends what the outbox holds.
+func TestCloseSends(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		tune := func(c *fabric.Config) {
+			c.NATS = append(natstest.FastOptions(), nats.InProcessServer(s.Provider()))
+		}
+		a := serve(t, join(t, "1", tune), cluster.Config{})
+		b := serve(t, join(t, "2", tune), cluster.Config{})
+		const count = cluster.DefaultCapacity
+		for i := range count {
+			a.Outbox() <- &cluster.Envelope{Pid: 2, MsgId: int64(i), Msg: "1:" + strconv.Itoa(i)}
+		}
+		if err := a.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := a.Stats().Sent; got != count {
+			t.Errorf("%d sent, want %d", got, count)
+		}
+		if err := receive(b, count, 1); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // Nothing is lost, repeated or reordered over a restart of the server, and a receiver
 // that does not receive makes the sender wait.
 func TestReliable(t *testing.T) {
