@@ -59,6 +59,18 @@ var rules = []rule{
 	{"fabric/typed/protobuf", []string{"third"}, append([]string{"google.golang.org/protobuf"}, client...), "it is there for one dependency"},
 	{"fabric/middleware", []string{"balance", "election", "embedded", "cmd", "internal/natstest"}, nil, adapter},
 	{"fabric/middleware", []string{"third"}, client, library},
+	{"fabric/classic/internal/channel", []string{"balance", "election", "embedded", "cmd", "internal/natstest"}, nil, adapter},
+	{"fabric/classic/internal/channel", []string{"third"}, client, library},
+	{"fabric/classic/clustertalk", []string{"balance", "election", "embedded", "cmd", "internal/natstest"}, nil, adapter},
+	{"fabric/classic/clustertalk", []string{"third"}, client, library},
+	{"fabric/classic/raft", []string{"balance", "election", "embedded", "cmd", "internal/natstest"}, nil, adapter},
+	{"fabric/classic/raft", []string{"third"}, client, library},
+	{"fabric/classic/cluster", []string{"balance", "election", "embedded", "cmd", "internal/natstest"}, nil, adapter},
+	{"fabric/classic/cluster", []string{"third"}, client, library},
+	{"fabric/otelfabric", []string{"balance", "election", "embedded", "cmd", "internal/natstest"}, nil, adapter},
+	{"fabric/otelfabric", []string{"third"}, append([]string{"go.opentelemetry.io", "github.com/go-logr", "github.com/cespare/xxhash/v2"}, client...),
+		"it is there for one dependency"},
+	{"fabric/otelfabric", []string{"go.opentelemetry.io/otel/sdk"}, nil, "programs choose their SDK"},
 	{"election", []string{"balance", "embedded", "cmd", "internal/natstest"}, nil, "an election needs no group: " + arrows},
 	{"election", []string{"third"}, client, library},
 	{"balance", []string{"election", "embedded", "cmd", "internal/natstest"}, nil, "a group needs no leader that the user sees: " + arrows},
@@ -362,7 +374,7 @@ func constructors(files []goFile) (made map[string]bool) {
 	made = map[string]bool{}
 	examples := map[string]bool{}
 	for _, f := range files {
-		if strings.HasPrefix(f.dir(), "internal/") || strings.HasPrefix(f.dir(), "cmd/") || f.dir() == "tests" {
+		if strings.HasPrefix(f.dir(), "internal/") || strings.Contains(f.dir(), "/internal/") || strings.HasPrefix(f.dir(), "cmd/") || f.dir() == "tests" {
 			continue
 		}
 		for _, d := range f.ast.Decls {
@@ -377,7 +389,7 @@ func constructors(files []goFile) (made map[string]bool) {
 					ast.Inspect(fn, func(n ast.Node) bool {
 						if s, ok := n.(*ast.SelectorExpr); ok {
 							if x, ok := s.X.(*ast.Ident); ok {
-								examples[x.Name+"."+s.Sel.Name] = true
+								examples[imported(f.ast, x.Name)+"."+s.Sel.Name] = true
 							}
 						}
 						return true
@@ -392,6 +404,19 @@ func constructors(files []goFile) (made map[string]bool) {
 		made[name] = examples[name]
 	}
 	return made
+}
+
+// imported returns the last element of the path that is imported as name, or name.
+func imported(f *ast.File, name string) string {
+	for _, i := range f.Imports {
+		if i.Name != nil && i.Name.Name == name {
+			path, err := strconv.Unquote(i.Path.Value)
+			if err == nil {
+				return path[strings.LastIndexByte(path, '/')+1:]
+			}
+		}
+	}
+	return name
 }
 
 // hasOutput reports whether the example ends with a comment that makes it run.
@@ -424,5 +449,12 @@ func TestConstructorsHaveExamples(t *testing.T) {
 	}
 	if got := constructors([]goFile{a, e}); !got["a.Join"] || got["a.New"] {
 		t.Errorf("found %v, want an example of a.Join only", got)
+	}
+	e, err = parse("a/y_test.go", []byte("package a_test\nimport b \"x/a\"\nimport a \"x/c\"\nfunc Example() { b.New(); a.Join()\n// Output: x\n}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := constructors([]goFile{a, e}); !got["a.New"] || got["a.Join"] {
+		t.Errorf("found %v, want an example of a.New, under another name, only", got)
 	}
 }
