@@ -81,9 +81,9 @@ func (c *courier) serviceDest(ctx context.Context, service string) (*dest, error
 type services struct {
 	dests namedDests
 
-	mu                 sync.Mutex // guards the fields below
-	running            []*service
-	received, rejected uint64 // by those that ended
+	mu      sync.Mutex // guards the fields below
+	running []*service
+	ended   Stats // what those that ended have counted
 }
 
 // A service is one call of Serve.
@@ -91,6 +91,7 @@ type service struct {
 	name  string
 	c     *courier
 	inbox *inbox
+	sub   *nats.Subscription
 	ended chan struct{} // closed when take was called for the last time
 
 	mu      sync.Mutex // guards stopped: nothing is put into inbox after it
@@ -115,9 +116,11 @@ func (c *courier) serve(ctx context.Context, name string, workers int, f handler
 	if err != nil {
 		return fmt.Errorf("serve %s: %w", name, err)
 	}
-	s := &service{name: name, c: c, inbox: newInbox(c.cfg.inbox), ended: make(chan struct{})}
+	bounds := c.cfg.inbox
+	bounds.OnFull = Reject // whoever asks is told
+	s := &service{name: name, c: c, inbox: newInbox(bounds), ended: make(chan struct{})}
 	d := decoder{c: c}
-	sub, err := c.subscribeGroup(c.subj.serviceAll(name), c.subj.group(name),
+	s.sub, err = c.subscribeGroup(c.subj.serviceAll(name), c.subj.group(name),
 		func(m *nats.Msg) { s.take(d.decode(nil, m)) }, func() { close(s.ended) })
 	if err != nil {
 		return fmt.Errorf("serve %s: %w", name, err)
@@ -130,7 +133,7 @@ func (c *courier) serve(ctx context.Context, name string, workers int, f handler
 	defer cancel(nil)
 	wg.Go(func() {
 		<-ctx.Done() // while the last f runs, nobody shall wait in vain
-		s.stop(sub)
+		s.stop()
 	})
 	if err := c.subscribed(ctx, c.subj.serviceAll(name)); err != nil {
 		return fmt.Errorf("serve %s: %w", name, err)
@@ -155,23 +158,28 @@ const stopTimeout = 2 * time.Second
 
 // stop ends the subscription, and refuses what waits and what still comes until the
 // server has heard of it. It returns when that is so.
-func (s *service) stop(sub *nats.Subscription) {
+func (s *service) stop() {
 	s.mu.Lock()
 	s.stopped = true
 	s.mu.Unlock()
 	s.c.arrived(nil, s.inbox.empty())
-	// Draining keeps what arrives meanwhile. But a connection that breaks would renew a
-	// subscription that is being drained when it comes back, and never end it.
-	if nc := s.c.nc; !nc.IsConnected() || sub.Drain() != nil || !nc.IsConnected() {
-		s.c.unsubscribe(sub)
-	}
+	s.drain()
 	timeout := time.NewTimer(stopTimeout)
 	defer timeout.Stop()
 	select {
 	case <-s.ended:
 	case <-timeout.C:
 	}
-	s.c.unsubscribe(sub)
+	s.c.unsubscribe(s.sub)
+}
+
+// drain has the server send no more, and keeps what arrives until it has heard so.
+func (s *service) drain() {
+	// A connection that breaks would renew a subscription that is being drained when it
+	// comes back, and never end it.
+	if nc := s.c.nc; !nc.IsConnected() || s.sub.Drain() != nil || !nc.IsConnected() {
+		s.c.unsubscribe(s.sub)
+	}
 }
 
 // counted is f with what it does counted.
@@ -203,22 +211,46 @@ func (s *services) remove(sv *service) {
 	for i, other := range s.running {
 		if other == sv {
 			s.running = append(s.running[:i:i], s.running[i+1:]...)
-			received, rejected := sv.inbox.counts()
-			s.received += received
-			s.rejected += rejected
+			sv.addStats(&s.ended)
 		}
 	}
 }
 
-// counts are as those of an inbox, over all services ever.
-func (s *services) counts() (received, rejected uint64) {
+// addStats adds what the queue of s has counted to sum.
+func (s *service) addStats(sum *Stats) {
+	var own Stats
+	s.inbox.stats(&own)
+	sum.Received += own.Received
+	sum.Rejected += own.Rejected
+	sum.Waiting += own.Waiting
+}
+
+// stats adds what the queues of all services ever have counted to sum.
+func (s *services) stats(sum *Stats) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	received, rejected = s.received, s.rejected
+	sum.Received += s.ended.Received
+	sum.Rejected += s.ended.Rejected
 	for _, sv := range s.running {
-		r, j := sv.inbox.counts()
-		received += r
-		rejected += j
+		sv.addStats(sum)
 	}
-	return received, rejected
+}
+
+// unhandled returns how many requests wait for a worker, or have one.
+func (s *services) unhandled() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, sv := range s.running {
+		n += sv.inbox.unhandled()
+	}
+	return n
+}
+
+// drain has the server send none of them any more.
+func (s *services) drain() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, sv := range s.running {
+		sv.drain()
+	}
 }

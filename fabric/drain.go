@@ -97,6 +97,7 @@ func (c *courier) stopIntake(ctx context.Context) error {
 	if c.off {
 		return nil
 	}
+	c.services.drain()
 	c.subsMu.Lock()
 	for _, sub := range c.subs {
 		if sub.Type() == nats.ChanSubscription {
@@ -127,12 +128,7 @@ func (c *courier) stopIntake(ctx context.Context) error {
 }
 
 // unhandled returns how many messages wait to be received, or are being handled.
-func (c *courier) unhandled() int {
-	q := c.inbox
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.n + q.working
-}
+func (c *courier) unhandled() int { return c.inbox.unhandled() + c.services.unhandled() }
 
 // pollEvery is how often a drain looks whether it is through.
 const pollEvery = 2 * time.Millisecond

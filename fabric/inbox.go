@@ -198,6 +198,13 @@ func (q *inbox) empty() (all []*Message) {
 	return all
 }
 
+// unhandled returns how many messages wait to be received, or are being handled.
+func (q *inbox) unhandled() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.n + q.working
+}
+
 func (q *inbox) signal() {
 	select {
 	case q.wake <- struct{}{}:
@@ -210,13 +217,6 @@ func (q *inbox) stats(s *Stats) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	s.Received, s.Rejected, s.Dropped, s.Waiting = q.received, q.rejected, q.dropped, q.n
-}
-
-// counts returns how many messages were taken in, and how many not, ever.
-func (q *inbox) counts() (received, rejected uint64) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.received, q.rejected + q.dropped
 }
 
 // push and pop need q.mu. pop needs a message to be there.

@@ -98,8 +98,9 @@ func (c *courier) endpoints() []*micro.EndpointStats {
 	all := []*micro.EndpointStats{}
 	if !c.off {
 		inbox := &micro.EndpointStats{Name: microInbox, Subject: c.subj.external(c.subj.peer(c.cfg.pid))}
-		received, _ := c.inbox.counts()
-		inbox.NumRequests = int(received)
+		var stats Stats
+		c.inbox.stats(&stats)
+		inbox.NumRequests = int(stats.Received)
 		inbox.Data, _ = json.Marshal(c.stats()) // of integers: it does not fail
 		all = append(all, inbox)
 	}

@@ -13,7 +13,8 @@ type Stats struct {
 	// callers were told.
 	Undeliverable uint64
 	// Rejected were delivered to the node and refused, the inbox being full, or the
-	// queue of a service, or what waits to be read of a query; their senders were told.
+	// queue of a service, or what waits to be read of a query; their senders were told,
+	// in the last case who asked.
 	Rejected uint64
 	// Dropped were delivered to the node and dropped: by the inbox's policy, or by
 	// nats.go because the node did not get to run, which is a defect.
@@ -49,9 +50,8 @@ func (c *courier) stats() Stats {
 		Stray:         c.stray.Load(),
 	}
 	c.inbox.stats(&s)
-	served, refused := c.services.counts()
-	s.Received += served
-	s.Rejected += refused + c.queries.refused.Load()
+	c.services.stats(&s)
+	s.Rejected += c.queries.refused.Load()
 	s.Dropped += dropped
 	return s
 }

@@ -16,7 +16,6 @@ import (
 //	g      P.g.<topic>.<from>             P.g.<topic>.*  topics
 //	q      P.q.<service>.<from>           P.q.<service>.* in the queue group fab.<cluster>.<env>.<service>: anycast
 //	s      P.s.<to>.<from>.<stream>       P.s.<me>.*.*   chunks of streams
-//	d      P.d.<to>.<from>                (a stream)     durable mailboxes
 //	y      P.y.<kind>.<from>              P.y.<kind>.*   the fabric's own signals
 //	r      P.r.<to>.<from>.<tag>.<id>     P.r.<me>.>     answers, the server's 503 (wire.go)
 //	kv     (the bucket's RePublish)       P.kv.>         changes of the bucket

@@ -1,7 +1,6 @@
 package fabric
 
 import (
-	"log/slog"
 	"strings"
 	"testing"
 
@@ -79,14 +78,7 @@ func FuzzReceive(f *testing.F) {
 	f.Add(p+"r.b.a.1a01234567.1-0123456789", "", "", "")
 	f.Add("", "", "", "")
 	f.Fuzz(func(t *testing.T, subject, reply, key, value string) {
-		c := &courier{subj: newSubjects("c1", "test", "b"), cfg: courierConfig{pid: "b"}, nonce: "01234567"}
-		c.log = slog.New(slog.DiscardHandler)
-		c.calls.init()
-		c.flushes.init()
-		c.inbox = newInbox(Inbox{Messages: 1, Bytes: 1})
-		c.links.init(c)
-		c.queries.init(c)
-		c.clerk.init(c)
+		c := newTestCourier()
 		d := decoder{c: c}
 		m := &nats.Msg{Subject: subject, Reply: reply}
 		if key != "" {
