@@ -51,6 +51,7 @@ func Join(ctx context.Context, cfg Config) (*Node, error) {
 		l.close()
 		return nil, err
 	}
+	warnOld(l.nc, cfg.Logger)
 	n := newNode(ctx, cfg, l, control)
 	if err := n.join(ctx); err != nil {
 		n.abort(err)
