@@ -182,6 +182,7 @@ func (n *Node) awaitSelf(ctx context.Context) error {
 // opened is called when some process finds the bucket new, and asks.
 func (n *Node) opened(m *nats.Msg) {
 	if s := n.holder.Load(); s != nil && m.Reply != "" {
+		n.bucket.Suspect()
 		s.Poke()
 	}
 }
