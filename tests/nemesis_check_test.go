@@ -3,12 +3,12 @@
 package tests
 
 import (
-	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -21,6 +21,7 @@ type nemesisLog struct {
 	view    map[string]record
 	stats   map[string]record
 	acked   int
+	late    int           // found by check: messages that came after later ones, from a frozen server
 	changed chan struct{} // closed at the next view
 }
 
@@ -73,16 +74,42 @@ func (l *nemesisLog) equal(processes []string, count int) (bool, string, <-chan 
 // A delivery is one sender's process and one receiver's.
 type delivery struct{ run, receiver string }
 
+// A window is when a fault was there, and for how long after it had effects.
+type window struct {
+	kind       string
+	begin, end int64
+}
+
 // check returns what is wrong with a history: believers, tokens, messages.
-func (l *nemesisLog) check() error {
+func (l *nemesisLog) check(windows []window) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return errors.Join(checkTerms(l.records), checkMessages(l.records, l.by))
+	buckets := 1
+	for _, w := range windows {
+		if w.kind == "bucket-deleted" {
+			buckets++
+		}
+	}
+	var messages error
+	l.late, messages = checkMessages(l.records, l.by, windows)
+	return errors.Join(checkTerms(l.records, buckets), messages)
+}
+
+// faultAt names the faults that were there at a time.
+func faultAt(windows []window, at int64) string {
+	var kinds []string
+	for _, w := range windows {
+		if w.begin <= at && at <= w.end {
+			kinds = append(kinds, w.kind)
+		}
+	}
+	return strings.Join(kinds, ", ")
 }
 
 // checkTerms: nobody believes in a term after a later one was believed in, no token
 // is used twice, and later terms have higher tokens.
-func checkTerms(records []record) error {
+// Terms count from 1 again in each of the buckets that there were.
+func checkTerms(records []record, buckets int) error {
 	var terms []record
 	for _, r := range records {
 		if r.Kind == "term" {
@@ -95,7 +122,10 @@ func checkTerms(records []record) error {
 		if i > 0 && t.Token == terms[i-1].Token {
 			wrong = append(wrong, fmt.Errorf("token %d is of %s and of %s", t.Token, terms[i-1].PID, t.PID))
 		}
-		if i > 0 && t.Term <= terms[i-1].Term && t.Term > 1 { // 1: the bucket was made anew
+		if i == 0 || t.Term > terms[i-1].Term {
+			continue
+		}
+		if buckets--; buckets < 1 {
 			wrong = append(wrong, fmt.Errorf("token %d is of term %d, lower token %d of term %d", t.Token, t.Term, terms[i-1].Token, terms[i-1].Term))
 		}
 	}
@@ -117,38 +147,51 @@ func checkTerms(records []record) error {
 	return errors.Join(wrong...)
 }
 
-// checkMessages: each process gets the messages of each other in order and at most
-// once, and what was answered was got.
-func checkMessages(records []record, by []string) error {
+// checkMessages: each process gets the messages of each other at most once and in
+// order, and what was answered was got. The order is that of one path: what a frozen
+// server had taken in comes when it goes on, after what its senders have sent over
+// another server since. Those are counted as late, in that fault only.
+func checkMessages(records []record, by []string, windows []window) (late int, err error) {
 	var wrong []error
 	last := map[delivery]uint64{}
-	got := map[string]map[uint64]bool{}
+	got := map[delivery]map[uint64]bool{} // by processes
+	has := map[delivery]map[uint64]bool{} // by members
 	for i, r := range records {
 		if r.Kind != "got" {
 			continue
 		}
 		d := delivery{r.Run + "/" + string(r.PID), by[i]}
-		if r.N <= last[d] {
-			wrong = append(wrong, fmt.Errorf("%s got %d of %s after %d", d.receiver, r.N, d.run, last[d]))
+		member := delivery{d.run, memberOf(by[i])}
+		if got[d] == nil {
+			got[d] = map[uint64]bool{}
 		}
-		last[d] = r.N
-		to, _, _ := bytes.Cut([]byte(by[i]), []byte("#"))
-		key := d.run + ">" + string(to)
-		if got[key] == nil {
-			got[key] = map[uint64]bool{}
+		if has[member] == nil {
+			has[member] = map[uint64]bool{}
 		}
-		got[key][r.N] = true
+		during := faultAt(windows, r.At)
+		switch {
+		case got[d][r.N]:
+			wrong = append(wrong, fmt.Errorf("%s got %d of %s twice, during: %s", d.receiver, r.N, d.run, during))
+		case r.N < last[d] && strings.Contains(during, "pause-server"):
+			late++
+		case r.N < last[d]:
+			wrong = append(wrong, fmt.Errorf("%s got %d of %s after %d, during: %s", d.receiver, r.N, d.run, last[d], during))
+		}
+		got[d][r.N], has[member][r.N] = true, true
+		last[d] = max(last[d], r.N)
 	}
 	for i, r := range records {
-		if r.Kind != "sent" || !r.OK {
-			continue
-		}
-		from, _, _ := bytes.Cut([]byte(by[i]), []byte("#"))
-		if !got[r.Run+"/"+string(from)+">"+string(r.PID)][r.N] {
+		if r.Kind == "sent" && r.OK && !has[delivery{r.Run + "/" + memberOf(by[i]), string(r.PID)}][r.N] {
 			wrong = append(wrong, fmt.Errorf("%s was answered message %d to %s, who did not get it", by[i], r.N, r.PID))
 		}
 	}
-	return errors.Join(wrong...)
+	return late, errors.Join(wrong...)
+}
+
+// memberOf is the member whose process it is.
+func memberOf(process string) string {
+	member, _, _ := strings.Cut(process, "#")
+	return member
 }
 
 // tally counts the records of a kind.

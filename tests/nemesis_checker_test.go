@@ -20,30 +20,34 @@ func TestNemesisChecker(t *testing.T) {
 		records []record
 		by      string
 		ok      bool
+		windows []window
 	}{
-		"terms in turn":        {[]record{term("a", 1, 1, 10), believes(2, 10), term("b", 3, 2, 20), believes(4, 20)}, "a#1", true},
-		"two believers":        {[]record{term("a", 1, 1, 10), term("b", 3, 2, 20), believes(4, 10)}, "a#1", false},
-		"checked before":       {[]record{term("a", 1, 1, 10), term("b", 3, 2, 20), believes(3, 10)}, "a#1", true},
-		"a token twice":        {[]record{term("a", 1, 1, 10), term("b", 3, 2, 10)}, "a#1", false},
-		"a token that fell":    {[]record{term("a", 1, 3, 10), term("b", 3, 2, 20)}, "a#1", false},
-		"a new bucket":         {[]record{term("a", 1, 3, 10), term("b", 3, 1, 20)}, "a#1", true},
-		"in order with a gap":  {[]record{got(1), got(3)}, "b#1", true},
-		"twice":                {[]record{got(1), got(1)}, "b#1", false},
-		"out of order":         {[]record{got(2), got(1)}, "b#1", false},
-		"answered and not got": {[]record{sent(1)}, "a#1", false},
+		"terms in turn":                 {[]record{term("a", 1, 1, 10), believes(2, 10), term("b", 3, 2, 20), believes(4, 20)}, "a#1", true, nil},
+		"two believers":                 {[]record{term("a", 1, 1, 10), term("b", 3, 2, 20), believes(4, 10)}, "a#1", false, nil},
+		"checked before":                {[]record{term("a", 1, 1, 10), term("b", 3, 2, 20), believes(3, 10)}, "a#1", true, nil},
+		"a token twice":                 {[]record{term("a", 1, 1, 10), term("b", 3, 2, 10)}, "a#1", false, nil},
+		"a token that fell":             {[]record{term("a", 1, 3, 10), term("b", 3, 2, 20)}, "a#1", false, nil},
+		"a new bucket":                  {[]record{term("a", 1, 3, 10), term("b", 3, 1, 20)}, "a#1", true, []window{{kind: "bucket-deleted"}}},
+		"in order with a gap":           {[]record{got(1), got(3)}, "b#1", true, nil},
+		"twice":                         {[]record{got(1), got(1)}, "b#1", false, nil},
+		"out of order":                  {[]record{got(2), got(1)}, "b#1", false, nil},
+		"late from a frozen server":     {[]record{got(2), got(1)}, "b#1", true, []window{{"pause-server", 0, 1}}},
+		"twice from a frozen server":    {[]record{got(2), got(1), got(1)}, "b#1", false, []window{{"pause-server", 0, 1}}},
+		"out of order in another fault": {[]record{got(2), got(1)}, "b#1", false, []window{{"isolate-server", 0, 1}}},
+		"answered and not got":          {[]record{sent(1)}, "a#1", false, nil},
 	} {
 		l := newNemesisLog()
 		for _, r := range tt.records {
 			l.add(tt.by, r)
 		}
-		if err := l.check(); (err == nil) != tt.ok {
+		if err := l.check(tt.windows); (err == nil) != tt.ok {
 			t.Errorf("%s: %v, want ok %v", name, err, tt.ok)
 		}
 	}
 	l := newNemesisLog()
 	l.add("b#1", got(1))
 	l.add("a#1", sent(1))
-	if err := l.check(); err != nil {
+	if err := l.check(nil); err != nil {
 		t.Errorf("got and answered: %v", err)
 	}
 }

@@ -214,7 +214,7 @@ func (m *memberProcess) receive(ctx context.Context) {
 			m.write(record{Kind: "event", Text: "garbage: " + string(msg.Data)})
 			continue
 		}
-		m.write(record{Kind: "got", PID: msg.From, Run: run, N: n})
+		m.write(record{Kind: "got", At: sharedClock(), PID: msg.From, Run: run, N: n})
 		if msg.IsRequest() {
 			_ = msg.Reply(ctx, nil) // unanswered is unacknowledged
 		}

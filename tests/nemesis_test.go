@@ -47,8 +47,9 @@ type nemesis struct {
 	disks   map[int]string // directories of servers on a disk of their own
 
 	faults map[string]int // how often each kind happened
-	slow   time.Duration  // the longest time from healing to one view
-	calm   time.Duration  // time without a fault, and what was answered in it
+	past   []window
+	slow   time.Duration // the longest time from healing to one view
+	calm   time.Duration // time without a fault, and what was answered in it
 	served int
 }
 
@@ -243,7 +244,7 @@ func TestNemesis(t *testing.T) {
 			break
 		}
 	}
-	if err := nm.log.check(); err != nil {
+	if err := nm.log.check(nm.past); err != nil {
 		t.Error(err)
 	}
 	if g := nm.log.garbage(); len(g) > 0 {
@@ -259,6 +260,9 @@ func TestNemesis(t *testing.T) {
 		"views equal %v after healing at the latest", total, len(nm.faults), nm.log.tally("got"), nm.log.answered(), rate,
 		nm.log.tally("term"), nm.log.tally("believes"), nm.slow.Round(time.Millisecond))
 	t.Logf("faults: %v", nm.faults)
+	if nm.log.late > 0 {
+		t.Logf("%d messages came after later ones, all from servers that were frozen: order is per path", nm.log.late)
+	}
 	if rate < loadFloor {
 		t.Errorf("%.0f messages a second were answered when nothing was broken, want %d at least", rate, loadFloor)
 	}
@@ -297,7 +301,7 @@ func (nm *nemesis) chosen() (chosen []fault) {
 // round does one fault, heals it, and waits for the members to agree.
 func (nm *nemesis) round(n int, f fault) {
 	nm.t.Helper()
-	began := time.Now()
+	began, since := time.Now(), sharedClock()
 	heal := f.begin(nm)
 	hold := f.hold
 	if hold == 0 {
@@ -309,6 +313,7 @@ func (nm *nemesis) round(n int, f fault) {
 	pauseFor(nm.t.Context(), hold)
 	heal()
 	nm.faults[f.kind]++
+	nm.past = append(nm.past, window{f.kind, since, sharedClock() + nemesisLease.Nanoseconds()})
 	healed := time.Now()
 	nm.settle(f.limit())
 	nm.t.Logf("%3d %-18s %6.2f s, views equal after %.2f s", n, f.kind, healed.Sub(began).Seconds(), time.Since(healed).Seconds())
