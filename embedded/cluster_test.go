@@ -118,6 +118,7 @@ func put(t *testing.T, kv jetstream.KeyValue, value string) {
 // TestFormation: two of three wait and say for whom; the third completes them, and
 // after that two are enough.
 func TestFormation(t *testing.T) {
+	t.Parallel()
 	cfgs := memberConfigs(t)
 	var srvs []*embedded.Server
 	for _, cfg := range cfgs[:2] {
@@ -157,21 +158,27 @@ func TestGracefulStop(t *testing.T) {
 
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	var longest time.Duration // of the writer; read when it has ended
-	written := 0
-	var wg sync.WaitGroup
+	var (
+		wg      sync.WaitGroup
+		mu      sync.Mutex // guards the fields below
+		longest time.Duration
+		written int
+	)
 	wg.Go(func() {
 		last := time.Now()
 		for ctx.Err() == nil {
 			// Not kv.Put, which waits for 250 ms when it finds nobody.
 			answer, err := nc.Request("$KV.B.k", []byte("x"), 40*time.Millisecond)
 			if err == nil && !bytes.Contains(answer.Data, []byte(`"error"`)) {
+				mu.Lock()
 				written++
 				longest = max(longest, time.Since(last))
+				mu.Unlock()
 				last = time.Now()
 			}
 		}
 	})
+	var pauses []time.Duration
 	for range 3 {
 		s, err := js.Stream(testContext(t), "KV_B")
 		if err != nil {
@@ -186,14 +193,23 @@ func TestGracefulStop(t *testing.T) {
 			t.Fatal(err)
 		}
 		awaitCluster(t, srvs[leads])
-		t.Logf("%s, which led, restarted in %v", cfgs[leads].Name, time.Since(began).Round(time.Millisecond))
 		awaitCurrent(t, js)
+		mu.Lock()
+		pauses = append(pauses, longest)
+		longest = 0
+		mu.Unlock()
+		t.Logf("%s, which led, restarted in %v; the longest pause between two writes was %v",
+			cfgs[leads].Name, time.Since(began).Round(time.Millisecond), pauses[len(pauses)-1].Round(time.Millisecond))
 	}
 	stop()
 	wg.Wait()
-	t.Logf("%d writes; the longest time without one: %v", written, longest)
-	if limit := 200 * time.Millisecond; longest > limit && !raceEnabled {
-		t.Errorf("writes stalled for %v, want at most %v", longest, limit)
+	// Without a hand-over it would be an election, 4 s at least; a busy machine may
+	// stretch one of them.
+	if limit := 200 * time.Millisecond; slices.Min(pauses) > limit && !raceEnabled {
+		t.Errorf("writes paused for %v at least, want at most %v", slices.Min(pauses), limit)
+	}
+	if limit := 2 * time.Second; slices.Max(pauses) > limit {
+		t.Errorf("writes paused for %v, want at most %v", slices.Max(pauses), limit)
 	}
 	if written < 100 {
 		t.Errorf("%d writes, want at least 100", written)
@@ -276,6 +292,7 @@ func TestRestartInsideTheProcess(t *testing.T) {
 // TestStoreOfAnotherKind: a member would delete the streams of a server by itself.
 // They survive the refusal.
 func TestStoreOfAnotherKind(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	alone := embedded.Config{StoreDir: dir}
 	srv := start(t, alone)
@@ -309,6 +326,7 @@ func TestStoreOfAnotherKind(t *testing.T) {
 
 // TestRemovePeer: of a cluster of three, one is gone for good.
 func TestRemovePeer(t *testing.T) {
+	t.Parallel()
 	cfgs := memberConfigs(t)
 	srvs := startAll(t, cfgs)
 	kv := replicated(t, dial(t, urls(srvs)))
@@ -351,6 +369,7 @@ func TestRemovePeer(t *testing.T) {
 // TestLeaf: a leaf node passes on what its clients say, JetStream included, and
 // finds its hub again.
 func TestLeaf(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	addrs := freeAddrs(t, 1)
 	creds := filepath.Join(dir, "credentials.json")
@@ -418,6 +437,7 @@ func TestBadClusterConfig(t *testing.T) {
 
 // TestSaysForWhomItWaits reads the log of a member whose cluster does not form.
 func TestSaysForWhomItWaits(t *testing.T) {
+	t.Parallel()
 	cfgs := memberConfigs(t)
 	var out bytes.Buffer // slog's handlers write one record at a time
 	cfgs[0].Logger = slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelWarn}))

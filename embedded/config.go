@@ -27,6 +27,9 @@ const (
 	maxStore         = 4 << 30
 	authTimeout      = 2 * time.Second
 	pingInterval     = 5 * time.Second
+	// reconnectReports is which of the attempts to reach another server is logged, once
+	// a second each.
+	reconnectReports = 60
 )
 
 // Config says where a server listens, where it keeps its data, whom it lets in, and
@@ -119,6 +122,8 @@ func (cfg Config) options() (*server.Options, error) {
 		AuthTimeout:        authTimeout.Seconds(),
 		PingInterval:       pingInterval,
 		MaxPingsOut:        2,
+
+		ReconnectErrorReports: reconnectReports,
 
 		LameDuckGracePeriod: lameDuckGrace,
 		LameDuckDuration:    lameDuckDuration,

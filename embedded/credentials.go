@@ -81,7 +81,8 @@ func readCredentials(path string) (*credentials, error) {
 	return c, nil
 }
 
-// makeCredentials writes random ones. The file appears complete or not at all.
+// makeCredentials writes random ones. The file appears complete or not at all, also
+// after a power cut.
 func makeCredentials(path string) error {
 	text, err := json.MarshalIndent(credentials{clientUser, rand.Text(), rand.Text(), rand.Text()}, "", "  ")
 	if err != nil {
@@ -93,10 +94,20 @@ func makeCredentials(path string) error {
 	}
 	defer os.Remove(f.Name())
 	_, err = f.Write(append(text, '\n'))
-	if err := errors.Join(err, f.Close()); err != nil {
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	return os.Link(f.Name(), path) // of two that begin at once, one is first
+	if err := os.Link(f.Name(), path); err != nil { // of two that begin at once, one is first
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	if err := dir.Sync(); err != nil && runtime.GOOS != "windows" { // which has no such thing
+		return errors.Join(err, dir.Close())
+	}
+	return dir.Close()
 }
 
 // protect has the server ask for credentials, unless Options had it ask for

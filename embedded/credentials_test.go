@@ -4,11 +4,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -166,17 +168,22 @@ func TestNothingElseListens(t *testing.T) {
 	}
 }
 
-// freeAddrs returns addresses of loopback on which nobody listens.
+// freeAddrs returns addresses of loopback on which nobody listens, below the range from
+// which systems take the ports of outgoing connections: a port must still be free when
+// a server is started on it again.
 func freeAddrs(t *testing.T, n int) []string {
 	t.Helper()
 	var addrs []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for range 100 * n {
+		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(12_000+rand.IntN(20_000))))
 		if err != nil {
-			t.Fatal(err)
+			continue
 		}
 		defer l.Close() // all are taken until all are known
-		addrs = append(addrs, l.Addr().String())
+		if addrs = append(addrs, l.Addr().String()); len(addrs) == n {
+			return addrs
+		}
 	}
-	return addrs
+	t.Fatal("no free ports")
+	return nil
 }

@@ -16,6 +16,7 @@ import (
 // TestMigrate moves a bucket and a stream with a consumer from a server by itself to
 // a cluster: values, sequences and the consumer's position stay.
 func TestMigrate(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	ctx := testContext(t)
 	alone := start(t, embedded.Config{StoreDir: dir})

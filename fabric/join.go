@@ -51,6 +51,7 @@ func Join(ctx context.Context, cfg Config) (*Node, error) {
 		l.close()
 		return nil, err
 	}
+	warnOld(l.nc, cfg.Logger)
 	n := newNode(ctx, cfg, l, control)
 	if err := n.join(ctx); err != nil {
 		n.abort(err)
@@ -181,6 +182,7 @@ func (n *Node) awaitSelf(ctx context.Context) error {
 // opened is called when some process finds the bucket new, and asks.
 func (n *Node) opened(m *nats.Msg) {
 	if s := n.holder.Load(); s != nil && m.Reply != "" {
+		n.bucket.Suspect()
 		s.Poke()
 	}
 }

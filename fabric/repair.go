@@ -35,7 +35,14 @@ func Repair(ctx context.Context, cfg Config, replicas int, dry bool) ([]BucketCh
 		return nil, err
 	}
 	defer l.close()
-	bucket := bucketOf(l, cfg, newSubjects(cfg.Cluster, cfg.Env, cfg.PID), nil)
+	control, err := dialControl(ctx, cfg, l)
+	if err != nil {
+		return nil, err
+	}
+	if control != l {
+		defer control.close()
+	}
+	bucket := bucketOf(control, cfg, newSubjects(cfg.Cluster, cfg.Env, cfg.PID), nil)
 	found, err := bucket.Repair(ctx, replicas, dry)
 	var changes []BucketChange
 	for _, c := range found {

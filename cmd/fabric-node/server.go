@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -183,17 +184,20 @@ func (m *master) laptop(ms *masters, cfg embedded.Config) ([]embedded.Config, er
 	return cfgs, nil
 }
 
-// freeAddrs returns addresses of loopback on which nobody listens now.
+// freeAddrs returns addresses of loopback on which nobody listens now, below the range
+// from which systems take the ports of outgoing connections.
 func freeAddrs(n int) (addrs []string, err error) {
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for range 100 * n {
+		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(12_000+rand.IntN(20_000))))
 		if err != nil {
-			return nil, err
+			continue
 		}
 		defer l.Close() // all are taken until all are known
-		addrs = append(addrs, l.Addr().String())
+		if addrs = append(addrs, l.Addr().String()); len(addrs) == n {
+			return addrs, nil
+		}
 	}
-	return addrs, nil
+	return nil, errors.New("no free ports")
 }
 
 // tls reads the certificate, if there is one.

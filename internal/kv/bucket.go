@@ -57,6 +57,9 @@ type Bucket struct {
 	longest time.Duration // lease in the fabric
 	attempt time.Duration // of the next round trip; 0 is the least
 	highest uint64        // revision that was ever seen
+	openRev uint64        // of the record that opened the bucket; 0 before
+	rolled  bool          // the bucket is known to have gone back in time
+	suspect bool          // the next write looks
 }
 
 // New returns a handle. It does no I/O.
@@ -214,6 +217,19 @@ type Write struct {
 // Put tries once and returns the record's revision. An error wraps [ErrRefused]
 // or [ErrBusy] (not applied), [ErrUnknown] (perhaps applied), or is definite.
 func (b *Bucket) Put(ctx context.Context, w Write) (uint64, error) {
+	before := b.highestSeen()
+	rev, err := b.store(ctx, w)
+	if err != nil {
+		return 0, err
+	}
+	if err := b.accept(ctx, rev, before); err != nil {
+		return 0, fmt.Errorf("write %s: %w", w.Key, err)
+	}
+	return rev, nil
+}
+
+// store is Put without a look at the revision.
+func (b *Bucket) store(ctx context.Context, w Write) (uint64, error) {
 	msg := nats.NewMsg(b.prefix + w.Key)
 	msg.Data = w.Value
 	msg.Header["Nats-Expected-Last-Subject-Sequence"] = []string{strconv.FormatUint(w.GuardRev, 10)}
@@ -236,7 +252,6 @@ func (b *Bucket) Put(ctx context.Context, w Write) (uint64, error) {
 		}
 		return 0, fmt.Errorf("write %s: %w", w.Key, unknown(err))
 	}
-	b.saw(ack.Seq)
 	return ack.Seq, nil
 }
 

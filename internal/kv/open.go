@@ -87,7 +87,15 @@ func (b *Bucket) open(ctx context.Context) error {
 	if err := b.check(info.Config); err != nil {
 		return err
 	}
-	return b.unlock(ctx, info.Created, made)
+	b.mu.Lock()
+	rolled := b.rolled && b.created.Equal(info.Created)
+	b.mu.Unlock()
+	if rolled {
+		if err := b.raise(ctx); err != nil {
+			return err
+		}
+	}
+	return b.unlock(ctx, info.Created, made, rolled)
 }
 
 // checkServer asks for the account's JetStream and its API level.
@@ -230,12 +238,13 @@ func (b *Bucket) differences(got jetstream.StreamConfig) (found []*ConfigError) 
 
 // unlock returns when the bucket that was created at created is open, and opens
 // it when that is safe.
-func (b *Bucket) unlock(ctx context.Context, created time.Time, made bool) error {
+func (b *Bucket) unlock(ctx context.Context, created time.Time, made, rolled bool) error {
 	wait := b.Longest()
 	b.mu.Lock()
 	newcomer := b.longest == 0
 	b.mu.Unlock()
 	ask := made || newcomer
+	ask = ask || rolled
 	for since := time.Now(); ; {
 		e, err := b.Get(ctx, KeyOpen)
 		if err != nil {
@@ -243,7 +252,7 @@ func (b *Bucket) unlock(ctx context.Context, created time.Time, made bool) error
 		}
 		var r openRecord
 		if json.Unmarshal(e.Value, &r) == nil && r.Key == KeyOpen && r.Created.Equal(created) && r.LeaseMS > 0 {
-			return b.opened(created, time.Duration(r.LeaseMS)*time.Millisecond)
+			return b.opened(e.Rev, created, time.Duration(r.LeaseMS)*time.Millisecond)
 		}
 		if e.Value != nil && r.Key != KeyOpen {
 			return &ForeignError{Key: KeyOpen}
@@ -280,12 +289,13 @@ func (b *Bucket) writeOpen(ctx context.Context, rev uint64, created time.Time) e
 	return err
 }
 
-func (b *Bucket) opened(created time.Time, longest time.Duration) error {
+func (b *Bucket) opened(rev uint64, created time.Time, longest time.Duration) error {
 	if b.cfg.Lease > longest {
 		return &LeaseError{Lease: b.cfg.Lease, Longest: longest}
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.created, b.longest = created, longest
+	b.openRev, b.rolled, b.suspect = rev, false, false
 	return nil
 }

@@ -122,6 +122,9 @@ func (s *Session) renewOnce(hold *Hold, n uint64) (Instant, error) {
 			return sent, nil
 		}
 		failed = true
+		if errors.Is(err, kv.ErrReplaced) {
+			return Instant{}, fmt.Errorf("%w: %w", ErrLost, err)
+		}
 		if errors.Is(err, kv.ErrRefused) {
 			if err := s.over(hold); err != nil {
 				return Instant{}, err

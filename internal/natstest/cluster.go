@@ -129,12 +129,19 @@ func (nd *node) write(routes []string, setup Setup) error {
 	if err := os.MkdirAll(nd.dir, 0o700); err != nil {
 		return err
 	}
+	if setup.Disk != nil {
+		setup.Disk(nd.index, nd.dir)
+	}
+	sync := "2m" // nats-server's default
+	if setup.SyncAlways {
+		sync = "always"
+	}
 	conf := fmt.Sprintf(`server_name: %q
 listen: %q
-jetstream { store_dir: %q, max_memory_store: 256MB, max_file_store: 1GB }
+jetstream { store_dir: %q, max_memory_store: 256MB, max_file_store: 1GB, sync_interval: %s }
 cluster { name: natstest, listen: "127.0.0.1:%d", routes: [ %s ] %s}
 %s
-`, nd.name, nd.addr(), filepath.ToSlash(nd.dir), nd.route, strings.Join(routes, ", "), hidden(setup), setup.Config)
+`, nd.name, nd.addr(), filepath.ToSlash(nd.dir), sync, nd.route, strings.Join(routes, ", "), hidden(setup), setup.Config)
 	return os.WriteFile(nd.conf, []byte(conf), 0o600)
 }
 
@@ -187,6 +194,9 @@ func (c *Cluster) Connect(opts ...nats.Option) *nats.Conn {
 	c.conns = append(c.conns, nc)
 	return nc
 }
+
+// PID is the process of member i.
+func (c *Cluster) PID(i int) int { return c.nodes[i].host.(*process).cmd.Process.Pid }
 
 // Kill ends member i without warning, with SIGKILL if it is a process, and returns
 // when it is gone. Killing twice is harmless.

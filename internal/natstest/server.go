@@ -68,6 +68,10 @@ func (s *Server) URL() string {
 	return fmt.Sprintf("nats://%s:%d", s.opts.Host, s.port)
 }
 
+// StoreDir is where the server keeps its data, for tests that spoil it while the
+// server is down.
+func (s *Server) StoreDir() string { return s.opts.StoreDir }
+
 // Connect returns a connection that is closed when the test ends. It runs over TCP
 // if the server listens, else in process. A provider in opts, such as a [Link],
 // takes precedence. Asynchronous errors of the client go to the server's log.

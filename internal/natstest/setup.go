@@ -1,6 +1,7 @@
 package natstest
 
 import (
+	"context"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -18,6 +19,10 @@ type Setup struct {
 	Proxied bool
 	// Seed of the proxies.
 	Seed uint64
+	// SyncAlways has the members sync every write, as embedded servers do.
+	SyncAlways bool
+	// Disk is told the directory of each member before it is used.
+	Disk func(member int, dir string)
 	// Config is appended to each member's configuration.
 	Config string
 }
@@ -131,4 +136,12 @@ func (c *Cluster) LameDuck(i int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	nd.up = false
+}
+
+// DeleteStream deletes a stream, as an administrator might.
+func (c *Cluster) DeleteStream(name string) {
+	c.t.Helper()
+	c.retry("stream "+name+" is not deleted", func(ctx context.Context) error {
+		return c.api(ctx, "STREAM.DELETE."+name, nil)
+	})
 }

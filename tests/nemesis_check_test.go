@@ -1,0 +1,219 @@
+//go:build unix
+
+package tests
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// A nemesisLog is what all members of a run wrote.
+type nemesisLog struct {
+	mu      sync.Mutex // guards the fields below
+	records []record
+	by      []string // the process that wrote each
+	view    map[string]record
+	stats   map[string]record
+	acked   int
+	late    int           // found by check: messages that came after later ones, from a frozen server
+	changed chan struct{} // closed at the next view
+}
+
+func newNemesisLog() *nemesisLog {
+	return &nemesisLog{view: map[string]record{}, stats: map[string]record{}, changed: make(chan struct{})}
+}
+
+func (l *nemesisLog) add(process string, r record) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch r.Kind {
+	case "view":
+		l.view[process] = r
+		close(l.changed)
+		l.changed = make(chan struct{})
+		return
+	case "stats":
+		l.stats[process] = r
+		return
+	case "sent":
+		if r.OK {
+			l.acked++
+		}
+	}
+	l.records = append(l.records, r)
+	l.by = append(l.by, process)
+}
+
+func (l *nemesisLog) answered() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.acked
+}
+
+// equal reports whether these processes have one view, of count members. The channel
+// is closed when another look is due.
+func (l *nemesisLog) equal(processes []string, count int) (bool, string, <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	first := l.view[processes[0]]
+	for _, p := range processes {
+		v := l.view[p]
+		if len(v.Views) != count || !maps.Equal(v.Views, first.Views) {
+			return false, fmt.Sprintf("%s sees %v, %s sees %v", processes[0], first.Views, p, v.Views), l.changed
+		}
+	}
+	return true, "", l.changed
+}
+
+// A delivery is one sender's process and one receiver's.
+type delivery struct{ run, receiver string }
+
+// A window is when a fault was there, and for how long after it had effects.
+type window struct {
+	kind       string
+	begin, end int64
+}
+
+// check returns what is wrong with a history: believers, tokens, messages.
+func (l *nemesisLog) check(windows []window) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	buckets := 1
+	for _, w := range windows {
+		if w.kind == "bucket-deleted" {
+			buckets++
+		}
+	}
+	var messages error
+	l.late, messages = checkMessages(l.records, l.by, windows)
+	return errors.Join(checkTerms(l.records, buckets), messages)
+}
+
+// faultAt names the faults that were there at a time.
+func faultAt(windows []window, at int64) string {
+	var kinds []string
+	for _, w := range windows {
+		if w.begin <= at && at <= w.end {
+			kinds = append(kinds, w.kind)
+		}
+	}
+	return strings.Join(kinds, ", ")
+}
+
+// checkTerms: nobody believes in a term after a later one was believed in, no token
+// is used twice, and later terms have higher tokens.
+// Terms count from 1 again in each of the buckets that there were.
+func checkTerms(records []record, buckets int) error {
+	var terms []record
+	for _, r := range records {
+		if r.Kind == "term" {
+			terms = append(terms, r)
+		}
+	}
+	slices.SortFunc(terms, func(a, b record) int { return cmp.Compare(a.Token, b.Token) })
+	var wrong []error
+	for i, t := range terms {
+		if i > 0 && t.Token == terms[i-1].Token {
+			wrong = append(wrong, fmt.Errorf("token %d is of %s and of %s", t.Token, terms[i-1].PID, t.PID))
+		}
+		if i == 0 || t.Term > terms[i-1].Term {
+			continue
+		}
+		if buckets--; buckets < 1 {
+			wrong = append(wrong, fmt.Errorf("token %d is of term %d, lower token %d of term %d", t.Token, t.Term, terms[i-1].Token, terms[i-1].Term))
+		}
+	}
+	// The earliest moment at which a term above a token was believed in.
+	since := make([]int64, len(terms)+1)
+	since[len(terms)] = 1<<63 - 1
+	for i := len(terms) - 1; i >= 0; i-- {
+		since[i] = min(since[i+1], terms[i].At)
+	}
+	for _, r := range records {
+		if r.Kind != "believes" {
+			continue
+		}
+		i, _ := slices.BinarySearchFunc(terms, r.Token+1, func(t record, token uint64) int { return cmp.Compare(t.Token, token) })
+		if r.At > since[i] {
+			wrong = append(wrong, fmt.Errorf("%s believes in token %d, %v after a higher one was believed in", r.PID, r.Token, time.Duration(r.At-since[i])))
+		}
+	}
+	return errors.Join(wrong...)
+}
+
+// checkMessages: each process gets the messages of each other at most once and in
+// order, and what was answered was got. The order is that of one path: what a frozen
+// server had taken in comes when it goes on, after what its senders have sent over
+// another server since. Those are counted as late, in that fault only.
+func checkMessages(records []record, by []string, windows []window) (late int, err error) {
+	var wrong []error
+	last := map[delivery]uint64{}
+	got := map[delivery]map[uint64]bool{} // by processes
+	has := map[delivery]map[uint64]bool{} // by members
+	for i, r := range records {
+		if r.Kind != "got" {
+			continue
+		}
+		d := delivery{r.Run + "/" + string(r.PID), by[i]}
+		member := delivery{d.run, memberOf(by[i])}
+		if got[d] == nil {
+			got[d] = map[uint64]bool{}
+		}
+		if has[member] == nil {
+			has[member] = map[uint64]bool{}
+		}
+		during := faultAt(windows, r.At)
+		switch {
+		case got[d][r.N]:
+			wrong = append(wrong, fmt.Errorf("%s got %d of %s twice, during: %s", d.receiver, r.N, d.run, during))
+		case r.N < last[d] && strings.Contains(during, "pause-server"):
+			late++
+		case r.N < last[d]:
+			wrong = append(wrong, fmt.Errorf("%s got %d of %s after %d, during: %s", d.receiver, r.N, d.run, last[d], during))
+		}
+		got[d][r.N], has[member][r.N] = true, true
+		last[d] = max(last[d], r.N)
+	}
+	for i, r := range records {
+		if r.Kind == "sent" && r.OK && !has[delivery{r.Run + "/" + memberOf(by[i]), string(r.PID)}][r.N] {
+			wrong = append(wrong, fmt.Errorf("%s was answered message %d to %s, who did not get it", by[i], r.N, r.PID))
+		}
+	}
+	return late, errors.Join(wrong...)
+}
+
+// memberOf is the member whose process it is.
+func memberOf(process string) string {
+	member, _, _ := strings.Cut(process, "#")
+	return member
+}
+
+// tally counts the records of a kind.
+func (l *nemesisLog) tally(kind string) (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, r := range l.records {
+		if r.Kind == kind {
+			n++
+		}
+	}
+	return n
+}
+
+// garbage returns records that no member may write.
+func (l *nemesisLog) garbage() (found []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i, r := range l.records {
+		if r.Kind == "event" && len(r.Text) > 8 && (r.Text[:7] == "garbage" || r.Text[:8] == "the node") {
+			found = append(found, l.by[i]+": "+r.Text)
+		}
+	}
+	return found
+}

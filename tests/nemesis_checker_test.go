@@ -1,0 +1,53 @@
+//go:build unix
+
+package tests
+
+import (
+	"testing"
+
+	"github.com/natsfabric/natsfabric/fabric"
+)
+
+// The checker finds what it is there for.
+func TestNemesisChecker(t *testing.T) {
+	term := func(pid string, at int64, number, token uint64) record {
+		return record{Kind: "term", PID: fabric.PID(pid), At: at, Term: number, Token: token}
+	}
+	believes := func(at int64, token uint64) record { return record{Kind: "believes", At: at, Token: token} }
+	got := func(n uint64) record { return record{Kind: "got", PID: "a", Run: "r", N: n} }
+	sent := func(n uint64) record { return record{Kind: "sent", PID: "b", Run: "r", N: n, OK: true} }
+	for name, tt := range map[string]struct {
+		records []record
+		by      string
+		ok      bool
+		windows []window
+	}{
+		"terms in turn":                 {[]record{term("a", 1, 1, 10), believes(2, 10), term("b", 3, 2, 20), believes(4, 20)}, "a#1", true, nil},
+		"two believers":                 {[]record{term("a", 1, 1, 10), term("b", 3, 2, 20), believes(4, 10)}, "a#1", false, nil},
+		"checked before":                {[]record{term("a", 1, 1, 10), term("b", 3, 2, 20), believes(3, 10)}, "a#1", true, nil},
+		"a token twice":                 {[]record{term("a", 1, 1, 10), term("b", 3, 2, 10)}, "a#1", false, nil},
+		"a token that fell":             {[]record{term("a", 1, 3, 10), term("b", 3, 2, 20)}, "a#1", false, nil},
+		"a new bucket":                  {[]record{term("a", 1, 3, 10), term("b", 3, 1, 20)}, "a#1", true, []window{{kind: "bucket-deleted"}}},
+		"in order with a gap":           {[]record{got(1), got(3)}, "b#1", true, nil},
+		"twice":                         {[]record{got(1), got(1)}, "b#1", false, nil},
+		"out of order":                  {[]record{got(2), got(1)}, "b#1", false, nil},
+		"late from a frozen server":     {[]record{got(2), got(1)}, "b#1", true, []window{{"pause-server", 0, 1}}},
+		"twice from a frozen server":    {[]record{got(2), got(1), got(1)}, "b#1", false, []window{{"pause-server", 0, 1}}},
+		"out of order in another fault": {[]record{got(2), got(1)}, "b#1", false, []window{{"isolate-server", 0, 1}}},
+		"answered and not got":          {[]record{sent(1)}, "a#1", false, nil},
+	} {
+		l := newNemesisLog()
+		for _, r := range tt.records {
+			l.add(tt.by, r)
+		}
+		if err := l.check(tt.windows); (err == nil) != tt.ok {
+			t.Errorf("%s: %v, want ok %v", name, err, tt.ok)
+		}
+	}
+	l := newNemesisLog()
+	l.add("b#1", got(1))
+	l.add("a#1", sent(1))
+	if err := l.check(nil); err != nil {
+		t.Errorf("got and answered: %v", err)
+	}
+}

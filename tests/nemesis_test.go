@@ -1,0 +1,321 @@
+//go:build unix
+
+package tests
+
+import (
+	"bufio"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/natsfabric/natsfabric/fabric"
+	"github.com/natsfabric/natsfabric/internal/natstest"
+)
+
+var (
+	nemesisFor  = flag.Duration("nemesis", 0, "let faults happen for so `long`, all kinds that this machine can do; 12m is the campaign")
+	nemesisSeed = flag.Uint64("nemesis.seed", 0, "replay the faults of a run that printed this `seed`")
+	nemesisOnly = flag.String("nemesis.only", "", "faults of these `kinds` only, separated by commas")
+	oldServer   = flag.String("nemesis.upgrade", "", "also upgrade from and to this `version` of nats-server, under load")
+)
+
+const (
+	nemesisLease   = 5 * time.Second
+	nemesisMembers = 5
+	// loadFloor is how many messages a second are answered when nothing is broken: a
+	// run that asks for less proves less.
+	loadFloor = 100
+)
+
+// A nemesis is three servers, a process for each of five members, and who breaks them.
+type nemesis struct {
+	t       *testing.T
+	c       *natstest.Cluster
+	rng     *rand.Rand
+	log     *nemesisLog
+	members []*nemesisMember
+	disks   map[int]string // directories of servers on a disk of their own
+
+	faults map[string]int // how often each kind happened
+	past   []window
+	slow   time.Duration // the longest time from healing to one view
+	calm   time.Duration // time without a fault, and what was answered in it
+	served int
+}
+
+// A nemesisMember is a member's process, and its ways to the servers.
+type nemesisMember struct {
+	pid   fabric.PID
+	ways  []*natstest.Proxy
+	life  int // counts its processes
+	cmd   *exec.Cmd
+	ended chan struct{}
+}
+
+func (m *nemesisMember) process() string { return fmt.Sprintf("%s#%d", m.pid, m.life) }
+
+func newNemesis(t *testing.T, seed uint64) *nemesis {
+	t.Helper()
+	nm := &nemesis{
+		t: t, rng: rand.New(rand.NewPCG(seed, 2)), log: newNemesisLog(), disks: map[int]string{}, faults: map[string]int{},
+	}
+	setup := natstest.Setup{Proxied: true, Seed: seed, SyncAlways: true, Disk: nm.disk}
+	nm.c = natstest.StartSetup(t, 3, setup)
+	for i := range nemesisMembers {
+		m := &nemesisMember{pid: number(i)}
+		for j, url := range nm.c.URLs() {
+			m.ways = append(m.ways, natstest.NewProxy(t, strings.TrimPrefix(url, "nats://"), seed+uint64(100*i+j)))
+		}
+		nm.members = append(nm.members, m)
+	}
+	for _, m := range nm.members {
+		nm.start(m)
+	}
+	t.Cleanup(func() {
+		for _, m := range nm.members {
+			nm.kill(m)
+		}
+	})
+	return nm
+}
+
+// start starts the process of a member.
+func (nm *nemesis) start(m *nemesisMember) {
+	nm.t.Helper()
+	job := memberJob{PID: m.pid, Lease: nemesisLease}
+	var urls []string
+	for i := range m.ways { // each has a server of its own to begin with
+		urls = append(urls, "nats://"+m.ways[(i+m.life+int(m.pid[0]))%len(m.ways)].Addr())
+	}
+	job.URL = strings.Join(urls, ",")
+	for _, o := range nm.members {
+		job.Peers = append(job.Peers, o.pid)
+	}
+	text, err := json.Marshal(job)
+	if err != nil {
+		nm.t.Fatal(err)
+	}
+	m.life++
+	m.cmd = exec.Command(os.Args[0])
+	m.cmd.Env = append(os.Environ(), nemesisEnv+"="+string(text))
+	m.cmd.Stderr = nm.t.Output()
+	out, err := m.cmd.StdoutPipe()
+	if err != nil {
+		nm.t.Fatal(err)
+	}
+	if err := m.cmd.Start(); err != nil {
+		nm.t.Fatal(err)
+	}
+	cmd, ended, process := m.cmd, make(chan struct{}), m.process()
+	m.ended = ended
+	go func() { // ends with the process; kill waits for it
+		defer close(ended)
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			var r record
+			if json.Unmarshal(lines.Bytes(), &r) == nil { // the last line of a killed one may be half
+				nm.log.add(process, r)
+			}
+		}
+		_ = cmd.Wait() // it was killed, mostly
+	}()
+}
+
+func (nm *nemesis) kill(m *nemesisMember) {
+	_ = m.cmd.Process.Signal(syscall.SIGCONT) // fails if it has ended
+	_ = m.cmd.Process.Kill()
+	<-m.ended
+}
+
+// settle waits until all members have the same view of all members, and fails if that
+// takes longer than limit.
+func (nm *nemesis) settle(limit time.Duration) {
+	nm.t.Helper()
+	began := time.Now()
+	var processes []string
+	for _, m := range nm.members {
+		processes = append(processes, m.process())
+	}
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	for {
+		ok, why, changed := nm.log.equal(processes, len(processes))
+		if ok {
+			break
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			nm.t.Fatalf("%v after healing the views differ: %s", patience, why)
+		}
+	}
+	took := time.Since(began)
+	nm.slow = max(nm.slow, took)
+	if took > limit {
+		nm.t.Errorf("the views were equal %v after healing, want within %v", took.Round(time.Millisecond), limit)
+	}
+}
+
+// rest lets the members work for d with nothing broken, and counts what is answered.
+func (nm *nemesis) rest(d time.Duration) {
+	before := nm.log.answered()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	<-timer.C
+	nm.calm += d
+	nm.served += nm.log.answered() - before
+}
+
+// resources are what the members and the servers use.
+type resources struct{ goroutines, files map[string]int }
+
+func (nm *nemesis) resources() resources {
+	nm.log.mu.Lock()
+	defer nm.log.mu.Unlock()
+	r := resources{map[string]int{}, map[string]int{}}
+	for _, m := range nm.members {
+		s := nm.log.stats[m.process()]
+		r.goroutines[string(m.pid)], r.files[string(m.pid)] = s.Procs, s.Files
+	}
+	return r
+}
+
+// checkResources fails if members have more goroutines or files than fresh ones, or if
+// consumers were left behind.
+func (nm *nemesis) checkResources(fresh resources) {
+	nm.t.Helper()
+	now := nm.resources()
+	for pid, n := range now.goroutines {
+		if n > fresh.goroutines[pid]+fresh.goroutines[pid]/10+5 {
+			nm.t.Errorf("member %s has %d goroutines, had %d", pid, n, fresh.goroutines[pid])
+		}
+		if n := now.files[pid]; n > fresh.files[pid]+3 {
+			nm.t.Errorf("member %s has %d open files, had %d", pid, n, fresh.files[pid])
+		}
+	}
+	js, err := jetstream.New(nm.c.Connect())
+	if err != nil {
+		nm.t.Fatal(err)
+	}
+	s, err := js.Stream(within(nm.t, patience), bucket)
+	if err != nil {
+		nm.t.Fatal(err)
+	}
+	if n := s.CachedInfo().State.Consumers; n > nemesisMembers {
+		nm.t.Errorf("the bucket has %d consumers, want at most one for each member", n)
+	}
+}
+
+// TestNemesis breaks servers, members and what is between them, and checks what
+// everybody saw. Without -nemesis it does a few quick faults.
+func TestNemesis(t *testing.T) {
+	seed := *nemesisSeed
+	if seed == 0 {
+		seed = uint64(time.Now().UnixNano())
+	}
+	t.Logf("faults of this run: -nemesis.seed %d", seed)
+	nm := newNemesis(t, seed)
+	nm.settle(patience)
+	nm.rest(2 * time.Second)
+	fresh := nm.resources()
+
+	chosen := nm.chosen()
+	for round, until := 0, time.Now().Add(*nemesisFor); ; round++ {
+		if round%len(chosen) == 0 {
+			if *nemesisFor == 0 && round > 0 || *nemesisFor > 0 && time.Now().After(until) {
+				break
+			}
+			nm.rng.Shuffle(len(chosen), func(i, j int) { chosen[i], chosen[j] = chosen[j], chosen[i] })
+		}
+		if *nemesisFor > 0 && time.Now().After(until) {
+			break
+		}
+		nm.round(round, chosen[round%len(chosen)])
+		if t.Failed() {
+			break
+		}
+	}
+	if err := nm.log.check(nm.past); err != nil {
+		t.Error(err)
+	}
+	if g := nm.log.garbage(); len(g) > 0 {
+		t.Error(strings.Join(g, "\n"))
+	}
+	nm.checkResources(fresh)
+	rate := float64(nm.served) / nm.calm.Seconds()
+	total := 0
+	for _, n := range nm.faults {
+		total += n
+	}
+	t.Logf("%d faults of %d kinds; %d messages got, %d answered, %.0f a second when nothing was broken; %d terms, %d looks at one; "+
+		"views equal %v after healing at the latest", total, len(nm.faults), nm.log.tally("got"), nm.log.answered(), rate,
+		nm.log.tally("term"), nm.log.tally("believes"), nm.slow.Round(time.Millisecond))
+	t.Logf("faults: %v", nm.faults)
+	if nm.log.late > 0 {
+		t.Logf("%d messages came after later ones, all from servers that were frozen: order is per path", nm.log.late)
+	}
+	if rate < loadFloor {
+		t.Errorf("%.0f messages a second were answered when nothing was broken, want %d at least", rate, loadFloor)
+	}
+	if nm.log.tally("term") == 0 || nm.log.tally("believes") == 0 {
+		t.Error("nobody led")
+	}
+}
+
+// chosen are the faults of this run.
+func (nm *nemesis) chosen() (chosen []fault) {
+	var skipped []string
+	for _, f := range faults {
+		switch {
+		case *nemesisOnly != "":
+			if !slices.Contains(strings.Split(*nemesisOnly, ","), f.kind) {
+				continue
+			}
+		case *nemesisFor == 0 && !f.quick:
+			continue
+		}
+		if why := f.lacks(nm); why != "" {
+			skipped = append(skipped, f.kind+" ("+why+")")
+			continue
+		}
+		chosen = append(chosen, f)
+	}
+	if len(skipped) > 0 {
+		nm.t.Logf("NOT DONE on this machine: %s", strings.Join(skipped, ", "))
+	}
+	if len(chosen) == 0 {
+		nm.t.Fatal("no faults are left")
+	}
+	return chosen
+}
+
+// round does one fault, heals it, and waits for the members to agree.
+func (nm *nemesis) round(n int, f fault) {
+	nm.t.Helper()
+	began, since := time.Now(), sharedClock()
+	heal := f.begin(nm)
+	hold := f.hold
+	if hold == 0 {
+		hold = 2*time.Second + time.Duration(nm.rng.Int64N(int64(4*time.Second)))
+		if *nemesisFor == 0 {
+			hold = time.Second
+		}
+	}
+	pauseFor(nm.t.Context(), hold)
+	heal()
+	nm.faults[f.kind]++
+	nm.past = append(nm.past, window{f.kind, since, sharedClock() + nemesisLease.Nanoseconds()})
+	healed := time.Now()
+	nm.settle(f.limit())
+	nm.t.Logf("%3d %-18s %6.2f s, views equal after %.2f s", n, f.kind, healed.Sub(began).Seconds(), time.Since(healed).Seconds())
+	nm.rest(time.Second)
+}
