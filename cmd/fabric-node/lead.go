@@ -33,6 +33,7 @@ type leadFlags struct {
 	wait     time.Duration
 	onLoss   lossAction
 	retry    bool
+	failover string
 	transfer bool
 	stdin    bool
 	events   string
@@ -62,6 +63,10 @@ USR1, USR2, WINCH), --on-loss ignore nothing; COMMAND then goes on while another
 leads, which is only right if all it does is fenced by the token: see
 docs/FENCING.md.
 
+With --failover proof this process leads within milliseconds after the leader's has
+ended on the same machine, killed or not (Linux). What the leader's COMMAND has
+started and left behind may still run then.
+
 COMMAND finds FABRIC_PID, FABRIC_LEADER_NAME, FABRIC_LEADER_TERM and
 FABRIC_LEADER_TOKEN in its environment. The token grows with every term: have it
 checked where the work is written down. Its stdin is /dev/null without --stdin.`,
@@ -82,6 +87,7 @@ checked where the work is written down. Its stdin is /dev/null without --stdin.`
 	fs.DurationVar(&f.grace, "grace", time.Second, "how long COMMAND may take to end before KILL; less than half of --ttl")
 	fs.DurationVar(&f.wait, "wait", 0, "how long to wait to lead; 0s: not at all (default: for ever)")
 	fs.Var(&f.onLoss, "on-loss", "what to do to COMMAND when the leadership is lost: `term`, kill, signal:NAME or ignore")
+	fs.StringVar(&f.failover, "failover", "lease", "take over when the leader's `lease` has run out, or also on proof: its process, on this machine, has ended")
 	fs.BoolVar(&f.retry, "retry", false, "after a loss wait to lead again, instead of exit code 75")
 	fs.BoolVar(&f.transfer, "transfer-on-term", false, "on INT or TERM hand over to who comes first, and see it lead")
 	fs.BoolVar(&f.stdin, "stdin", false, "pass stdin on to COMMAND")
@@ -141,6 +147,9 @@ func (a *app) lead(ctx context.Context, f *leadFlags, fs *pflag.FlagSet, name st
 	if f.wait < 0 {
 		return usagef("--wait %v: it cannot be negative", f.wait)
 	}
+	if f.failover != "lease" && f.failover != "proof" {
+		return usagef("--failover %s: it is not lease or proof", f.failover)
+	}
 	if f.retry && f.stdin {
 		return usagef("--retry and --stdin: the input can be read once only")
 	}
@@ -195,7 +204,11 @@ func (a *app) campaign(ctx context.Context, m *member, f *leadFlags, name string
 	defer m.cancel(errDone)
 	// The term's context ends this long before another process may lead.
 	ahead := min(f.grace+killTime, (a.opts.ttl-1)/2)
-	e, err := election.New(m.node, election.Config{Name: name, Grace: ahead, Logger: a.log})
+	cfg := election.Config{Name: name, Grace: ahead, Logger: a.log}
+	if f.failover == "proof" {
+		cfg.Failover = election.Proof
+	}
+	e, err := election.New(m.node, cfg)
 	if err != nil {
 		return err
 	}

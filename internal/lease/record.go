@@ -58,6 +58,8 @@ type PIDRecord struct {
 	Inc   uint64    `json:"inc,omitempty"`
 	Host  string    `json:"host,omitempty"`
 	Since time.Time `json:"since"`
+	// Process names the holder's process to others on its machine, see awaitExit.
+	Process string `json:"process,omitempty"`
 	// Prev is the state of the record before, for who missed that one.
 	Prev  string `json:"prev,omitempty"`
 	Proc  string `json:"proc"`
