@@ -17,21 +17,42 @@
 //
 // A valid term is no proof that an effect comes in time: a process may be stopped
 // between its check and its effect, for longer than the lease. Whatever must never
-// be done by two must be fenced: give the token along, and have the resource refuse
-// one lower than the highest it has seen.
+// be done by two must be fenced: see docs/FENCING.md. [Term.Put] keeps small state
+// that the server takes from the leader only, [FenceStream] publishes to a stream
+// from which a later term shuts this one out, and package fence is a gate for
+// anything else. For a resource that can compare, give [Term.Token] along.
+//
+// # Who comes next
+//
+// Those who campaign tell the leader that they stand. It ranks them, by
+// Config.Priority and then by how long they are in the fabric. When the claim is
+// free, the first takes it at once, the others one after the other, 5 ms apart; of a
+// thousand only the first eight watch the leader and compete, and the others come
+// after them. A leader ends its term early only by itself: [Term.Resign],
+// [Term.Transfer], or because another asked for that, [Election.AskTransfer],
+// [Election.AskResign] or Config.Preempt, and then after its work has stopped. What
+// candidates and leaders tell each other decides nothing: if it is lost, another
+// comes first, or a little later.
 //
 // # Failure handling
 //
-//	                Campaign               the claim is ours
-//	follower -----------------> candidate -------------------> leader
-//	    ^                                                         |
-//	    +---------------------------------------------------------+
-//	       Resign, or the function of Lead returned: [ErrResigned], others at once
-//	       the lease was not renewed in time, or lost: [ErrLost], others after it
+//	 Observer
+//	    |  Campaign, Lead, Try
+//	    v                another leads
+//	Candidate <------------------------------> Follower
+//	    |  the claim is ours
+//	    v
+//	 Leading -- the lease was not renewed in time ---> Suspended (HoldOnSuspend only)
+//	    |    <- renewed, and nobody has led since ---     |
+//	    |                                                 | another has ended it
+//	    v                                                 v
+//	the term is over: [ErrResigned], [ErrHandOver], [ErrLost]
 //
-// A leader that crashes is replaced when its lease has run out. One that is cut off
-// from NATS loses its term first. One that cannot renew because JetStream is away
-// loses its term, too; nobody can take it meanwhile.
+// A leader that crashes is replaced when its lease has run out, or at once by a
+// candidate on the same machine with Failover Proof. One that is cut off from NATS
+// loses its term first. One that cannot renew because JetStream is away loses its
+// term, too, or is suspended; nobody can take it meanwhile, and when writes pass again
+// the others wait for a lease, so that it can come back.
 //
 // # Timing
 //

@@ -82,6 +82,7 @@ func (e *Election) campaign(ctx context.Context) (*Term, error) {
 
 func (e *Election) acquire(ctx context.Context, p lease.Policy) (*Term, error) {
 	p.Grace, p.Lasting, p.Priority = e.cfg.Grace, e.cfg.HoldOnSuspend, e.cfg.Priority
+	p.Proof = e.cfg.Failover == Proof
 	o, err := officeOf(e.node, e.host)
 	if err != nil {
 		return nil, e.explain(err)

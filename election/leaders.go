@@ -2,7 +2,10 @@ package election
 
 import (
 	"context"
+	"fmt"
 	"iter"
+	"slices"
+	"strings"
 
 	"github.com/natsfabric/natsfabric/fabric"
 	"github.com/natsfabric/natsfabric/internal/lease"
@@ -40,6 +43,30 @@ func (e *Election) Leaders(ctx context.Context) iter.Seq2[Leader, error] {
 			yield(Leader{}, e.explain(err))
 		}
 	}
+}
+
+// A Listed is an election that was ever held.
+type Listed struct {
+	Name   string
+	Leader Leader // with an empty PID if nobody leads
+	Term   uint64 // the number of the last one
+	// Foreign: its key in the bucket holds a record that is not the fabric's.
+	Foreign bool
+}
+
+// List reads the elections of node's fabric, sorted by name, and who leads each. It
+// does so one after the other: there is no moment at which all of it was true.
+func List(ctx context.Context, node *fabric.Node) ([]Listed, error) {
+	claims, err := node.Host().Session.Claims(ctx, lease.Elections)
+	if err != nil {
+		return nil, fmt.Errorf("list the elections: %w", err)
+	}
+	all := make([]Listed, len(claims))
+	for i, c := range claims {
+		all[i] = Listed{strings.TrimPrefix(c.Key, lease.KeyElection("")), leaderOf(c.Holder), c.Term, c.Foreign}
+	}
+	slices.SortFunc(all, func(a, b Listed) int { return strings.Compare(a.Name, b.Name) })
+	return all, nil
 }
 
 func leaderOf(h lease.Holder) Leader {

@@ -3,6 +3,7 @@ package election_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -279,5 +280,45 @@ func TestLeadersReportsSuspicion(t *testing.T) {
 			t.Errorf("the last report is %+v, want b, term 2", last)
 		}
 		resign(t, tb)
+	})
+}
+
+func TestList(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		w := join(t, s, "w", func(c *fabric.Config) { c.Passive = true })
+		if got, err := election.List(t.Context(), w); len(got) != 0 || err != nil {
+			t.Errorf("List without a bucket = %+v, %v", got, err)
+		}
+		a, la := joinLink(t, s, "a")
+		b := join(t, s, "b")
+		terms := map[string]*election.Term{}
+		for name, n := range map[string]*fabric.Node{"mail": b, "jobs": a, "idle": b} {
+			e, err := election.New(n, election.Config{Name: name, Priority: 3})
+			if err != nil {
+				t.Fatal(err)
+			}
+			terms[name] = campaign(t, e)
+		}
+		resign(t, terms["idle"])
+		if _, err := s.Connect().Request("$KV.fab_c_production.c.e.bad", []byte("garbage"), time.Second); err != nil {
+			t.Fatal(err)
+		}
+		crash(a, la)
+		want := []election.Listed{
+			{Name: "bad", Foreign: true}, {Name: "idle", Term: 1}, {Name: "jobs", Term: 1},
+			{Name: "mail", Term: 1, Leader: election.Leader{PID: "b", Incarnation: b.Incarnation(), Term: 1, Token: terms["mail"].Token(), Priority: 3}},
+		}
+		time.Sleep(3 * ttl)
+		got, err := election.List(t.Context(), w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range got {
+			got[i].Leader.Since = time.Time{}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("List = %+v, want %+v", got, want)
+		}
+		resign(t, terms["mail"])
 	})
 }

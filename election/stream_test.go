@@ -232,4 +232,3 @@ func TestFencedPublishersArePipelined(t *testing.T) {
 		resign(t, term)
 	})
 }
-

@@ -73,6 +73,7 @@ var rules = []rule{
 	{"fabric/otelfabric", []string{"go.opentelemetry.io/otel/sdk"}, nil, "programs choose their SDK"},
 	{"election", []string{"balance", "embedded", "cmd", "internal/natstest"}, nil, "an election needs no group: " + arrows},
 	{"election", []string{"third"}, client, library},
+	{"election/fence", []string{"ours", "third"}, nil, "who owns a resource need not speak NATS"},
 	{"balance", []string{"election", "embedded", "cmd", "internal/natstest"}, nil, "a group needs no leader that the user sees: " + arrows},
 	{"balance", []string{"third"}, client, library},
 	{"embedded", []string{"ours"}, nil, "the fabric cannot tell an embedded server from another"},

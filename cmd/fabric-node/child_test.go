@@ -65,7 +65,9 @@ func supervised(t *testing.T, ctx, term context.Context, p process, grace, limit
 	t.Helper()
 	a := &app{stderr: io.Discard, log: slog.New(slog.DiscardHandler)}
 	done := make(chan error, 1)
-	go func() { done <- a.supervise(ctx, p.child, term, grace, limit) }()
+	go func() {
+		done <- a.supervise(ctx, p.child, watch{term: term, grace: grace, limit: limit, giveBack: func() {}})
+	}()
 	select {
 	case err := <-done:
 		if !groupGone(p.pid) {

@@ -139,15 +139,23 @@ type leaderEvent struct {
 	PID   fabric.PID `json:"pid"`
 	Term  uint64     `json:"term"`
 	Token uint64     `json:"token"`
+	// Suspected: the leader is not heard. Successor: whom it handed over to.
+	Suspected bool       `json:"suspected,omitempty"`
+	Successor fabric.PID `json:"successor,omitempty"`
 }
 
 func newLeaderEvent(name string, l election.Leader) leaderEvent {
-	return leaderEvent{"leader", name, l.PID, l.Term, l.Token}
+	return leaderEvent{"leader", name, l.PID, l.Term, l.Token, l.Suspected, l.Successor}
 }
 
 func (e leaderEvent) line() (string, string) {
-	if e.PID == "" {
+	switch {
+	case e.Successor != "":
+		return e.Type, fmt.Sprintf("nobody leads %s, handed over to %s", e.Name, e.Successor)
+	case e.PID == "":
 		return e.Type, fmt.Sprintf("nobody leads %s", e.Name)
+	case e.Suspected:
+		return e.Type, fmt.Sprintf("%s leads %s, term %d, token %d, and is not heard", e.PID, e.Name, e.Term, e.Token)
 	}
 	return e.Type, fmt.Sprintf("%s leads %s, term %d, token %d", e.PID, e.Name, e.Term, e.Token)
 }

@@ -25,11 +25,21 @@ const lostPatience = time.Second
 
 const leadUsage = "NAME -- COMMAND [ARGUMENT]..."
 
+// standBack is how long --retry leaves the leadership to others who asked for it.
+const standBack = time.Second
+
 type leadFlags struct {
-	grace  time.Duration
-	stdin  bool
-	events string
-	master master
+	grace    time.Duration
+	wait     time.Duration
+	onLoss   lossAction
+	retry    bool
+	failover string
+	transfer bool
+	stdin    bool
+	events   string
+	master   master
+
+	waits bool // wait was set
 }
 
 func newLead(a *app) *cobra.Command {
@@ -41,16 +51,29 @@ func newLead(a *app) *cobra.Command {
 of its own. The leadership is given back when nothing of the group is left.
 
 If the leadership is lost, the group gets TERM, after --grace KILL, and is gone
-before another process can lead; the exit code is 75. On INT or TERM the group
-gets TERM and is waited for; a second signal kills it. COMMAND's own exit code
-passes through; where fabric-node itself failed it is 125, or 2 to 5 before
-COMMAND was started.
+before another process can lead; the exit code is 75. So it is when another asked
+for the leadership (transfer, resign), which is given when the group is gone. With
+--retry fabric-node waits to lead again instead, and starts COMMAND anew. On INT
+or TERM the group gets TERM and is waited for; a second signal kills it. COMMAND's
+own exit code passes through; where fabric-node itself failed it is 125, or 2 to 5
+before COMMAND was started.
+
+--on-loss kill sends KILL at once. --on-loss signal:HUP sends HUP (or INT, QUIT,
+USR1, USR2, WINCH), --on-loss ignore nothing; COMMAND then goes on while another
+leads, which is only right if all it does is fenced by the token: see
+docs/FENCING.md.
+
+With --failover proof this process leads within milliseconds after the leader's has
+ended on the same machine, killed or not (Linux). What the leader's COMMAND has
+started and left behind may still run then.
 
 COMMAND finds FABRIC_PID, FABRIC_LEADER_NAME, FABRIC_LEADER_TERM and
 FABRIC_LEADER_TOKEN in its environment. The token grows with every term: have it
 checked where the work is written down. Its stdin is /dev/null without --stdin.`,
 		Example: `  fabric-node lead -k shop nightly -- ./backup.sh --full
   fabric-node lead -k shop nightly --ttl 10s --grace 4s -- make report
+  fabric-node lead -k shop nightly --wait 0s -- ./backup.sh   # only if nobody leads
+  fabric-node lead -k shop web --retry --transfer-on-term -- ./serve
   fabric-node lead -k shop feed --events /run/feed.ndjson -- sh -c 'consume "$FABRIC_LEADER_TOKEN"'`,
 		Args: leadArgs,
 
@@ -62,6 +85,11 @@ checked where the work is written down. Its stdin is /dev/null without --stdin.`
 	})
 	fs := cmd.Flags()
 	fs.DurationVar(&f.grace, "grace", time.Second, "how long COMMAND may take to end before KILL; less than half of --ttl")
+	fs.DurationVar(&f.wait, "wait", 0, "how long to wait to lead; 0s: not at all (default: for ever)")
+	fs.Var(&f.onLoss, "on-loss", "what to do to COMMAND when the leadership is lost: `term`, kill, signal:NAME or ignore")
+	fs.StringVar(&f.failover, "failover", "lease", "take over when the leader's `lease` has run out, or also on proof: its process, on this machine, has ended")
+	fs.BoolVar(&f.retry, "retry", false, "after a loss wait to lead again, instead of exit code 75")
+	fs.BoolVar(&f.transfer, "transfer-on-term", false, "on INT or TERM hand over to who comes first, and see it lead")
 	fs.BoolVar(&f.stdin, "stdin", false, "pass stdin on to COMMAND")
 	fs.StringVar(&f.events, "events", "", "append the events of run, as ndjson, to `FILE`")
 	f.master.bindEmbedded(fs)
@@ -115,6 +143,16 @@ func (a *app) lead(ctx context.Context, f *leadFlags, fs *pflag.FlagSet, name st
 	if f.grace < 0 || f.grace >= a.opts.ttl/2 {
 		return usagef("--grace %v: it must be less than half of --ttl %v", f.grace, a.opts.ttl)
 	}
+	f.waits = fs.Changed("wait")
+	if f.wait < 0 {
+		return usagef("--wait %v: it cannot be negative", f.wait)
+	}
+	if f.failover != "lease" && f.failover != "proof" {
+		return usagef("--failover %s: it is not lease or proof", f.failover)
+	}
+	if f.retry && f.stdin {
+		return usagef("--retry and --stdin: the input can be read once only")
+	}
 	if f.stdin && isTerminal(a.stdin) {
 		return usagef("--stdin: a terminal cannot be passed on to another process group; use a file or a pipe")
 	}
@@ -160,45 +198,116 @@ func (a *app) leadJoined(ctx context.Context, ep endpoint, f *leadFlags, name st
 	return result
 }
 
-// campaign leads once. It returns when the command's whole group is gone and the
-// leadership is given back.
+// campaign leads once, or with --retry until the command ends by itself. It returns
+// when the command's whole group is gone and the leadership is given back.
 func (a *app) campaign(ctx context.Context, m *member, f *leadFlags, name string, argv []string) error {
 	defer m.cancel(errDone)
 	// The term's context ends this long before another process may lead.
 	ahead := min(f.grace+killTime, (a.opts.ttl-1)/2)
-	e, err := election.New(m.node, election.Config{Name: name, Grace: ahead, Logger: a.log})
+	cfg := election.Config{Name: name, Grace: ahead, Logger: a.log}
+	if f.failover == "proof" {
+		cfg.Failover = election.Proof
+	}
+	e, err := election.New(m.node, cfg)
 	if err != nil {
 		return err
 	}
 	m.leaders(name, e)
-	a.note("waiting to lead %s", name)
-	term, err := e.Campaign(m.ctx)
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil // asked to stop
+	for {
+		term, err := a.await(ctx, m, f, e, name)
+		if term == nil {
+			return err
 		}
-		return fmt.Errorf("campaign for %s: %w", name, err)
+		a.note("leading %s, term %d: starting %s", name, term.Number(), argv[0])
+		err = a.hold(ctx, m, f, name, term, argv, max(ahead-killTime, 0))
+		handedOver := errors.Is(err, election.ErrHandOver)
+		if !f.retry || ctx.Err() != nil || !handedOver && !errors.Is(err, election.ErrLost) {
+			return err
+		}
+		a.log.Warn("waiting to lead again", "election", name, "err", err)
+		if handedOver { // it is another's turn
+			timer := time.NewTimer(standBack)
+			select {
+			case <-timer.C:
+			case <-m.ctx.Done():
+			}
+			timer.Stop()
+		}
 	}
-	a.note("leading %s, term %d: starting %s", name, term.Number(), argv[0])
+}
+
+// await waits to lead. No term and no error: it was asked to stop.
+func (a *app) await(ctx context.Context, m *member, f *leadFlags, e *election.Election, name string) (term *election.Term, err error) {
+	a.note("waiting to lead %s", name)
+	wait := m.ctx
+	if f.waits {
+		var cancel context.CancelFunc
+		limit := f.wait
+		if limit == 0 {
+			limit = a.opts.timeout // of finding out
+		}
+		wait, cancel = context.WithTimeout(m.ctx, limit)
+		defer cancel()
+	}
+	if f.waits && f.wait == 0 {
+		term, err = e.Try(wait)
+	} else {
+		term, err = e.Campaign(wait)
+	}
+	switch {
+	case err == nil:
+		return term, nil
+	case ctx.Err() != nil:
+		return nil, nil
+	case f.waits && (errors.Is(err, election.ErrTaken) || errors.Is(err, context.DeadlineExceeded)):
+		return nil, &exitError{code: exitTimeout, err: fmt.Errorf("not leading %s within %v: %w", name, f.wait, err), hint: "see: fabric-node leader " + name}
+	}
+	return nil, fmt.Errorf("campaign for %s: %w", name, err)
+}
+
+// hold runs the command under the term, and gives the leadership back. limit is the
+// grace if it is lost.
+func (a *app) hold(ctx context.Context, m *member, f *leadFlags, name string, term *election.Term, argv []string, limit time.Duration) error {
 	var stdin io.Reader
 	if f.stdin {
 		stdin = a.stdin
 	}
+	giveBack := func() { a.giveBack(ctx, m, f, term) }
 	c, err := startChild(argv, leaderEnv(os.Environ(), m.node.PID(), name, term), stdin, a.stdout, a.stderr)
 	if err == nil {
-		err = a.supervise(ctx, c, term.Context(), f.grace, max(ahead-killTime, 0))
+		err = a.supervise(ctx, c, watch{term.Context(), f.onLoss, f.grace, limit, giveBack})
 	}
-	if term.Context().Err() != nil {
+	giveBack()
+	return err
+}
+
+// giveBack gives back what is left of the term; what was lost is the next leader's
+// already. It may be called again.
+func (a *app) giveBack(ctx context.Context, m *member, f *leadFlags, term *election.Term) {
+	cause := context.Cause(term.Context())
+	if errors.Is(cause, election.ErrLost) {
 		// There is nothing to give back, and a supervisor waits to start us again.
-		m.patience = min(m.patience, lostPatience)
-		return err
+		if !f.retry {
+			m.patience = min(m.patience, lostPatience)
+		}
+		return
+	}
+	if errors.Is(cause, election.ErrResigned) {
+		return
 	}
 	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.opts.timeout)
 	defer cancel()
-	if resignErr := term.Resign(ending); resignErr != nil {
-		a.log.Warn("resign", "err", resignErr)
+	if f.transfer && ctx.Err() != nil && cause == nil {
+		l, err := term.Transfer(ending, "")
+		if err == nil {
+			a.note("%s leads", l.PID)
+			return
+		}
+		a.log.Warn("nobody took over", "err", err)
 	}
-	return err
+	if err := term.Resign(ending); err != nil {
+		a.log.Warn("resign", "err", err)
+	}
 }
 
 // leaderEnv appends what the command should know; what is last wins.
@@ -208,43 +317,4 @@ func leaderEnv(env []string, pid fabric.PID, name string, term *election.Term) [
 		"FABRIC_LEADER_NAME="+name,
 		fmt.Sprintf("FABRIC_LEADER_TERM=%d", term.Number()),
 		fmt.Sprintf("FABRIC_LEADER_TOKEN=%d", term.Token()))
-}
-
-// supervise waits for the command under the leadership that term stands for, stops
-// it when either ctx or term ends, and returns its exit code, or 75. Once term has
-// ended the group has limit until KILL. When supervise returns the group is gone.
-func (a *app) supervise(ctx context.Context, c *child, term context.Context, grace, limit time.Duration) error {
-	kill := func() { c.kill() }
-	a.abort.Store(&kill)
-	defer a.abort.Store(nil)
-	var patience <-chan time.Time // none: after a signal the command may take its time
-	asked := false
-	select {
-	case <-c.exited:
-		// What it left running in the background is not its exit code's business.
-		timer := time.NewTimer(grace)
-		defer timer.Stop()
-		patience = timer.C
-	case <-ctx.Done():
-		a.note("stopping the command")
-		asked = true
-	case <-term.Done():
-	}
-	if term.Err() == nil {
-		if asked || !groupGone(c.pid) {
-			c.terminate()
-		}
-		if !c.waitGone(patience, term.Done()) && term.Err() == nil {
-			c.kill()
-			c.waitGone(nil, nil)
-		}
-	}
-	if cause := context.Cause(term); cause != nil {
-		c.stop(limit)
-		return &exitError{code: exitLost, err: fmt.Errorf("leadership lost: %w", cause)}
-	}
-	if c.code == exitOK || asked && c.signal == sigTerminate {
-		return nil
-	}
-	return &exitError{code: c.code}
 }

@@ -102,7 +102,7 @@ func exitCode(err error) int {
 	case is(fabric.ErrConnect, fabric.ErrNoJetStream, fabric.ErrOldServer, fabric.ErrPermission,
 		fabric.ErrDisconnected, fabric.ErrConnClosed):
 		return exitConnect
-	case is(fabric.ErrNoPeer, fabric.ErrUnreachable, election.ErrNoLeader):
+	case is(fabric.ErrNoPeer, fabric.ErrUnreachable, election.ErrNoLeader, election.ErrNoCandidate):
 		return exitNotFound
 	case is(context.DeadlineExceeded, nats.ErrTimeout):
 		return exitTimeout

@@ -84,6 +84,9 @@ type Policy struct {
 	Lasting bool
 	// Free: a claim that is held is [ErrTaken], instead of being waited for.
 	Free bool
+	// Proof: if the holder's process is one of this machine, it is watched, and ended
+	// as soon as the kernel says that it is gone.
+	Proof bool
 	// Priority is written down for others to see.
 	Priority int
 

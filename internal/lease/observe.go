@@ -46,6 +46,52 @@ func (s *Session) Holder(ctx context.Context, key string) (Holder, error) {
 	return h, nil
 }
 
+// A Claimed is a claim that there is, and who holds it.
+type Claimed struct {
+	Key    string
+	Holder Holder // the zero Holder if nobody seems to
+	Term   uint64 // the last one
+	// Foreign: the record is not the fabric's.
+	Foreign bool
+}
+
+// Claims reads every claim that matches pattern, in no order. Each is as [Session.Holder]
+// reads it, at some moment of the call.
+func (s *Session) Claims(ctx context.Context, pattern string) ([]Claimed, error) {
+	entries, err := s.b.List(ctx, pattern)
+	if errors.Is(err, kv.ErrNoBucket) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	type life struct {
+		pid string
+		inc uint64
+	}
+	alive := map[life]bool{}
+	all := make([]Claimed, 0, len(entries))
+	for _, e := range entries {
+		r, err := ParseClaim(e)
+		if err != nil {
+			all = append(all, Claimed{Key: e.Key, Foreign: true})
+			continue
+		}
+		h := r.holder(e.Rev)
+		l := life{h.PID, h.Inc}
+		if _, known := alive[l]; !known {
+			if alive[l], err = s.seems(ctx, h); err != nil {
+				return nil, err
+			}
+		}
+		if !alive[l] {
+			h = Holder{To: h.To}
+		}
+		all = append(all, Claimed{Key: e.Key, Holder: h, Term: r.Term})
+	}
+	return all, nil
+}
+
 // seems reads whether h's incarnation is not over, and its session fresh.
 func (s *Session) seems(ctx context.Context, h Holder) (bool, error) {
 	if h.PID == "" {

@@ -17,6 +17,9 @@ const (
 	// Sessions and PIDs match every session and every PID's claim.
 	Sessions = prefixSession + "*"
 	PIDs     = prefixPID + "*"
+	// Elections match every election's claim.
+	Elections      = prefixElection + "*"
+	prefixElection = "c.e."
 )
 
 // KeyPID, KeySession name a PID's records. KeyElection and KeyRoster name claims,
@@ -24,7 +27,7 @@ const (
 // of a name, each takes a wildcard.
 func KeyPID(pid string) string       { return prefixPID + pid }
 func KeySession(pid string) string   { return prefixSession + pid }
-func KeyElection(name string) string { return "c.e." + name }
+func KeyElection(name string) string { return prefixElection + name }
 func KeyRoster(name string) string   { return "c.r." + name }
 func KeyView(name string) string     { return "v." + name }
 func KeyWish(group, pid string) string {
@@ -55,6 +58,8 @@ type PIDRecord struct {
 	Inc   uint64    `json:"inc,omitempty"`
 	Host  string    `json:"host,omitempty"`
 	Since time.Time `json:"since"`
+	// Process names the holder's process to others on its machine, see awaitExit.
+	Process string `json:"process,omitempty"`
 	// Prev is the state of the record before, for who missed that one.
 	Prev  string `json:"prev,omitempty"`
 	Proc  string `json:"proc"`

@@ -64,7 +64,7 @@ func (s *Session) takePID(ctx context.Context) (uint64, error) {
 		}
 		r := PIDRecord{
 			Key: key, State: stateHeld, PID: s.cfg.PID, Host: s.cfg.Host,
-			Since: s.since, Prev: prev, Proc: s.proc, Nonce: nuid.Next(),
+			Since: s.since, Prev: prev, Process: thisProcess(), Proc: s.proc, Nonce: nuid.Next(),
 		}
 		inc, err := s.b.Settle(ctx, key, e.Rev, encode(r), 0)
 		if errors.Is(err, kv.ErrRefused) && !errors.Is(err, kv.ErrReplaced) {

@@ -2,6 +2,7 @@ package lease
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -62,7 +63,7 @@ func (w *waiter) outlive(ctx context.Context, e kv.Entry, r ClaimRecord) (over b
 		near, again = w.p.Near()
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	result := make(chan error, 1) // capacity 1: the goroutine ends, read or not
+	result := make(chan error, 2) // capacity 2: both goroutines end, read or not
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
@@ -73,6 +74,15 @@ func (w *waiter) outlive(ctx context.Context, e kv.Entry, r ClaimRecord) (over b
 			result <- s.awaitEnd(ctx, r.PID, r.Inc)
 		}
 	})
+	if near && w.p.Proof {
+		wg.Go(func() {
+			if err := s.witness(ctx, r.PID, r.Inc); err == nil {
+				result <- nil
+			} else if ctx.Err() == nil {
+				s.cfg.Logger.Debug("no proof to be had: waiting for the lease", "pid", r.PID, "err", err)
+			}
+		})
+	}
 	for {
 		select {
 		case err := <-result:
@@ -119,6 +129,44 @@ func (w *waiter) giveWay(ctx context.Context, e kv.Entry, r ClaimRecord) (change
 			if n, ok := w.newer(e); ok {
 				return true, n, nil
 			}
+		}
+	}
+}
+
+// witness returns when it has seen the process behind incarnation inc of pid end, and
+// has ended the incarnation. A renewal of the dead may still be on its way, so the
+// session is read until its guard holds.
+func (s *Session) witness(ctx context.Context, pid string, inc uint64) error {
+	e, err := s.b.Get(ctx, KeyPID(pid))
+	if err != nil {
+		return err
+	}
+	r, err := ParsePID(e)
+	switch {
+	case err != nil:
+		return err
+	case e.Rev != inc || !r.Held():
+		return errors.New("it is not the holder of its PID")
+	case r.Process == thisProcess():
+		return errors.New("it is this process")
+	}
+	if err := awaitExit(ctx, r.Process); err != nil {
+		return err
+	}
+	s.cfg.Logger.Info("saw the process of a session end", "pid", pid, "rev", inc, "process", r.Process)
+	for n := 0; ; n++ {
+		if over, err := s.IsOver(ctx, pid, inc); err == nil && over {
+			return nil
+		}
+		session, err := s.b.Get(ctx, KeySession(pid))
+		if err == nil {
+			err = s.End(ctx, pid, inc, session.Rev)
+		}
+		if err == nil {
+			return nil
+		}
+		if err := kv.Pause(ctx, n); err != nil {
+			return err
 		}
 	}
 }

@@ -97,7 +97,7 @@ func (s *Session) End(ctx context.Context, pid string, inc, guard uint64) error 
 		Key: r.Key, Value: encode(r), GuardKey: KeySession(pid), GuardRev: guard, TTL: keepEnded,
 	})
 	if err == nil {
-		s.cfg.Logger.Info("ended a session whose lease ran out", "pid", pid, "rev", inc)
+		s.cfg.Logger.Info("ended a session", "pid", pid, "rev", inc)
 	}
 	return err
 }
