@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nuid"
 
+	"github.com/natsfabric/natsfabric/internal/kv"
 	"github.com/natsfabric/natsfabric/internal/token"
 )
 
@@ -29,7 +30,7 @@ const (
 // Limits of [Config].
 const (
 	MinLease = time.Second
-	MaxLease = 10 * time.Minute
+	MaxLease = kv.MaxLease
 	// MaxMeta bounds the keys and values of one member's Meta together, in bytes.
 	MaxMeta = 512
 )

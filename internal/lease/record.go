@@ -121,7 +121,7 @@ func ParsePID(e kv.Entry) (r PIDRecord, err error) {
 // ParseSession reads a session.
 func ParseSession(e kv.Entry) (r SessionRecord, err error) {
 	err = parse(e, &r)
-	if err == nil && (r.Key != e.Key || e.Key != KeySession(r.PID) || r.Inc == 0 || r.LeaseMS <= 0) {
+	if err == nil && (r.Key != e.Key || e.Key != KeySession(r.PID) || r.Inc == 0 || r.LeaseMS <= 0 || r.LeaseMS > kv.MaxLease.Milliseconds()) {
 		err = &ForeignError{Key: e.Key}
 	}
 	return r, err
