@@ -3,6 +3,7 @@ package balance
 import (
 	"context"
 	"encoding/json"
+	"strings"
 	"time"
 
 	"github.com/natsfabric/natsfabric/internal/kv"
@@ -80,7 +81,8 @@ func (c *counter) take(e kv.Entry) {
 // parseWish reads a wish; it is not ok if there is none, or it is not ours.
 func parseWish(e kv.Entry) (w wish, ok bool) {
 	err := json.Unmarshal(e.Value, &w)
-	return w, err == nil && w.Key == e.Key && w.Inc != 0
+	// A member may write its own wish only: one that names another is nobody's.
+	return w, err == nil && w.Key == e.Key && strings.HasSuffix(w.Key, "."+w.PID) && w.Inc != 0
 }
 
 func (w wish) identity() identity { return identity{w.PID, w.Inc, w.Stay} }

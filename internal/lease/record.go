@@ -14,6 +14,8 @@ const (
 	prefixPID     = prefixClaim + "p."
 	prefixSession = "s."
 	prefixWish    = "g."
+	prefixFence   = "o."
+	prefixValue   = "d."
 	// Sessions and PIDs match every session and every PID's claim.
 	Sessions = prefixSession + "*"
 	PIDs     = prefixPID + "*"
@@ -30,6 +32,11 @@ func KeyView(name string) string     { return "v." + name }
 func KeyWish(group, pid string) string {
 	return prefixWish + group + "." + pid
 }
+
+// KeyFence names the record of one index of a balance group, KeyValue what its
+// holders keep under a name: the user's own bytes.
+func KeyFence(group, index string) string { return prefixFence + group + "." + index }
+func KeyValue(group, name string) string  { return prefixValue + group + "." + name }
 
 // Names of rosters.
 const RosterMembers = "members"
@@ -146,6 +153,7 @@ func Verify(e kv.Entry) error {
 		_, err = ParseSession(e)
 	case strings.HasPrefix(e.Key, prefixClaim):
 		_, err = ParseClaim(e)
+	case strings.HasPrefix(e.Key, prefixValue):
 	default:
 		var r struct {
 			Key string `json:"key"`
