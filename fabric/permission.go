@@ -33,6 +33,9 @@ var roleNames = [...]string{RoleObserver: "observer", RoleMember: "member", Role
 // String returns "observer", "member", "candidate" or "admin".
 func (r Role) String() string { return roleNames[r] }
 
+// MarshalText writes what String returns.
+func (r Role) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
 // UnmarshalText reads what String returns.
 func (r *Role) UnmarshalText(text []byte) error {
 	i := slices.Index(roleNames[:], string(text))

@@ -38,6 +38,11 @@ func TestSecretsAreNotPrinted(t *testing.T) {
 			t.Setenv("NATS_PASSWORD", canary)
 			return []string{"-s", addr}
 		},
+		"FABRIC_CONTROL_PASSWORD": func(t *testing.T, addr string) []string {
+			t.Setenv("FABRIC_CONTROL_USER", "u")
+			t.Setenv("FABRIC_CONTROL_PASSWORD", canary)
+			return []string{"-s", addr}
+		},
 		"NATS_TOKEN": func(t *testing.T, addr string) []string {
 			t.Setenv("NATS_TOKEN", canary)
 			return []string{"-s", addr}
