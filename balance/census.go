@@ -8,6 +8,7 @@ import (
 
 	"github.com/natsfabric/natsfabric/internal/kv"
 	"github.com/natsfabric/natsfabric/internal/roster"
+	"github.com/natsfabric/natsfabric/internal/token"
 )
 
 // sweep is how often a coordinator looks for wishes of incarnations that are over.
@@ -82,7 +83,8 @@ func (c *counter) take(e kv.Entry) {
 func parseWish(e kv.Entry) (w wish, ok bool) {
 	err := json.Unmarshal(e.Value, &w)
 	// A member may write its own wish only: one that names another is nobody's.
-	return w, err == nil && w.Key == e.Key && strings.HasSuffix(w.Key, "."+w.PID) && w.Inc != 0
+	return w, err == nil && w.Key == e.Key && strings.HasSuffix(w.Key, "."+w.PID) && w.Inc != 0 &&
+		len(w.Zone) <= token.MaxLen && len(w.Kind) <= token.MaxLen
 }
 
 func (w wish) identity() identity { return identity{w.PID, w.Inc, w.Stay} }

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nuid"
 
 	"github.com/natsfabric/natsfabric/internal/kv"
+	"github.com/natsfabric/natsfabric/internal/lease"
 	"github.com/natsfabric/natsfabric/internal/token"
 )
 
@@ -32,7 +33,7 @@ const (
 	MinLease = time.Second
 	MaxLease = kv.MaxLease
 	// MaxMeta bounds the keys and values of one member's Meta together, in bytes.
-	MaxMeta = 512
+	MaxMeta = lease.MaxMeta
 )
 
 // Config says which fabric to join, as whom, and over which connection. The zero
