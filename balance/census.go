@@ -3,10 +3,12 @@ package balance
 import (
 	"context"
 	"encoding/json"
+	"strings"
 	"time"
 
 	"github.com/natsfabric/natsfabric/internal/kv"
 	"github.com/natsfabric/natsfabric/internal/roster"
+	"github.com/natsfabric/natsfabric/internal/token"
 )
 
 // sweep is how often a coordinator looks for wishes of incarnations that are over.
@@ -80,7 +82,9 @@ func (c *counter) take(e kv.Entry) {
 // parseWish reads a wish; it is not ok if there is none, or it is not ours.
 func parseWish(e kv.Entry) (w wish, ok bool) {
 	err := json.Unmarshal(e.Value, &w)
-	return w, err == nil && w.Key == e.Key && w.Inc != 0
+	// A member may write its own wish only: one that names another is nobody's.
+	return w, err == nil && w.Key == e.Key && strings.HasSuffix(w.Key, "."+w.PID) && w.Inc != 0 &&
+		len(w.Zone) <= token.MaxLen && len(w.Kind) <= token.MaxLen
 }
 
 func (w wish) identity() identity { return identity{w.PID, w.Inc, w.Stay} }

@@ -30,9 +30,9 @@ type fence struct {
 	Nonce string `json:"nonce"`
 }
 
-func fenceKey(group string, index int) string { return "o." + group + "." + strconv.Itoa(index) }
+func fenceKey(group string, index int) string { return lease.KeyFence(group, strconv.Itoa(index)) }
 
-func valueKey(group, key string) string { return "d." + group + "." + key }
+func valueKey(group, key string) string { return lease.KeyValue(group, key) }
 
 // errSuperseded: the fence is of a newer view than the grant.
 var errSuperseded = errors.New("a newer view has granted it")

@@ -12,6 +12,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nuid"
 
+	"github.com/natsfabric/natsfabric/internal/kv"
+	"github.com/natsfabric/natsfabric/internal/lease"
 	"github.com/natsfabric/natsfabric/internal/token"
 )
 
@@ -29,9 +31,9 @@ const (
 // Limits of [Config].
 const (
 	MinLease = time.Second
-	MaxLease = 10 * time.Minute
+	MaxLease = kv.MaxLease
 	// MaxMeta bounds the keys and values of one member's Meta together, in bytes.
-	MaxMeta = 512
+	MaxMeta = lease.MaxMeta
 )
 
 // Config says which fabric to join, as whom, and over which connection. The zero

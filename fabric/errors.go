@@ -43,6 +43,9 @@ var (
 	ErrDraining = errors.New("fabric: node is draining")
 	// ErrPassive: a passive node cannot do this.
 	ErrPassive = errors.New("fabric: node is passive")
+	// ErrFull: the fabric has as many members as a view holds, thousands. Those who
+	// came first stay.
+	ErrFull = errors.New("fabric: no room for another member")
 	// ErrNotCandidate: a node of [RoleMember] leads nothing.
 	ErrNotCandidate = lease.ErrNotCandidate
 	// ErrNotRequest: a reply to a message that did not ask for one.

@@ -193,3 +193,20 @@ func ExampleNode_Changes() {
 	// join b
 	// update b east
 }
+
+// A server's configuration allows a process what its role needs, and nothing else.
+func ExampleConfig_Permissions() {
+	cfg := fabric.Config{Cluster: "shop", PID: "web-1"}
+	p, err := cfg.Permissions(fabric.Scope{Role: fabric.RoleObserver})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, subject := range p.Messages.Publish[:2] {
+		fmt.Println("publish", subject)
+	}
+	fmt.Println("subscribe", p.Messages.Subscribe[0])
+	// Output:
+	// publish fab.shop.production.u.*.web-1
+	// publish fab.shop.production.b.web-1
+	// subscribe fab.shop.production.r.web-1.>
+}

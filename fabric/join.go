@@ -108,7 +108,7 @@ func (n *Node) join(ctx context.Context) (err error) {
 		Quiet: roster.DefaultQuiet, Ceiling: roster.DefaultCeiling, Logger: n.cfg.Logger,
 	}
 	if !n.cfg.Passive {
-		rc.Census = roster.Living(n.session, n.foreign)
+		rc.Census = roster.Living(n.session, n.foreign, n.cfg.Logger)
 	}
 	if n.members, err = roster.Start(ctx, rc); err != nil {
 		return err
@@ -168,7 +168,7 @@ func (n *Node) awaitSelf(ctx context.Context) error {
 	if n.cfg.Passive {
 		return n.members.Sync(ctx)
 	}
-	return n.members.Await(ctx, func(v *roster.View) (bool, <-chan struct{}, error) {
+	err := n.members.Await(ctx, func(v *roster.View) (bool, <-chan struct{}, error) {
 		st, changed := n.session.State()
 		if st.Ended {
 			return false, nil, st.Err
@@ -177,6 +177,10 @@ func (n *Node) awaitSelf(ctx context.Context) error {
 		m, ok := v.Find(string(n.cfg.PID))
 		return ok && st.Hold != nil && m.Inc == st.Hold.Incarnation, changed, nil
 	})
+	if v, _ := n.members.View(); err != nil && v.Full() {
+		return fmt.Errorf("%w: %w", ErrFull, err)
+	}
+	return err
 }
 
 // opened is called when some process finds the bucket new, and asks.

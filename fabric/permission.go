@@ -33,6 +33,9 @@ var roleNames = [...]string{RoleObserver: "observer", RoleMember: "member", Role
 // String returns "observer", "member", "candidate" or "admin".
 func (r Role) String() string { return roleNames[r] }
 
+// MarshalText writes what String returns.
+func (r Role) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
 // UnmarshalText reads what String returns.
 func (r *Role) UnmarshalText(text []byte) error {
 	i := slices.Index(roleNames[:], string(text))
@@ -186,12 +189,15 @@ func (s Scope) control(c Config, of subjects) (p Subjects) {
 	if s.Role >= RoleMember {
 		write(lease.KeyPID(pid), lease.KeySession(pid))
 		write(each(s.Groups, func(g string) string { return lease.KeyWish(g, pid) })...)
+		write(each(s.Groups, func(g string) string { return lease.KeyFence(g, "*") })...)
+		write(each(s.Groups, func(g string) string { return lease.KeyValue(g, "*") })...)
 		p.Publish = append(p.Publish, mail.Read...)
 	}
 	if s.Role >= RoleCandidate {
 		write(kv.KeyOpen, lease.KeyPID("*"))
 		rosters := append([]string{lease.RosterMembers}, each(s.Groups, lease.RosterGroup)...)
 		write(each(s.Elections, lease.KeyElection)...)
+		write(each(s.Elections, func(e string) string { return lease.KeyEntry(e, "*") })...)
 		write(each(rosters, lease.KeyRoster)...)
 		write(each(rosters, lease.KeyView)...)
 		write(each(s.Groups, func(g string) string { return lease.KeyWish(g, "*") })...)

@@ -30,6 +30,9 @@ func Repair(ctx context.Context, cfg Config, replicas int, dry bool) ([]BucketCh
 	if replicas < 0 || replicas > 5 {
 		return nil, &ConfigError{"Replicas", fmt.Sprintf("%d is not within 1 and 5", replicas)}
 	}
+	if cfg.Control != nil {
+		cfg.NATS = cfg.Control // the bucket's connection is enough
+	}
 	l, err := dial(ctx, cfg)
 	if err != nil {
 		return nil, err

@@ -31,7 +31,8 @@ func TestPermissionsSuffice(t *testing.T) {
 			exchange(t, from, m1)
 		}
 		lead(t, c1, m1, o1)
-		divide(t, c1, m1)
+		divide(t, balance.Default, c1, m1)
+		divide(t, balance.StrictIndex, c1, m1)
 		if err := m1.SetMeta(within(t, patience), map[string]string{"zone": "a"}); err != nil {
 			t.Error(err)
 		}
@@ -64,9 +65,10 @@ func exchange(t *testing.T, from, to *fabric.Node) {
 	if err := from.Flush(ctx); err != nil {
 		t.Fatalf("Flush of %s = %v", from.PID(), err)
 	}
+	large := &fabric.Message{To: to.PID(), Type: "large", Data: make([]byte, 3<<20)} // more than max_payload
 	answered := make(chan error, 1)
 	go func() {
-		for want := map[string]bool{"sent": true, "cast": true, "asked": true}; len(want) > 0; {
+		for want := map[string]bool{"sent": true, "cast": true, "large": true, "acked": true, "asked": true}; len(want) > 0; {
 			m, err := to.Receive(ctx)
 			if err != nil {
 				answered <- fmt.Errorf("%v, not received: %v", err, want)
@@ -76,6 +78,9 @@ func exchange(t *testing.T, from, to *fabric.Node) {
 				continue // an earlier broadcast
 			}
 			delete(want, string(m.Data))
+			if len(m.Data) == len(large.Data) {
+				delete(want, m.Type)
+			}
 			if m.IsRequest() {
 				if err := m.Reply(ctx, []byte("answer")); err != nil {
 					answered <- err
@@ -85,6 +90,11 @@ func exchange(t *testing.T, from, to *fabric.Node) {
 		}
 		answered <- nil
 	}()
+	for _, m := range []*fabric.Message{large, {To: to.PID(), Mode: fabric.Acked, Data: []byte("acked")}} {
+		if err := from.SendMsg(ctx, m); err != nil {
+			t.Errorf("SendMsg of %s to %s = %v", from.PID(), to.PID(), err)
+		}
+	}
 	m, err := from.Request(ctx, to.PID(), []byte("asked"))
 	if err != nil || string(m.Data) != "answer" {
 		t.Errorf("Request of %s to %s = %v, %v", from.PID(), to.PID(), m, err)
@@ -114,6 +124,12 @@ func lead(t *testing.T, candidate, member, observer *fabric.Node) {
 			t.Errorf("Leader as %s sees it = %v, %v, want %s", n.PID(), l, err, candidate.PID())
 		}
 	}
+	if err := term.Put(ctx, "at", []byte("7")); err != nil {
+		t.Error(err)
+	}
+	if v, err := term.Get(ctx, "at"); err != nil || string(v) != "7" {
+		t.Errorf("Get = %q, %v", v, err)
+	}
 	if err := term.Resign(ctx); err != nil {
 		t.Error(err)
 	}
@@ -129,12 +145,14 @@ func ballot(t *testing.T, n *fabric.Node) *election.Election {
 }
 
 // divide has the nodes share a group out, and leave it.
-func divide(t *testing.T, nodes ...*fabric.Node) {
+func divide(t *testing.T, mode balance.Mode, nodes ...*fabric.Node) {
 	t.Helper()
 	ctx := within(t, patience)
 	var groups []*balance.Group
 	for _, n := range nodes {
-		g, err := balance.Join(ctx, n, balance.Config{Group: "crawl", Workers: 2})
+		g, err := balance.Join(ctx, n, balance.Config{
+			Group: fmt.Sprint("crawl", mode), Workers: 2, Mode: mode, OnChange: func(balance.Share) {},
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -149,7 +167,12 @@ func divide(t *testing.T, nodes ...*fabric.Node) {
 			}
 		}
 	}
-	for _, g := range groups {
+	for i, g := range groups {
+		if first := g.Share().First; mode != balance.Default {
+			if err := g.Put(ctx, first, fmt.Sprint("done-", i), []byte("7")); err != nil {
+				t.Errorf("Put under index %d = %v", first, err)
+			}
+		}
 		if err := g.Leave(ctx); err != nil {
 			t.Error(err)
 		}

@@ -11,20 +11,32 @@ import (
 )
 
 // permissions tries each permission that a process in the role needs.
-func (d *doctor) permissions(needed fabric.Subjects) {
+func (d *doctor) permissions(needed fabric.Permissions) {
+	if d.nc == d.ctl {
+		needed = fabric.Permissions{Messages: needed.All()}
+	}
 	tried, refused := 0, 0
+	for nc, subjects := range map[*nats.Conn]fabric.Subjects{d.ctl: needed.Control, d.nc: needed.Messages} {
+		tried += len(subjects.Publish) + len(subjects.Subscribe)
+		refused += d.attempt(nc, subjects)
+	}
+	if refused == 0 {
+		d.found.add("permissions", healthy, "", "all %d that a process of role %v needs", tried, d.role)
+	}
+}
+
+// attempt tries the permissions of one connection, and returns how many it lacks.
+func (d *doctor) attempt(nc *nats.Conn, needed fabric.Subjects) (refused int) {
 	for _, subject := range needed.Publish {
-		tried++
-		if !d.try(func() error { return d.nc.PublishMsg(harmless(subject)) }) {
+		if !d.try(nc, func() error { return nc.PublishMsg(harmless(subject)) }) {
 			refused++
 			d.missing("publish", subject)
 		}
 	}
 	for _, subject := range needed.Subscribe {
-		tried++
 		var sub *nats.Subscription
-		ok := d.try(func() (err error) {
-			sub, err = d.nc.Subscribe(subject, func(*nats.Msg) {})
+		ok := d.try(nc, func() (err error) {
+			sub, err = nc.Subscribe(subject, func(*nats.Msg) {})
 			return err
 		})
 		if sub != nil {
@@ -35,9 +47,7 @@ func (d *doctor) permissions(needed fabric.Subjects) {
 			d.missing("subscribe", subject)
 		}
 	}
-	if refused == 0 {
-		d.found.add("permissions", healthy, "", "all %d that a process of role %v needs", tried, d.role)
-	}
+	return refused
 }
 
 func (d *doctor) missing(op, subject string) {
@@ -47,15 +57,15 @@ func (d *doctor) missing(op, subject string) {
 }
 
 // try reports whether the server lets us do something.
-func (d *doctor) try(do func() error) bool {
-	before := d.nc.LastError()
+func (d *doctor) try(nc *nats.Conn, do func() error) bool {
+	before := nc.LastError()
 	if err := do(); err != nil {
 		return false
 	}
-	if err := d.nc.FlushTimeout(d.app.opts.timeout); err != nil {
+	if err := nc.FlushTimeout(d.app.opts.timeout); err != nil {
 		return false
 	}
-	after := d.nc.LastError()
+	after := nc.LastError()
 	return after == before || !errors.Is(after, nats.ErrPermissionViolation)
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,9 +22,11 @@ import (
 
 // An endpoint is a NATS server, and how to be let in there.
 type endpoint struct {
-	url    string
-	nats   []nats.Option
-	domain string
+	url  string
+	nats []nats.Option
+	// control are the options of a second connection, for the bucket; nil if there is one.
+	control []nats.Option
+	domain  string
 }
 
 // endpoint finds the server: --server, FABRIC_SERVER, the named context, NATS_URL,
@@ -55,7 +58,16 @@ func (a *app) endpoint() (endpoint, error) {
 		return own, nil
 	}
 	ep.nats = append(ep.nats, opts...)
-	return ep, nil
+	ep.control, err = credentials(func(name string) string { return os.Getenv(controlName(name)) })
+	if ep.control != nil {
+		ep.control = append(slices.Clone(ep.nats), ep.control...) // TLS, proxies
+	}
+	return ep, err
+}
+
+// controlName is the variable with what NATS_<x> says, for the second connection.
+func controlName(name string) string {
+	return "FABRIC_CONTROL_" + strings.TrimPrefix(name, "NATS_")
 }
 
 // credentials turns the NATS_* variables into options.
@@ -192,6 +204,8 @@ func (a *app) config(ep endpoint, passive bool) fabric.Config {
 		PID:     fabric.PID(a.opts.pid),
 		URL:     ep.url,
 		NATS:    ep.nats,
+		Control: ep.control,
+		Role:    a.opts.role,
 		Domain:  ep.domain,
 		Lease:   a.opts.ttl,
 		Passive: passive,

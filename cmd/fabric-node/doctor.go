@@ -7,8 +7,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-
-	"github.com/natsfabric/natsfabric/fabric"
 )
 
 // A severity is how bad a finding is. Its value is the exit code of `doctor`, as
@@ -63,7 +61,6 @@ type doctorObject struct {
 }
 
 func newDoctor(a *app) *cobra.Command {
-	var role string
 	var nagios bool
 	cmd := &cobra.Command{
 		Use:   "doctor",
@@ -72,7 +69,7 @@ func newDoctor(a *app) *cobra.Command {
 permissions of this user, the payload limit, the clocks, this process's limits and
 the members, and say for each thing that is wrong how to mend it. Nothing is changed:
 permissions are tried with what the server refuses or nobody receives; with --pid
-they are those of that process, else of the one named doctor.
+they are those of that process, else of the one named doctor, in the role of --role.
 
 Exit codes, unlike other commands': 0 all is well, 1 warnings, 2 critical, 3 it could
 not be looked at, as monitoring plugins have it. With --nagios the output is theirs,
@@ -83,25 +80,20 @@ too.`,
   fabric-node doctor -k shop -o json | jq '.findings[] | select(.severity != "ok")'`,
 		Args: exactly(0, 0, ""),
 		RunE: a.oneShot(func(ctx context.Context, _ []string) error {
-			var r fabric.Role
-			if err := r.UnmarshalText([]byte(role)); err != nil {
-				return usagef("--role: %w", err)
-			}
 			ep, err := a.endpoint()
 			if err != nil {
 				return err
 			}
-			return a.diagnose(ctx, ep, r, nagios)
+			return a.diagnose(ctx, ep, nagios)
 		}),
 	}
-	cmd.Flags().StringVar(&role, "role", fabric.RoleMember.String(), "`role` whose permissions are tried: observer, member, candidate or admin")
 	cmd.Flags().BoolVar(&nagios, "nagios", false, "print as a monitoring plugin does")
 	return cmd
 }
 
 // diagnose looks, prints, and turns the worst finding into the exit code.
-func (a *app) diagnose(ctx context.Context, ep endpoint, role fabric.Role, nagios bool) error {
-	d := &doctor{app: a, ep: ep, role: role}
+func (a *app) diagnose(ctx context.Context, ep endpoint, nagios bool) error {
+	d := &doctor{app: a, ep: ep, role: a.opts.role}
 	d.look(ctx)
 	for i := range d.found {
 		d.found[i].Message, d.found[i].Fix = a.redact(d.found[i].Message), a.redact(d.found[i].Fix)

@@ -134,7 +134,7 @@ func TestDoctorFinds(t *testing.T) {
 			joinShop(t, at, "a")
 			stream(t, at, func(c *jetstream.StreamConfig) { c.AllowDirect = true })
 			return at
-		}, "bucket", "allow_direct is true, want false", "set allow_direct", critical, nil},
+		}, "bucket", "allow_direct is true, want false", "fabric-node repair -k shop", critical, nil},
 		{"a foreign record", func(t *testing.T) string {
 			at := open(t)
 			joinShop(t, at, "a")

@@ -37,10 +37,14 @@ type doctor struct {
 	role fabric.Role
 
 	found   findings
-	figures []string // name=value
-	nc      *nats.Conn
+	figures []string   // name=value
+	nc, ctl *nats.Conn // the connections for messages and for the bucket, perhaps the same
 	bucket  *kv.Bucket
 	pid     fabric.PID
+}
+
+func (d *doctor) where() string {
+	return fmt.Sprintf("-k %s -e %s", d.app.opts.cluster, d.app.opts.env)
 }
 
 func (d *doctor) figure(name string, value any) {
@@ -64,24 +68,31 @@ func (d *doctor) look(ctx context.Context) {
 		return
 	}
 	defer d.nc.Close()
+	defer d.ctl.Close()
 	d.servers()
 	d.payload()
-	d.bucket = kv.New(d.nc, kv.Config{
+	d.bucket = kv.New(d.ctl, kv.Config{
 		Name: kv.Name(cfg.Cluster, cfg.Env), Feed: strings.TrimSuffix(allowed.Feed, ".>"), Domain: cfg.Domain,
 		Denied: d.denied, Logger: slog.New(slog.DiscardHandler),
 	})
 	if d.jetStream(ctx) && d.settings(ctx) {
 		d.records(ctx)
 	}
-	d.permissions(allowed.All())
+	d.permissions(allowed)
 }
 
 // connect reports whether there is a connection.
 func (d *doctor) connect(cfg fabric.Config) bool {
-	opts := append(slices.Clone(d.ep.nats), nats.Name("fabric-node doctor"), nats.NoReconnect(),
+	opts := []nats.Option{nats.Name("fabric-node doctor"), nats.NoReconnect(),
 		nats.Timeout(d.app.opts.timeout), nats.CustomInboxPrefix(fabric.InboxPrefix(cfg.Cluster, cfg.Env, d.pid)),
-		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
-	nc, err := nats.Connect(d.ep.url, opts...)
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})}
+	nc, err := nats.Connect(d.ep.url, append(slices.Clone(opts), d.ep.nats...)...)
+	d.nc, d.ctl = nc, nc
+	if err == nil && d.ep.control != nil {
+		if d.ctl, err = nats.Connect(d.ep.url, append(opts, d.ep.control...)...); err != nil {
+			nc.Close()
+		}
+	}
 	if err != nil {
 		err = fmt.Errorf("%w: %w", fabric.ErrConnect, err)
 		fix := d.app.hint(err)
@@ -91,7 +102,6 @@ func (d *doctor) connect(cfg fabric.Config) bool {
 		d.found.add("connection", critical, fix, "%v", err)
 		return false
 	}
-	d.nc = nc
 	rtt, err := nc.RTT()
 	switch {
 	case err != nil:
@@ -192,7 +202,7 @@ func (d *doctor) payload() {
 
 // denied makes of a refused request what it is.
 func (d *doctor) denied(subject string) error {
-	if err := d.nc.LastError(); errors.Is(err, nats.ErrPermissionViolation) && strings.Contains(err.Error(), `"`+subject+`"`) {
+	if err := d.ctl.LastError(); errors.Is(err, nats.ErrPermissionViolation) && strings.Contains(err.Error(), `"`+subject+`"`) {
 		return &kv.PermissionError{Op: "publish", Subject: subject}
 	}
 	return nil
@@ -239,7 +249,7 @@ func (d *doctor) settings(ctx context.Context) bool {
 		return false
 	}
 	for _, w := range wrong {
-		d.found.add("bucket", critical, fmt.Sprintf("set %s of stream %s to %v, with the stock tools", w.Field, info.Config.Name, w.Want), "%v", w)
+		d.found.add("bucket", critical, "as an admin: fabric-node repair "+d.where(), "%v", w)
 	}
 	if len(wrong) == 0 {
 		d.found.add("bucket", healthy, "", "%s is set up as it should be: %d records, %d bytes", info.Config.Name, info.State.Msgs, info.State.Bytes)
@@ -254,7 +264,7 @@ func (d *doctor) replicas(info *jetstream.StreamInfo) {
 	clustered := d.nc.ConnectedClusterName() != ""
 	switch {
 	case clustered && info.Config.Replicas == 1:
-		d.found.add("replicas", warning, "give the stream "+info.Config.Name+" three replicas, with the stock tools",
+		d.found.add("replicas", warning, "as an admin: fabric-node repair --replicas 3 "+d.where(),
 			"the bucket has one replica in a cluster: it is gone while that server is")
 	case clustered && (info.Cluster == nil || info.Cluster.Leader == ""):
 		d.found.add("replicas", critical, "start the servers that are down: a majority is needed", "the bucket has no leader: nothing can be written")

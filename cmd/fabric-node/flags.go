@@ -28,6 +28,7 @@ type options struct {
 	server, context          string
 	ttl, timeout             time.Duration
 	output                   string
+	role                     fabric.Role
 	verbose, quiet           bool
 
 	serverFlag bool // the server was named on the command line
@@ -44,6 +45,7 @@ var twins = []struct{ flag, env string }{
 	{"ttl", "FABRIC_TTL"},
 	{"timeout", "FABRIC_TIMEOUT"},
 	{"output", "FABRIC_OUTPUT"},
+	{"role", "FABRIC_ROLE"},
 	{"verbose", "FABRIC_VERBOSE"},
 	{"quiet", "FABRIC_QUIET"},
 	{"context", "NATS_CONTEXT"},
@@ -65,6 +67,7 @@ func (o *options) bind(fs *pflag.FlagSet) {
 	fs.DurationVar(&o.ttl, "ttl", fabric.DefaultLease, "lease: a crashed member is replaced after it")
 	fs.DurationVar(&o.timeout, "timeout", defaultTimeout, "longest wait of one operation")
 	fs.StringVarP(&o.output, "output", "o", formatTable, "output `format`: table, json or ndjson")
+	fs.TextVar(&o.role, "role", fabric.RoleAdmin, "most that this process does, as its permissions allow: observer, member, candidate or admin")
 	fs.BoolVarP(&o.verbose, "verbose", "v", false, "log more, on stderr")
 	fs.BoolVarP(&o.quiet, "quiet", "q", false, "log errors only")
 	fs.StringVar(&o.context, "context", "", "NATS context `name` as of the nats command; never taken unless named")

@@ -55,6 +55,7 @@ func (a *app) secrets() []string {
 	}
 	for _, name := range []string{"NATS_PASSWORD", "NATS_TOKEN", "NATS_SEED", "NATS_JWT"} {
 		add(os.Getenv(name))
+		add(os.Getenv(controlName(name)))
 	}
 	for _, list := range []string{a.opts.server, os.Getenv("FABRIC_SERVER"), os.Getenv("NATS_URL")} {
 		for one := range strings.SplitSeq(list, ",") {

@@ -15,6 +15,9 @@ import (
 // MaxRecord is the largest record, in bytes.
 const MaxRecord = 512 << 10
 
+// MaxLease is the longest lease that a record may state.
+const MaxLease = 10 * time.Minute
+
 // KeyOpen is the record that opens a bucket.
 const KeyOpen = "b"
 
@@ -251,10 +254,11 @@ func (b *Bucket) unlock(ctx context.Context, created time.Time, made, rolled boo
 			return err
 		}
 		var r openRecord
-		if json.Unmarshal(e.Value, &r) == nil && r.Key == KeyOpen && r.Created.Equal(created) && r.LeaseMS > 0 {
+		ours := json.Unmarshal(e.Value, &r) == nil && r.Key == KeyOpen && r.LeaseMS > 0 && r.LeaseMS <= MaxLease.Milliseconds()
+		if ours && r.Created.Equal(created) {
 			return b.opened(e.Rev, created, time.Duration(r.LeaseMS)*time.Millisecond)
 		}
-		if e.Value != nil && r.Key != KeyOpen {
+		if e.Value != nil && !ours {
 			return &ForeignError{Key: KeyOpen}
 		}
 		if ask {

@@ -44,7 +44,7 @@ func (b *Bucket) update(ctx context.Context, replicas int) error {
 	var have struct {
 		Config map[string]json.RawMessage `json:"config"`
 	}
-	if err := b.call(ctx, "STREAM.INFO."+b.stream(), "", &have); err != nil {
+	if err := b.call(ctx, verbInfo+b.stream(), "", &have); err != nil {
 		return fmt.Errorf("bucket %s: %w", b.cfg.Name, err)
 	}
 	want, err := json.Marshal(b.config(replicas, time.Now()))
@@ -75,7 +75,7 @@ func (b *Bucket) update(ctx context.Context, replicas int) error {
 		return err
 	}
 	var answer jetstream.StreamInfo
-	if err := b.call(ctx, "STREAM.UPDATE."+b.stream(), string(req), &answer); err != nil {
+	if err := b.call(ctx, verbUpdate+b.stream(), string(req), &answer); err != nil {
 		return fmt.Errorf("update bucket %s: %w", b.cfg.Name, err)
 	}
 	return b.check(answer.Config)

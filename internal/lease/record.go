@@ -14,6 +14,8 @@ const (
 	prefixPID     = prefixClaim + "p."
 	prefixSession = "s."
 	prefixWish    = "g."
+	prefixFence   = "o."
+	prefixValue   = "d."
 	// Sessions and PIDs match every session and every PID's claim.
 	Sessions = prefixSession + "*"
 	PIDs     = prefixPID + "*"
@@ -33,6 +35,11 @@ func KeyView(name string) string     { return "v." + name }
 func KeyWish(group, pid string) string {
 	return prefixWish + group + "." + pid
 }
+
+// KeyFence names the record of one index of a balance group, KeyValue what its
+// holders keep under a name: the user's own bytes.
+func KeyFence(group, index string) string { return prefixFence + group + "." + index }
+func KeyValue(group, name string) string  { return prefixValue + group + "." + name }
 
 // Names of rosters.
 const RosterMembers = "members"
@@ -89,6 +96,25 @@ type SessionRecord struct {
 // Lease returns the lease that the record states.
 func (r SessionRecord) Lease() time.Duration { return time.Duration(r.LeaseMS) * time.Millisecond }
 
+// MaxMeta bounds what a process shows of itself, in bytes of its keys and values.
+const MaxMeta = 512
+
+// What a record may hold of it: bytes that are no text become longer in JSON. More
+// would let one member fill the view, which everybody needs.
+const (
+	maxMetaRead = 3 * MaxMeta
+	maxHost     = 255
+)
+
+// bounded reports whether r is no larger than its writer could have made it.
+func (r SessionRecord) bounded() bool {
+	size := 0
+	for k, v := range r.Meta {
+		size += len(k) + len(v)
+	}
+	return size <= maxMetaRead && len(r.Host) <= maxHost
+}
+
 // A ClaimRecord says which incarnation of which PID holds something, or held it.
 type ClaimRecord struct {
 	Key   string    `json:"key"`
@@ -126,7 +152,7 @@ func ParsePID(e kv.Entry) (r PIDRecord, err error) {
 // ParseSession reads a session.
 func ParseSession(e kv.Entry) (r SessionRecord, err error) {
 	err = parse(e, &r)
-	if err == nil && (r.Key != e.Key || e.Key != KeySession(r.PID) || r.Inc == 0 || r.LeaseMS <= 0) {
+	if err == nil && (r.Key != e.Key || e.Key != KeySession(r.PID) || r.Inc == 0 || r.LeaseMS <= 0 || r.LeaseMS > kv.MaxLease.Milliseconds() || !r.bounded()) {
 		err = &ForeignError{Key: e.Key}
 	}
 	return r, err
@@ -151,6 +177,7 @@ func Verify(e kv.Entry) error {
 		_, err = ParseSession(e)
 	case strings.HasPrefix(e.Key, prefixClaim):
 		_, err = ParseClaim(e)
+	case strings.HasPrefix(e.Key, prefixValue):
 	default:
 		var r struct {
 			Key string `json:"key"`

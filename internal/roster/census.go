@@ -1,7 +1,10 @@
 package roster
 
 import (
+	"cmp"
 	"context"
+	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,7 +16,7 @@ import (
 // session was seen under that incarnation. It ends the sessions whose lease ran
 // out; nobody else follows them all. foreign is told of each record that is not
 // the fabric's, once for each revision.
-func Living(s *lease.Session, foreign func(error)) Census {
+func Living(s *lease.Session, foreign func(error), logger *slog.Logger) Census {
 	return func(ctx context.Context, before *View, report func(Count)) error {
 		pids, err := s.Bucket().Watch(ctx, lease.PIDs)
 		if err != nil {
@@ -25,7 +28,7 @@ func Living(s *lease.Session, foreign func(error)) Census {
 			return err
 		}
 		defer sessions.Close()
-		c := &living{s: s, foreign: foreign, before: before, people: map[string]*person{}}
+		c := &living{s: s, foreign: foreign, logger: logger, before: before, people: map[string]*person{}}
 		return c.run(ctx, pids, sessions, report)
 	}
 }
@@ -37,12 +40,15 @@ type person struct {
 	inc     uint64   // the claim's revision
 	session kv.Entry // the newest session record
 	member  Member   // what it shows; Inc 0 if nothing is known
+	size    int      // of member in a view
 	watch   *lease.Watcher
 }
 
 type living struct {
 	s       *lease.Session
 	foreign func(error)
+	logger  *slog.Logger
+	crowded bool // the last count left members out
 	before  *View
 	people  map[string]*person
 	next    time.Time // when the first lease may run out; the renewals only put it off
@@ -107,7 +113,7 @@ func (c *living) claims(entries []kv.Entry) (changed bool) {
 			p.watch.See(p.session)
 			// The session of a member may be missing at the moment: no proof either.
 			if m, ok := c.before.Find(r.PID); ok && m.Inc == e.Rev && p.member.Inc == 0 {
-				p.member = m
+				p.member, p.size = m, m.size()
 			}
 		}
 		changed = true
@@ -130,7 +136,7 @@ func (c *living) sessions(entries []kv.Entry) (changed bool) {
 		}
 		m := Member{PID: r.PID, Inc: r.Inc, Host: r.Host, Since: r.Since, Meta: r.Meta}
 		if !p.member.equal(m) {
-			p.member = m
+			p.member, p.size = m, m.size()
 			changed = true
 		}
 	}
@@ -144,13 +150,32 @@ func (c *living) report(e kv.Entry, err error) {
 	}
 }
 
-// members returns everyone who is here.
+// members returns everyone who is here, or of too many those who came first: they
+// keep their place, whoever comes.
 func (c *living) members() (list []Member) {
+	total := 0
 	for _, p := range c.people {
 		if p.held && p.member.Inc == p.inc {
 			list = append(list, p.member)
+			total += p.size
 		}
 	}
+	crowded := total > maxMembers
+	if crowded {
+		slices.SortFunc(list, func(a, b Member) int { return cmp.Compare(a.Inc, b.Inc) })
+		all := len(list)
+		for total, list = 0, list[:0:all]; len(list) < all; {
+			next := list[:len(list)+1]
+			if total += c.people[next[len(list)].PID].size; total > maxMembers {
+				break
+			}
+			list = next
+		}
+		if !c.crowded {
+			c.logger.Warn("more members than a view holds: those who came last are left out", "members", all, "kept", len(list))
+		}
+	}
+	c.crowded = crowded
 	return list
 }
 

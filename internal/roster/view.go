@@ -69,6 +69,26 @@ type Departure struct {
 // the announcement.
 const keepGone = 128
 
+// maxMembers is how many bytes of a view its members may take; the rest is for the
+// departures and the view's own fields.
+const maxMembers = kv.MaxRecord - 64<<10
+
+// size is how many bytes of a view m takes.
+func (m Member) size() int {
+	line, _ := json.Marshal(m) // of strings, numbers and times
+	return len(line) + 1
+}
+
+// Full reports whether another member as large as the largest may not fit.
+func (v *View) Full() bool {
+	total, largest := 0, 0
+	for _, m := range v.Members {
+		size := m.size()
+		total, largest = total+size, max(largest, size)
+	}
+	return total+largest > maxMembers
+}
+
 // A View is one numbered snapshot. It is not modified once it is shared.
 type View struct {
 	Key   string `json:"key"`
