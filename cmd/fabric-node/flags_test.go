@@ -170,7 +170,7 @@ func TestEveryFlag(t *testing.T) {
 func TestEveryCommand(t *testing.T) {
 	want := map[string]bool{
 		"demo": true, "run": true, "members": true, "watch": true, "send": true, "broadcast": true,
-		"request": true, "leader": true, "lead": true, "balance": true, "server": true, "repair": true, "version": true,
+		"request": true, "mail": true, "leader": true, "lead": true, "balance": true, "server": true, "repair": true, "version": true,
 	}
 	missing := maps.Clone(want)
 	var walk func(c *cobra.Command)
