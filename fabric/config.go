@@ -111,6 +111,9 @@ type Config struct {
 	// Inbox bounds what may wait to be received.
 	Inbox Inbox
 
+	// Mailbox says whether and how the node takes messages of Mode [Durable].
+	Mailbox Mailbox
+
 	// Passive joins without becoming a member: the node sends, requests and
 	// watches under its PID, but is not listed, holds nothing and is sent nothing.
 	// A passive node does not claim its PID, creates no bucket and needs none.
@@ -177,6 +180,9 @@ const (
 
 // withDefaults checks c and fills in its defaults.
 func (c Config) withDefaults() (Config, error) {
+	if err := c.checkMailbox(); err != nil {
+		return c, err
+	}
 	c.Env = cmp.Or(c.Env, DefaultEnv)
 	c.PID = cmp.Or(c.PID, PID(nuid.Next()))
 	c.Lease = cmp.Or(c.Lease, DefaultLease)
@@ -206,7 +212,7 @@ func (c Config) withDefaults() (Config, error) {
 		return c, &ConfigError{"Role", fmt.Sprintf("%d is none", c.Role)}
 	case c.Replicas < 0 || c.Replicas > 5:
 		return c, &ConfigError{"Replicas", fmt.Sprintf("%d is not within 1 and 5", c.Replicas)}
-	case c.Mode > Reliable:
+	case !c.Mode.known():
 		return c, &ConfigError{"Mode", c.Mode.String() + " is none"}
 	case c.Micro && c.Passive:
 		return c, &ConfigError{"Micro", "a passive node is no member"}

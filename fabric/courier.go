@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/natsfabric/natsfabric/internal/mail"
 )
 
 // A courierConfig says whose messages a courier carries, and who knows about the
@@ -27,6 +29,12 @@ type courierConfig struct {
 	logger   *slog.Logger
 
 	onUndeliverable func(Undeliverable)
+	// mail is the fabric's; nil if it has none.
+	mail    *mail.Office
+	mailbox Mailbox
+	// fixedMail: the streams and the mailbox were made by somebody else.
+	fixedMail bool
+	ackWait   time.Duration // of the mailbox
 	// known reports whether a PID is in the view. It does no I/O and may be called
 	// from any goroutine.
 	known func(PID) bool
@@ -88,6 +96,7 @@ type courier struct {
 	queries  queries
 	flushes  calls
 	clerk    clerk
+	mail     *mailer
 
 	subsMu sync.Mutex           // guards subs and lost
 	subs   []*nats.Subscription // all, for close
@@ -130,6 +139,7 @@ func newCourier(cfg courierConfig) (*courier, error) {
 	c.flushes.init()
 	c.queries.init(c)
 	c.clerk.init(c)
+	c.mail = newMailer(c)
 	c.everyone = c.newDest(Everyone)
 	c.marks = &dest{pid: cfg.pid, reply: c.subj.reply(cfg.pid, cfg.pid) + tagHead, plain: kindFlush}
 	c.memory.limit = c.inbox.maxBytes
@@ -246,6 +256,7 @@ func (c *courier) close() {
 		}
 		close(c.done)
 		c.batcher.close()
+		c.mail.close()
 	}
 	c.subsMu.Unlock()
 	c.wg.Wait()
@@ -328,6 +339,10 @@ func (c *courier) drop(m *nats.Msg) {
 // with a [PermissionError]; if there is nobody, a send must have been meant.
 func (c *courier) permission(op, subject string) {
 	if op != "publish" {
+		return
+	}
+	if to, from, ok := c.subj.parseMail(subject); ok && from == c.cfg.pid {
+		c.mail.calls.fail(to, "", &PermissionError{Op: op, Subject: subject})
 		return
 	}
 	err := &PermissionError{Op: op, Subject: subject}

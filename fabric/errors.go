@@ -28,6 +28,15 @@ var (
 	// ErrUnknownOutcome: no acknowledgement came in time. The message may have
 	// arrived, or may yet.
 	ErrUnknownOutcome = errors.New("fabric: outcome unknown")
+	// ErrMailboxFull: the receiver's mailbox holds as many messages of this sender as
+	// it may, or the mail stream is full. Nothing was stored.
+	ErrMailboxFull = errors.New("fabric: mailbox full")
+	// ErrNoMail: the mail stream is not there, or has nobody who writes to it at the
+	// moment. Nothing was stored.
+	ErrNoMail = errors.New("fabric: mail stream not available")
+	// ErrStream: a stream of the fabric's exists and is not set up as one. See
+	// [StreamError].
+	ErrStream = errors.New("fabric: stream not usable")
 	// ErrTooLarge: the message is larger than the receiver keeps ([Inbox].Bytes), or its
 	// header than the server's max_payload.
 	ErrTooLarge = errors.New("fabric: message too large")
@@ -116,6 +125,18 @@ func (e *PIDInUseError) Unwrap() error { return ErrPIDInUse }
 // A PermissionError names the subject that the server's permissions refuse. It
 // wraps [ErrPermission].
 type PermissionError = kv.PermissionError
+
+// A StreamError names the setting of an existing stream that a fabric cannot use. It
+// wraps [ErrStream].
+type StreamError struct {
+	Stream, Field string
+	Want, Got     any
+}
+
+func (e *StreamError) Error() string {
+	return fmt.Sprintf("fabric: stream %s: %s is %v, want %v", e.Stream, e.Field, e.Got, e.Want)
+}
+func (e *StreamError) Unwrap() error { return ErrStream }
 
 // A RemoteError is the error that the handler of a request, or of a message to be
 // acknowledged, returned: as text, with a Code if the handler's error was, or

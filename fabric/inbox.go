@@ -34,6 +34,7 @@ type inbox struct {
 	received   uint64
 	rejected   uint64
 	dropped    uint64
+	room       chan struct{} // closed by the next take; nil if nobody waits
 }
 
 const chunkLen = 256
@@ -127,6 +128,35 @@ func (q *inbox) gone(m *Message) {
 	}
 }
 
+// offer appends m, or returns what is closed when there may be room for it. A message
+// larger than the inbox is taken when that is empty. Its sender's quota does not count:
+// the mailbox has its own.
+func (q *inbox) offer(m *Message) (room <-chan struct{}) {
+	size := m.size()
+	q.mu.Lock()
+	if q.n > 0 && (q.bound >= q.maxMsgs || q.bytes+size > q.maxBytes) {
+		defer q.mu.Unlock()
+		if q.room == nil {
+			q.room = make(chan struct{})
+		}
+		return q.room
+	}
+	q.n++
+	q.bound++
+	q.bytes += size
+	if q.quota > 0 {
+		q.bySender[m.From]++
+	}
+	q.received++
+	q.push(m)
+	wake := q.waiting > 0
+	q.mu.Unlock()
+	if wake {
+		q.signal()
+	}
+	return nil
+}
+
 // take removes and returns the oldest message. It waits for one until ctx ends,
 // whose cause it returns, or closed does; what the inbox holds then can still be
 // taken. work is 1 if worked is called when it has been handled.
@@ -162,6 +192,10 @@ func (q *inbox) take(ctx context.Context, closed <-chan struct{}, work int) (*Me
 	q.gone(m)
 	q.working += work
 	wake := q.waiting > 0 && q.n > 0
+	if q.room != nil {
+		close(q.room)
+		q.room = nil
+	}
 	q.mu.Unlock()
 	if wake {
 		q.signal()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/natsfabric/natsfabric/internal/kv"
 	"github.com/natsfabric/natsfabric/internal/lease"
+	"github.com/natsfabric/natsfabric/internal/mail"
 	"github.com/natsfabric/natsfabric/internal/roster"
 )
 
@@ -65,6 +66,7 @@ func newNode(ctx context.Context, cfg Config, l, control *link) *Node {
 	n := &Node{cfg: cfg, link: l, control: control, subjects: newSubjects(cfg.Cluster, cfg.Env, cfg.PID), left: make(chan struct{})}
 	l.prefix, control.prefix = n.subjects.prefix, n.subjects.prefix
 	n.ctx, n.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	n.office = newOffice(cfg, control, n.subjects)
 	n.bucket = bucketOf(control, cfg, n.subjects, n.alone)
 	return n
 }
@@ -117,6 +119,9 @@ func (n *Node) join(ctx context.Context) (err error) {
 	if err := n.awaitSelf(ctx); err != nil {
 		return err
 	}
+	if err := n.courier.mail.begin(ctx); err != nil {
+		return err
+	}
 	// A subscription to the feed or to the signals.
 	return cmp.Or(n.link.anyRefused(), n.control.anyRefused())
 }
@@ -131,6 +136,7 @@ func (n *Node) subscribe(ctx context.Context) (err error) {
 		nc: n.link.nc, gate: g, subjects: n.subjects, pid: n.cfg.PID, passive: n.cfg.Passive, inbox: n.cfg.Inbox,
 		mode: n.cfg.Mode, noBatch: n.cfg.NoBatch, offline: n.cfg.Offline,
 		others: n.others, members: n.peers, refused: n.link.denies,
+		mail: n.office, mailbox: n.cfg.Mailbox, ackWait: n.cfg.Lease, fixedMail: n.cfg.Role < RoleAdmin,
 		logger: n.cfg.Logger, onUndeliverable: n.cfg.OnUndeliverable, known: n.knows, lifeOf: n.lifeOf, gone: n.gone,
 	})
 	if err != nil {
@@ -220,11 +226,16 @@ func explain(err error) error {
 	if e, ok := errors.AsType[*kv.LeaseError](err); ok {
 		return &ConfigError{"Lease", fmt.Sprintf("%v is longer than %v, which the fabric's first member fixed as its longest", e.Lease, e.Longest)}
 	}
+	if e, ok := errors.AsType[*mail.ConfigError](err); ok {
+		return &StreamError{Stream: e.Stream, Field: e.Field, Want: e.Want, Got: e.Got}
+	}
 	_, config := errors.AsType[*kv.ConfigError](err)
 	_, foreign := errors.AsType[*lease.ForeignError](err)
 	switch {
 	case config, foreign:
 		return fmt.Errorf("%w: %w", ErrBucket, err)
+	case errors.Is(err, mail.ErrNoStream):
+		return fmt.Errorf("%w: %w", ErrNoMail, err)
 	case errors.Is(err, kv.ErrNoJetStream):
 		return fmt.Errorf("%w: %w", ErrNoJetStream, err)
 	case errors.Is(err, kv.ErrOldServer):

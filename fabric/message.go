@@ -69,6 +69,8 @@ type asked struct {
 	// _INBOX address.
 	nonce, end string
 	replied    atomic.Bool
+	letter     *letter // of kindMail
+	attempt    int     // of letter, when this message was handed out
 }
 
 // IsRequest reports whether the sender awaits an answer: to a request, an anycast or
@@ -98,10 +100,19 @@ func (m *Message) ReplyMsg(ctx context.Context, answer *Message) error {
 
 // Done tells the sender of a message of Mode [Acked] and Ack [Handled] that it was
 // handled, or with an error that and why it was not. [Node.Handle] does so by
-// itself; it is for who gets messages otherwise. Of other messages it does nothing
-// and returns nil; a second time it returns [ErrReplied].
+// itself; it is for who gets messages otherwise.
+//
+// Of a message of Mode [Durable] it says that it need not be delivered again, or with
+// an error that it must be: after [Mailbox].Backoff, or, if it was the last of its
+// attempts, it becomes a dead letter with that error as the reason. A process that
+// does not call it gets no more mail once it has [Mailbox].InFlight of them.
+//
+// Of other messages it does nothing and returns nil; a second time it returns
+// [ErrReplied].
 func (m *Message) Done(ctx context.Context, err error) error {
 	switch {
+	case m.asked != nil && m.asked.kind == kindMail:
+		return m.settle(ctx, err)
 	case m.asked == nil || m.asked.kind != kindHandle:
 		return nil
 	case err != nil:

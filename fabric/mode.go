@@ -28,6 +28,11 @@ const (
 	// server's max_payload, is sent so, in parts, and takes its place among those of mode
 	// Reliable.
 	Reliable
+	// Durable: the fabric's mail stream has stored it, for a process that may be down or
+	// has never joined: it is received by the process that holds the PID and has a
+	// [Config].Mailbox, at least once, each time until [Message.Done] says that it was
+	// handled. Without an answer in time the error wraps [ErrUnknownOutcome].
+	Durable
 )
 
 // String returns the mode's name, lower case.
@@ -41,9 +46,14 @@ func (m Mode) String() string {
 		return "acked"
 	case Reliable:
 		return "reliable"
+	case Durable:
+		return "durable"
 	}
 	return "mode " + strconv.Itoa(int(m))
 }
+
+// known reports whether a message can have the mode.
+func (m Mode) known() bool { return m == 0 || m == Fast || m == Acked || m == Durable }
 
 // modeOf is the mode of a message that came as kind k.
 func modeOf(k kind) Mode {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/natsfabric/natsfabric/internal/kv"
 	"github.com/natsfabric/natsfabric/internal/lease"
+	"github.com/natsfabric/natsfabric/internal/mail"
 	"github.com/natsfabric/natsfabric/internal/roster"
 )
 
@@ -22,6 +23,7 @@ type Node struct {
 	control  *link // that of the bucket; link itself unless Config.Control
 	subjects subjects
 	bucket   *kv.Bucket
+	office   *mail.Office
 	courier  *courier
 	session  *lease.Session
 	holder   atomic.Pointer[lease.Session] // session, for opened, which begins before it

@@ -187,6 +187,7 @@ func (s Scope) control(c Config, of subjects) (p Subjects) {
 	mail := kv.MailNeeds(kv.Name(c.Cluster, c.Env), c.Domain, pid)
 	p.Publish = append(p.Publish, of.mail("*"))
 	if s.Role >= RoleMember {
+		p.Publish = append(p.Publish, of.dead("*"))
 		write(lease.KeyPID(pid), lease.KeySession(pid))
 		write(each(s.Groups, func(g string) string { return lease.KeyWish(g, pid) })...)
 		write(each(s.Groups, func(g string) string { return lease.KeyFence(g, "*") })...)

@@ -259,6 +259,8 @@ func (c *courier) bounced(to PID, t tag) {
 		} else if to == nobody {
 			c.queries.end(t, errBounced)
 		}
+	case t.kind == kindMail:
+		c.mail.answered(to, t, answer{err: errBounced})
 	}
 	// Nobody took a broadcast, a message to a topic or a signal: there is nobody else.
 }
@@ -281,6 +283,9 @@ func (c *courier) answered(from PID, t tag, data []byte) bool {
 		return true
 	case kindState, kindNoLink:
 		return c.linkWord(from, t, data)
+	case kindMail:
+		c.mail.answered(from, t, answer{kind: t.kind, data: data})
+		return true
 	case kindNack:
 		return c.nacked(from, t, data)
 	case kindFlush:

@@ -189,6 +189,8 @@ func (c *courier) dispose(ctx context.Context, d *dest, m *Message) error {
 		return c.post(d, &o)
 	case mode == Acked:
 		return c.postAcked(ctx, d, m.Ack, &o)
+	case mode == Durable:
+		return c.mail.post(ctx, d, m.ID != 0, &o)
 	case mode == Fast && len(o.data) <= c.chunk():
 		return c.post(d, &o)
 	case mode == Fast, mode == Reliable:

@@ -30,6 +30,11 @@ type Stats struct {
 	Stray uint64
 	// Waiting is how many messages are in the inbox at the moment.
 	Waiting int
+	// Parked are the durable messages to this node that became dead letters.
+	Parked uint64
+	// Redelivered are the durable messages that came again after they had been
+	// handled, and were not handed out.
+	Redelivered uint64
 }
 
 // Stats returns the counts so far. They stay readable when the node has closed.
@@ -48,6 +53,8 @@ func (c *courier) stats() Stats {
 		Invalid:       c.invalid.Load(),
 		Repeated:      c.repeated.Load(),
 		Stray:         c.stray.Load(),
+		Parked:        c.mail.parked.Load(),
+		Redelivered:   c.mail.repeated.Load(),
 	}
 	c.inbox.stats(&s)
 	c.services.stats(&s)

@@ -18,6 +18,8 @@ import (
 //	s      P.s.<to>.<from>.<stream>       P.s.<me>.*.*   chunks of streams
 //	y      P.y.<kind>.<from>              P.y.<kind>.*   the fabric's own signals
 //	r      P.r.<to>.<from>.<tag>.<id>     P.r.<me>.>     answers, the server's 503 (wire.go)
+//	d      P.d.<to>.<from>                (a stream)     durable messages
+//	dead   P.dead.<from>.<to>             (a stream)     those that <to> could not handle
 //	kv     (the bucket's RePublish)       P.kv.>         changes of the bucket
 //	i      (the server)                   P.i.<me>.>     answers to requests of nats.go
 const (
@@ -29,6 +31,7 @@ const (
 	classQueue  = "q."
 	classChunk  = "s."
 	classMail   = "d."
+	classDead   = "dead."
 	classInbox  = "i."
 	classFeed   = "kv"
 )
@@ -233,6 +236,40 @@ func (s subjects) target(subject string) (to PID, service string, ok bool) {
 	}
 	service, from, ok := s.parseService(subject)
 	return nobody, service, ok && from == s.me
+}
+
+// mailTo matches every durable message to a process; mailAll, every one.
+func (s subjects) mailTo(to PID) string { return s.prefix + classMail + string(to) + ".*" }
+func (s subjects) mailAll() string      { return s.prefix + classMail + "*.*" }
+
+// dead is where this node parks a durable message of from, or of [nobody].
+func (s subjects) dead(from PID) string {
+	return s.prefix + classDead + string(from) + "." + string(s.me)
+}
+
+// deadAll matches every parked message.
+func (s subjects) deadAll() string { return s.prefix + classDead + "*.*" }
+
+// parseMail returns between whom the durable message on a subject is, and parseDead
+// between whom a parked one was.
+func (s subjects) parseMail(subject string) (to, from PID, ok bool) {
+	return parsePair(strings.CutPrefix(subject, s.prefix+classMail))
+}
+
+func (s subjects) parseDead(subject string) (from, to PID, ok bool) {
+	rest, ok := strings.CutPrefix(subject, s.prefix+classDead+string(nobody)+".")
+	if ok {
+		to, ok = tokenPID(rest, true)
+		return nobody, to, ok
+	}
+	return parsePair(strings.CutPrefix(subject, s.prefix+classDead))
+}
+
+func parsePair(rest string, ok bool) (a, b PID, _ bool) {
+	first, second, two := strings.Cut(rest, ".")
+	a, okA := tokenPID(first, ok && two)
+	b, okB := tokenPID(second, ok && two)
+	return a, b, okA && okB
 }
 
 // tokenPID returns name as a PID if it is one token and a legal name.

@@ -33,6 +33,7 @@ import (
 //	linked         P.u.<to>.<from>       P.r.<from>.<to>.1r<nonce><type>.<n>-<link>-<seq>
 //	several, or parts                    P.r.<from>.<to>.1l<nonce>.<seq>-<link>   payload: a frame
 //	probe                                P.r.<from>.<to>.1p<nonce>.<base>-<link>-<number>
+//	durable        P.d.<to>.<from>       P.r.<from>.<to>.1d<nonce>.<n>-<secret>
 //
 //	answer         P.r.<sender>.<me>.1a<nonce><type>.<n>-<secret>   payload: the answer
 //	acknowledged   P.r.<sender>.<me>.1k<nonce>.<n>-<secret>         empty
@@ -42,6 +43,7 @@ import (
 //	state of link  P.r.<sender>.<me>.1w<nonce>.1-<link>             a window.State (link.go)
 //	no such link   P.r.<sender>.<me>.1x<nonce>.1-<link>             empty
 //	flush marker   P.r.<me>.<me>.1f<nonce>.<n>-<secret>             empty
+//	stored         P.r.<me>.<to>.1d<nonce>.<n>-<secret>             JetStream's acknowledgement
 //
 //	tag     = version kind nonce [type]
 //	version = "1"
@@ -69,8 +71,20 @@ import (
 // own PID, never to the reply subject as received. That a send found the inbox full
 // has no secret, as the send has none: it can be made up by who was sent to only.
 //
-// The messages without a tag are P.u.<to>.ext and P.q.<service>.ext, published by a
-// plain NATS client: they arrive From ext; with a reply address that begins with
+// A durable message is kept by a stream, which keeps no reply subject. What it has to
+// say about itself stands in a header that the server looks at, too:
+//
+//	Nats-Msg-Id: <from>.1d<nonce><type>.<n>-<mac>
+//
+// The server stores no second message of an id that it knows, whoever sends it to
+// whomever. So an id that can be foreseen is one under which another process may send
+// first, and have the message taken for a repetition and dropped. The mac, 10 of
+// 0-9 A-Z a-z, is one that only the sender's courier can compute, of the receiver and n.
+// A receiver insists that the subject and the id name the same sender, and parks what
+// is not so.
+//
+// The messages without a tag are P.u.<to>.ext, P.d.<to>.ext and P.q.<service>.ext,
+// published by a plain NATS client: they arrive From ext; with a reply address that begins with
 // _INBOX. they are requests.
 const (
 	wireVersion = '1'
@@ -99,6 +113,7 @@ const (
 	kindProbe     kind = 'p'
 	kindState     kind = 'w'
 	kindNoLink    kind = 'x'
+	kindMail      kind = 'd'
 )
 
 const (
@@ -113,7 +128,7 @@ const (
 func (k kind) secret() bool {
 	switch k {
 	case kindRequest, kindAccept, kindHandle, kindAnswer, kindAck, kindError, kindFull, kindFlush,
-		kindLinked, kindLink, kindProbe, kindState, kindNoLink:
+		kindLinked, kindLink, kindProbe, kindState, kindNoLink, kindMail:
 		return true
 	}
 	return false

@@ -51,6 +51,7 @@ var rules = []rule{
 	{"internal/kv", []string{"ours", "third"}, append([]string{"internal/token", "internal/latest"}, client...), arrows},
 	{"internal/lease", []string{"ours", "third"}, append([]string{"internal/kv", "internal/token", "internal/latest"}, client...), arrows},
 	{"internal/roster", []string{"ours", "third"}, append([]string{"internal/lease", "internal/kv", "internal/token", "internal/latest"}, client...), arrows},
+	{"internal/mail", []string{"ours", "third"}, append([]string{"internal/kv", "internal/latest"}, client...), arrows},
 	{"fabric", []string{"balance", "election", "embedded", "cmd", "internal/natstest"}, nil, arrows},
 	{"fabric", []string{"third"}, client, library},
 	{"fabric/typed", []string{"balance", "election", "embedded", "cmd", "internal/natstest"}, nil, adapter},
@@ -79,7 +80,7 @@ var rules = []rule{
 	{"embedded", []string{"ours"}, nil, "the fabric cannot tell an embedded server from another"},
 	{"internal/permission", []string{"balance", "election", "embedded", "cmd", "internal/natstest"}, nil, "it writes down what fabric says"},
 	{"internal/permission", []string{"third"}, client, library},
-	{"internal/natstest", []string{"fabric", "election", "balance", "embedded", "cmd", "internal/kv", "internal/lease", "internal/roster"}, nil, "everyone's tests use it"},
+	{"internal/natstest", []string{"fabric", "election", "balance", "embedded", "cmd", "internal/kv", "internal/lease", "internal/roster", "internal/mail"}, nil, "everyone's tests use it"},
 	{"cmd/fabric-node", []string{"internal/natstest"}, nil, "a program is not a test"},
 }
 

@@ -58,13 +58,13 @@ var prohibitions = []prohibition{
 		"API.DIRECT.GET.BUCKET", "API.DIRECT.GET.BUCKET.KV.c.p.m1", "API.STREAM.MSG.GET.KV_other", "API.STREAM.INFO.KV_other",
 		"API.STREAM.LIST", "API.STREAM.NAMES", "API.CONSUMER.LIST.BUCKET", "API.CONSUMER.NAMES.BUCKET",
 	}, "reads past the bucket"},
-	{"mallory", bucketOp, "API.CONSUMER.MSG.NEXT.MAIL.mallory", []string{
-		"API.CONSUMER.MSG.NEXT.MAIL.m1", "API.CONSUMER.INFO.MAIL.m1", "API.CONSUMER.DELETE.MAIL.m1", "API.CONSUMER.CREATE.MAIL.m1",
-		"API.CONSUMER.CREATE.MAIL.m1.P.d.m1.*", "API.CONSUMER.CREATE.MAIL.mallory", "API.CONSUMER.CREATE.MAIL.mallory.P.d.mallory.*",
-		"API.CONSUMER.DURABLE.CREATE.MAIL.mallory", "API.CONSUMER.PAUSE.MAIL.m1", "API.STREAM.MSG.GET.MAIL", "API.STREAM.PURGE.MAIL",
+	{"mallory", bucketOp, "API.CONSUMER.MSG.NEXT.MAIL.mb-mallory", []string{
+		"API.CONSUMER.MSG.NEXT.MAIL.mb-m1", "API.CONSUMER.INFO.MAIL.mb-m1", "API.CONSUMER.DELETE.MAIL.mb-m1", "API.CONSUMER.CREATE.MAIL.mb-m1",
+		"API.CONSUMER.CREATE.MAIL.mb-m1.P.d.m1.*", "API.CONSUMER.CREATE.MAIL.mb-mallory", "API.CONSUMER.CREATE.MAIL.mb-mallory.P.d.mallory.*",
+		"API.CONSUMER.DURABLE.CREATE.MAIL.mb-mallory", "API.CONSUMER.PAUSE.MAIL.mb-m1", "API.STREAM.MSG.GET.MAIL", "API.STREAM.PURGE.MAIL",
 		"API.CONSUMER.CREATE.BUCKET", "API.CONSUMER.CREATE.BUCKET.mallory", "API.CONSUMER.CREATE.BUCKET.mallory.KV.>", "API.CONSUMER.DELETE.BUCKET.m1",
 	}, "makes, takes or empties consumers"},
-	{"mallory", bucketOp, "$JS.ACK.MAIL.mallory.1.1.1.1.0", []string{"$JS.ACK.MAIL.m1.1.1.1.1.0", "$JS.ACK.BUCKET.x.1.1.1.1.0", "$JS.FC.BUCKET.x.y"}, "acknowledges another's mail"},
+	{"mallory", bucketOp, "$JS.ACK.MAIL.mb-mallory.1.1.1.1.0", []string{"$JS.ACK.MAIL.mb-m1.1.1.1.1.0", "$JS.ACK.BUCKET.x.1.1.1.1.0", "$JS.FC.BUCKET.x.y"}, "acknowledges another's mail"},
 	{"mallory", bucketOp, "API.INFO", []string{
 		"$JS.hub.API.INFO", "$JS.hub.API.STREAM.DELETE.BUCKET", "$JS.hub.API.KV.c.p.m1", "API.KV.c.p.m1",
 		"API.ACCOUNT.PURGE.FABRIC", "API.META.LEADER.STEPDOWN", "API.SERVER.REMOVE", "$SYS.REQ.SERVER.PING",
@@ -75,7 +75,7 @@ var prohibitions = []prohibition{
 	{"mallory", listen, "P.i.mallory.x.*", []string{"P.i.m1.>", "P.i.*.>", "P.i.>", "_INBOX.>", "_R_.>", "$SYS.>", "$SYS.REQ.>"}, "reads what the server answers to another"},
 	{"mallory", feedOp, "P.kv.>", []string{"$KV.>", "KV.>", "KV.s.mallory", "$JS.API.>", "$JS.ACK.>", "$JS.EVENT.>", "$JSC.>", "P.d.m1.*", "P.d.mallory.*", "P.u.m1.*", ">"}, "listens to the bucket's own subjects"},
 	{"o1", messages, "P.u.m1.o1", []string{"P.u.m1.m1", "P.b.m1", "P.y.open.o1", "P.y.view-members.o1"}, "an observer speaks as a member"},
-	{"o1", bucketOp, "API.STREAM.MSG.GET.BUCKET", []string{"KV.c.p.o1", "KV.s.o1", "KV.g.crawl.o1", "KV.c.e.billing", "API.STREAM.CREATE.BUCKET", "API.CONSUMER.MSG.NEXT.MAIL.o1"}, "an observer writes"},
+	{"o1", bucketOp, "API.STREAM.MSG.GET.BUCKET", []string{"KV.c.p.o1", "KV.s.o1", "KV.g.crawl.o1", "KV.c.e.billing", "API.STREAM.CREATE.BUCKET", "API.CONSUMER.MSG.NEXT.MAIL.mb-o1"}, "an observer writes"},
 	{"o1", listen, "P.r.o1.>", []string{"P.u.o1.*", "P.b.*", "P.g.news.*", "P.q.work.*", "P.s.o1.*.*"}, "an observer receives"},
 	{"c1", messages, "P.y.view-members.c1", []string{"P.u.m1.c2", "P.b.m1", "P.r.m1.c2.1a00000000.1-0000000000", "P.y.view-members.c2"}, "a candidate speaks as another"},
 	{"c1", bucketOp, "KV.c.e.billing", []string{"KV.s.m1", "KV.s.c2", "KV.x", "API.STREAM.CREATE.BUCKET", "API.STREAM.UPDATE.BUCKET", "API.STREAM.DELETE.BUCKET", "API.STREAM.PURGE.BUCKET"}, "a candidate renews for another, or changes the bucket"},

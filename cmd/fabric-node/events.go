@@ -88,6 +88,7 @@ type messageEvent struct {
 	To        fabric.PID `json:"to"`
 	ID        uint64     `json:"id"`
 	Broadcast bool       `json:"broadcast"`
+	Attempt   int        `json:"attempt,omitempty"` // of a durable message
 	payload
 
 	print bool // data in the line for people too
@@ -95,7 +96,7 @@ type messageEvent struct {
 
 func newMessageEvent(m *fabric.Message, print bool) messageEvent {
 	return messageEvent{
-		Type: "message", From: m.From, To: m.To, ID: m.ID, Broadcast: m.To == fabric.Everyone,
+		Type: "message", From: m.From, To: m.To, ID: m.ID, Broadcast: m.To == fabric.Everyone, Attempt: m.Attempt(),
 		payload: newPayload(m.Data), print: print,
 	}
 }

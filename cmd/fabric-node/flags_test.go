@@ -170,7 +170,9 @@ func TestEveryFlag(t *testing.T) {
 func TestEveryCommand(t *testing.T) {
 	want := map[string]bool{
 		"demo": true, "run": true, "members": true, "watch": true, "send": true, "broadcast": true,
-		"request": true, "tap": true, "leader": true, "lead": true, "balance": true, "server": true, "repair": true, "version": true,
+		"recv": true, "request": true, "tap": true, "mail": true, "leader": true, "lead": true, "transfer": true,
+		"resign": true, "elections": true, "balance": true, "server": true, "repair": true, "permissions": true,
+		"doctor": true, "version": true,
 	}
 	missing := maps.Clone(want)
 	var walk func(c *cobra.Command)

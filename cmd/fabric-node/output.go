@@ -102,7 +102,7 @@ func exitCode(err error) int {
 	case is(fabric.ErrConnect, fabric.ErrNoJetStream, fabric.ErrOldServer, fabric.ErrPermission,
 		fabric.ErrDisconnected, fabric.ErrConnClosed):
 		return exitConnect
-	case is(fabric.ErrNoPeer, fabric.ErrUnreachable, election.ErrNoLeader, election.ErrNoCandidate):
+	case is(fabric.ErrNoPeer, fabric.ErrUnreachable, fabric.ErrNoMail, election.ErrNoLeader, election.ErrNoCandidate):
 		return exitNotFound
 	case is(context.DeadlineExceeded, nats.ErrTimeout):
 		return exitTimeout
@@ -139,6 +139,10 @@ func (a *app) hint(err error) string {
 		return "start the cluster on empty stores, then: fabric-node server migrate --from OLD-STORE -s URL"
 	case errors.Is(err, embedded.ErrStoreInUse):
 		return "choose another --store"
+	case errors.Is(err, fabric.ErrNoMail):
+		return "a member with a mailbox makes the mail stream: fabric-node run --mailbox " + where + " -i PID"
+	case isField(err, "Mailbox"):
+		return "name this process with --pid, so that its mail finds it"
 	case errors.Is(err, fabric.ErrNoPeer), errors.Is(err, fabric.ErrUnreachable):
 		return "see who is here: fabric-node members " + where
 	case isField(err, "Lease"):

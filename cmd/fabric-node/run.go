@@ -20,6 +20,7 @@ type runFlags struct {
 	elect       []string
 	meta        stringMap
 	print, echo bool
+	mailbox     bool
 	master      master
 }
 
@@ -33,6 +34,7 @@ indices, the connection. The first INT or TERM leaves in order; a second ends th
 process at once.`,
 		Example: `  fabric-node run -k shop -i web-1 --print
   fabric-node run -k shop -n 4 --elect billing -o ndjson
+  fabric-node run -k shop -i web-1 --mailbox
   fabric-node run -k shop --meta zone=a --meta role=web --echo
   fabric-node run --embedded --store /var/lib/fabric   # with a server of its own`,
 		Args: exactly(0, 0, "[-n WORKERS] [--elect NAME]... [--meta KEY=VALUE]..."),
@@ -44,6 +46,7 @@ process at once.`,
 	fs.Var(&f.meta, "meta", "what members shows of this one; repeatable")
 	fs.BoolVar(&f.print, "print", false, "show messages' data in the table output too")
 	fs.BoolVar(&f.echo, "echo", false, "answer each request with its own data")
+	fs.BoolVar(&f.mailbox, "mailbox", false, "receive what was sent --mode durable, also while no process had this --pid")
 	f.master.bindEmbedded(fs)
 	return cmd
 }
@@ -58,6 +61,7 @@ func (a *app) runMember(ctx context.Context, f *runFlags, fs *pflag.FlagSet) err
 	}
 	cfg := a.config(ep, false)
 	cfg.Meta = f.meta
+	cfg.Mailbox.On = f.mailbox
 	return errors.Join(a.member(ctx, cfg, f), stopServer())
 }
 
@@ -166,6 +170,9 @@ func (m *member) messages(print, echo bool) {
 				return
 			}
 			m.emit(newMessageEvent(msg, print))
+			if err := msg.Done(ctx, nil); err != nil {
+				m.app.log.Warn("message will come again", "from", msg.From, "err", err)
+			}
 			if echo && msg.IsRequest() {
 				if err := msg.Reply(ctx, msg.Data); err != nil {
 					m.app.log.Warn("reply failed", "to", msg.From, "err", err)

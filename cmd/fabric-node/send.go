@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"strconv"
 
@@ -24,9 +25,14 @@ func newSend(a *app) *cobra.Command {
 		Long: `Send a message to the member PID, and see it off: exit code 4 says that nobody
 received it. Without DATA the message is empty; - reads it from stdin.
 
+--mode says what is promised: fast, at most once; acked, when web-1 has it in its
+inbox; reliable, once and in order while both live; durable, when the fabric's mail stream keeps it, for a member that may be
+down, and that receives it with run --mailbox.
+
 With --file, a file of any size goes to a member that runs fabric-node recv, or
 accepts streams.`,
 		Example: `  fabric-node send -k shop web-1 "deploy"
+  fabric-node send -k shop web-9 --mode durable "when you are back"
   fabric-node send -k shop web-1 --count 3 job-   # job-1, job-2, job-3
   tar c . | fabric-node send -k shop web-1 -
   fabric-node send -k shop store --file backup.tar`,
@@ -47,6 +53,7 @@ accepts streams.`,
 	}
 	data.bind(cmd.Flags())
 	cmd.Flags().StringVar(&file, "file", "", "send the file at `PATH`, or stdin for -, as a stream")
+	data.bindMode()
 	return cmd
 }
 
@@ -56,7 +63,8 @@ func newBroadcast(a *app) *cobra.Command {
 		Use:   "broadcast [DATA or -]",
 		Short: "Send a message to every member",
 		Long: `Send a message to all members there are. Without DATA the message is empty; -
-reads it from stdin.`,
+reads it from stdin. With --mode durable it goes to those with a mailbox who are down,
+too.`,
 		Example: `  fabric-node broadcast -k shop "reload"
   fabric-node broadcast -k shop - <config.json`,
 		Args: exactly(0, 1, "[DATA or -]"),
@@ -65,6 +73,7 @@ reads it from stdin.`,
 		}),
 	}
 	data.bind(cmd.Flags())
+	data.bindMode()
 	return cmd
 }
 
@@ -84,7 +93,7 @@ func (a *app) send(ctx context.Context, data *input, args []string, to fabric.PI
 		sent := sentObject{To: to}
 		for i := range data.len() {
 			text := data.at(i)
-			if err := node.SendMsg(ctx, &fabric.Message{To: to, Data: text}); err != nil {
+			if err := node.SendMsg(ctx, &fabric.Message{To: to, Mode: data.mode.Mode, Data: text}); err != nil {
 				return err
 			}
 			sent.Sent++
@@ -104,12 +113,33 @@ func (a *app) send(ctx context.Context, data *input, args []string, to fabric.PI
 type input struct {
 	count int
 	text  []byte
+	mode  mode
 	flags *pflag.FlagSet
 }
 
 func (in *input) bind(fs *pflag.FlagSet) {
 	in.flags = fs
 	fs.IntVar(&in.count, "count", 1, "send `N` messages: DATA with 1 to N appended")
+}
+
+// A mode is the value of --mode.
+type mode struct{ fabric.Mode }
+
+func (m *mode) Type() string   { return "MODE" }
+func (m *mode) String() string { return max(m.Mode, fabric.Fast).String() }
+
+func (m *mode) Set(s string) error {
+	for _, m.Mode = range []fabric.Mode{fabric.Fast, fabric.Acked, fabric.Reliable, fabric.Durable} {
+		if m.Mode.String() == s {
+			return nil
+		}
+	}
+	return errors.New("choose fast, acked, reliable or durable")
+}
+
+// bindMode is for messages that are not answered.
+func (in *input) bindMode() {
+	in.flags.Var(&in.mode, "mode", "what is promised: fast, acked, reliable or durable")
 }
 
 // read takes the data from the arguments, or from stdin for "-".

@@ -26,6 +26,12 @@ func subjects(bucket, domain string) (api, prefix string) {
 	return api, prefix
 }
 
+// API begins the subjects of JetStream's API, of a domain or of none.
+func API(domain string) string {
+	api, _ := subjects("", domain)
+	return api
+}
+
 // Needs are the subjects that a process publishes to in order to use a bucket. The
 // server's permissions must allow them.
 type Needs struct {
@@ -51,22 +57,23 @@ func NeedsOf(bucket, domain string) Needs {
 // pattern of keys.
 func (n Needs) Write(key string) string { return n.prefix + key }
 
-// MailNeeds returns the needs of the stream of durable messages, in which every
-// process has a consumer under its PID: to read is to take what it has, and to
+// MailNeeds returns the needs of the streams of durable messages (internal/mail), in
+// which every process has a consumer of its own: to read is to take what it has, and to
 // acknowledge it. To make one is not in it: who makes a consumer says where it
 // delivers, and JetStream asks nobody whether that is allowed.
 func MailNeeds(bucket, domain, pid string) Needs {
 	api, _ := subjects(bucket, domain)
 	stream := bucket + "_mail"
-	consumer := stream + "." + pid
+	consumer, dead := stream+".mb-"+pid, bucket+"_dead"
 	return Needs{
 		Read: []string{
-			api + verbInfo + stream,
+			api + verbInfo + stream, api + verbInfo + dead,
+			api + "CONSUMER.NAMES." + stream,
 			api + "CONSUMER.INFO." + consumer,
 			api + "CONSUMER.MSG.NEXT." + consumer,
 			"$JS.ACK." + consumer + ".>",
 		},
-		Create: []string{api + verbCreate + stream},
-		Repair: []string{api + verbUpdate + stream, api + "CONSUMER.CREATE." + stream + ".>", api + "CONSUMER.DELETE." + stream + ".*"},
+		Create: []string{api + verbCreate + stream, api + verbCreate + dead},
+		Repair: []string{api + verbUpdate + stream, api + verbUpdate + dead, api + verbGet + dead, api + "CONSUMER.CREATE." + stream + ".>", api + "CONSUMER.DELETE." + stream + ".*"},
 	}
 }

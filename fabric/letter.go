@@ -1,0 +1,164 @@
+package fabric
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+)
+
+// A letter is a durable message that was delivered to this process and is not settled.
+// Its mailbox's mu guards it.
+type letter struct {
+	box     *mailbox
+	seq     uint64 // in the stream
+	key     string // of the message: its id, or its place if it has none
+	attempt int
+	stored  time.Time // by the server's clock
+	state   letterState
+	ack     string      // where the newest delivery is acknowledged
+	until   time.Time   // when a failed one is forgotten, if it does not come again
+	parcel  *deadParcel // of the last attempt
+}
+
+type letterState uint8
+
+const (
+	held   letterState = iota // in the inbox, or with the program
+	failed                    // to be delivered again
+	parked                    // on its way to the dead letters
+)
+
+// The words of JetStream's acknowledgements.
+const (
+	ackDone     = "+ACK"
+	ackProgress = "+WPI"
+)
+
+// ackAgain asks for another delivery after d.
+func ackAgain(d time.Duration) string {
+	return `-NAK {"delay":` + strconv.FormatInt(int64(d), 10) + "}"
+}
+
+// ack answers the server about a delivery. What it does not hear it asks again, by
+// delivering again.
+func (b *mailbox) ack(subject, word string) {
+	if err := b.p.nc.Publish(subject, []byte(word)); err != nil {
+		b.c.log.Debug("mail not acknowledged", "pid", b.c.cfg.pid, "err", err)
+	}
+}
+
+// Attempt is how often a message of Mode [Durable] has been handed out with this time,
+// as far as the server can tell: 1 for the first, more when it comes again. It is 0 for
+// messages of other modes.
+func (m *Message) Attempt() int {
+	if m.asked == nil {
+		return 0
+	}
+	return m.asked.attempt
+}
+
+// settle does what [Message.Done] promises of a durable message.
+func (m *Message) settle(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("done with mail from %s: %w", m.From, context.Cause(ctx))
+	}
+	if !m.asked.replied.CompareAndSwap(false, true) {
+		return ErrReplied
+	}
+	l := m.asked.letter
+	b := l.box
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.closed: // it was given back
+		return fmt.Errorf("done with mail from %s: %w", m.From, ErrClosed)
+	case err == nil:
+		b.settleLocked(l)
+	case l.parcel != nil:
+		b.parkLocked(l, err.Error())
+	default:
+		delay := min(b.cfg.Backoff<<min(l.attempt-1, 16), maxMailBackoff)
+		b.release(l, failed)
+		l.until = time.Now().Add(delay + 10*b.desc.AckWait)
+		b.ack(l.ack, ackAgain(delay))
+	}
+	return nil
+}
+
+// settleLocked needs b.mu.
+func (b *mailbox) settleLocked(l *letter) {
+	b.release(l, held)
+	delete(b.letters, l.seq)
+	b.ack(l.ack, ackDone)
+}
+
+// release notes that l is held no longer. It needs b.mu.
+func (b *mailbox) release(l *letter, next letterState) {
+	if l.state == held {
+		b.held--
+		select {
+		case b.idle <- struct{}{}:
+		default:
+		}
+	}
+	l.state = next
+}
+
+// keep tells the server that what is held is still worked on, and forgets what failed
+// and never came again: it was too old, or a person removed it.
+func (b *mailbox) keep() {
+	tick := time.NewTicker(b.desc.AckWait / 3)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-b.c.done:
+			return
+		}
+		now := time.Now()
+		b.mu.Lock()
+		var subjects []string
+		for seq, l := range b.letters {
+			switch {
+			case l.state != failed:
+				subjects = append(subjects, l.ack)
+			case now.After(l.until):
+				delete(b.letters, seq)
+				b.seen.remove(l.key)
+			}
+		}
+		b.mu.Unlock()
+		for _, s := range subjects {
+			b.ack(s, ackProgress)
+		}
+	}
+}
+
+// seen remembers the ids of the newest messages of this life, those that are held
+// included: one that the sender had to repeat, after the server had forgotten it, is
+// not handed out a second time.
+type seen struct {
+	now, before map[string]struct{}
+}
+
+// maxSeen is half of how many ids are remembered at most.
+const maxSeen = 16_384
+
+func (s *seen) has(id string) bool {
+	_, now := s.now[id]
+	_, before := s.before[id]
+	return now || before
+}
+
+func (s *seen) add(id string) {
+	if s.now == nil || len(s.now) >= maxSeen {
+		s.before, s.now = s.now, make(map[string]struct{})
+	}
+	s.now[id] = struct{}{}
+}
+
+func (s *seen) remove(id string) {
+	delete(s.now, id)
+	delete(s.before, id)
+}

@@ -1,0 +1,386 @@
+package fabric
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/natsfabric/natsfabric/internal/kv"
+	"github.com/natsfabric/natsfabric/internal/mail"
+	"github.com/natsfabric/natsfabric/internal/token"
+)
+
+// headerID is where the server looks for a message's id, and where a durable message
+// says what others say in their reply subject: see wire.go.
+const headerID = "Nats-Msg-Id"
+
+// mailOverhead is what a durable message must leave free of the server's max_payload:
+// for its id, and for the reason why it became a dead letter.
+const mailOverhead = 4 << 10
+
+// newOffice returns the fabric's mail as a node with cfg would have it.
+func newOffice(cfg Config, l *link, s subjects) *mail.Office {
+	return mail.New(l.nc, mail.Config{
+		Name: kv.Name(cfg.Cluster, cfg.Env), Mail: s.mailAll(), Dead: s.deadAll(),
+		Domain: cfg.Domain, Replicas: cfg.Replicas,
+		Quota: cmp.Or(cfg.Mailbox.Quota, DefaultMailQuota), Bytes: cmp.Or(cfg.Mailbox.Bytes, DefaultMailBytes),
+		Age: cmp.Or(cfg.Mailbox.Age, DefaultMailAge), Denied: l.refused, Logger: cfg.Logger,
+	})
+}
+
+// A mailer hands the courier's durable messages to the mail stream, and has the
+// mailbox if the node has one.
+type mailer struct {
+	c      *courier
+	nc     *nats.Conn // the one that carries the bucket
+	office *mail.Office
+	key    [sha256.Size]byte // of the macs in ids
+	calls  calls             // messages whose storing is to be acknowledged
+	turn   chan struct{}     // capacity 1: who holds its token looks after the streams
+	opened atomic.Bool       // the streams were there
+	outbox outbox
+	box    *mailbox // nil if it has none
+
+	parked, repeated atomic.Uint64
+}
+
+func newMailer(c *courier) *mailer {
+	p := &mailer{c: c, nc: c.nc, office: c.cfg.mail, turn: make(chan struct{}, 1)}
+	if p.office != nil {
+		p.nc = p.office.Conn()
+	}
+	_, _ = rand.Read(p.key[:]) // never fails (crypto/rand)
+	p.calls.init()
+	p.outbox.wake = make(chan struct{}, 1)
+	if c.cfg.mailbox.On && !c.cfg.passive && p.office != nil {
+		p.box = newMailbox(p)
+	}
+	return p
+}
+
+// open makes sure that the streams are there. A passive node makes none.
+func (p *mailer) open(ctx context.Context) error {
+	if p.opened.Load() {
+		return nil
+	}
+	if p.office == nil {
+		return ErrNoMail
+	}
+	ctx, cancel := p.limit(ctx)
+	defer cancel()
+	select {
+	case p.turn <- struct{}{}:
+		defer func() { <-p.turn }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if p.opened.Load() {
+		return nil
+	}
+	if err := p.office.Open(ctx, !p.c.cfg.passive && !p.c.cfg.fixedMail); err != nil {
+		return explain(err)
+	}
+	p.opened.Store(true)
+	return nil
+}
+
+// limit bounds a ctx without a deadline, but for the courier's own.
+func (p *mailer) limit(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok || ctx == (life{p.c}) {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, DefaultRequestTimeout)
+}
+
+// post returns when the mail stream has stored o; if d is everyone, a message for each
+// of the others who are members or have a mailbox. The id is chosen if the caller named
+// it: then it stands for the same message again.
+func (p *mailer) post(ctx context.Context, d *dest, chosen bool, o *outgoing) error {
+	if size := int64(len(o.data)) + headerSize(o.header) + mailOverhead; size > p.nc.MaxPayload() {
+		return fmt.Errorf("%w: %d bytes with %d for the mail stream, the server takes %d", ErrTooLarge, size, mailOverhead, p.nc.MaxPayload())
+	}
+	if err := p.open(ctx); err != nil {
+		return err
+	}
+	if d.pid != Everyone {
+		s := p.address(d.pid, chosen, o)
+		p.enqueue(s)
+		return p.finish(ctx, s)
+	}
+	pids, err := p.everyone(ctx)
+	if err != nil {
+		return err
+	}
+	var all []*posting
+	for _, pid := range pids {
+		s := p.address(pid, chosen, o)
+		p.enqueue(s)
+		all = append(all, s)
+	}
+	var errs []error
+	for _, s := range all {
+		if err := p.finish(ctx, s); err != nil {
+			errs = append(errs, Undeliverable{To: s.to, ID: o.id, Err: err})
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// everyone returns the members of the view and the owners of mailboxes, without this
+// node.
+func (p *mailer) everyone(ctx context.Context) ([]PID, error) {
+	ctx, cancel := p.limit(ctx)
+	defer cancel()
+	owners, err := p.office.Owners(ctx)
+	if err != nil {
+		return nil, explain(err)
+	}
+	pids := p.c.cfg.others()
+	known := make(map[PID]bool, len(pids)+1)
+	known[p.c.cfg.pid] = true
+	for _, pid := range pids {
+		known[pid] = true
+	}
+	for _, name := range owners {
+		if pid := PID(name); !known[pid] && token.CheckPID(name) == nil {
+			pids = append(pids, pid)
+			known[pid] = true
+		}
+	}
+	return pids, nil
+}
+
+// A posting is a message on its way into a stream.
+type posting struct {
+	to      PID // who speaks in the address of the acknowledgement
+	id      uint64
+	subject string
+	header  nats.Header
+	data    []byte
+	stored  func(ack []byte) error
+	counts  uint64 // in Stats.Sent
+
+	gone  bool // nobody waits for it; outbox.publishing guards it
+	call  *call
+	began time.Time
+	tries int
+	open  int   // attempts that were not answered: they may have been stored
+	err   error // of the last attempt
+}
+
+// address makes a durable message of o.
+func (p *mailer) address(to PID, chosen bool, o *outgoing) *posting {
+	id := tag{kind: kindMail, nonce: p.c.nonce, typ: o.typ, id: o.id, secret: p.mac(to, chosen, o.id)}
+	header := make(nats.Header, len(o.header)+1)
+	maps.Copy(header, o.header)
+	header[headerID] = []string{string(id.append(append([]byte(p.c.cfg.pid), '.')))}
+	return &posting{
+		to: to, id: o.id, subject: p.c.subj.mail(to), header: header, data: o.data,
+		stored: p.office.Stored, counts: 1, began: time.Now(),
+	}
+}
+
+// mac is the part of an id that nobody can foresee but this courier: of the receiver,
+// the number, and whether that was the caller's choice, so that it is never taken for
+// one of the node's own.
+func (p *mailer) mac(to PID, chosen bool, id uint64) string {
+	var buf [len(p.key) + 9 + 64]byte // on the stack: a name has at most 64 bytes
+	b := binary.BigEndian.AppendUint64(append(buf[:0], p.key[:]...), id)
+	if chosen {
+		b = append(b, 1)
+	} else {
+		b = append(b, 0)
+	}
+	sum := sha256.Sum256(append(b, to...))
+	n := binary.BigEndian.Uint64(sum[:]) // too little of it to compute the sum of a longer input
+	var out [secretLen]byte
+	for i := range out {
+		out[i] = base62[n%62]
+		n /= 62
+	}
+	return string(out[:])
+}
+
+// await opens the call for the next answer to s.
+func (p *mailer) await(s *posting) {
+	s.call = p.calls.open(s.id, s.to)
+	if p.c.closed.Load() { // close may not have seen it
+		p.close()
+	}
+}
+
+// again hands s to the connection once more. What becomes of it, finish finds out.
+func (p *mailer) again(s *posting) {
+	if s.call == nil {
+		p.await(s)
+	}
+	s.tries++
+	if s.err = p.publish(s, s.call); s.err == nil {
+		s.open++
+	}
+}
+
+// publish hands s to the connection, to be answered to w.
+func (p *mailer) publish(s *posting, w *call) error {
+	if !p.nc.IsConnected() { // a borrowed connection's buffer would take it
+		if p.nc.IsClosed() {
+			return natsError(nats.ErrConnectionClosed)
+		}
+		return ErrDisconnected
+	}
+	t := tag{kind: kindMail, nonce: p.c.nonce, id: s.id, secret: w.secret}
+	var buf [160]byte
+	reply := t.append(append(buf[:0], p.c.subj.reply(p.c.cfg.pid, s.to)...))
+	err := p.nc.PublishMsg(&nats.Msg{Subject: s.subject, Reply: string(reply), Header: s.header, Data: s.data})
+	if err != nil {
+		return p.c.publishError(err, len(s.data))
+	}
+	return nil
+}
+
+// close ends everything that waits, with [ErrClosed]. It is not one more channel to wait
+// for, as hundreds of callers would contend for it.
+func (p *mailer) close() {
+	p.calls.mu.Lock()
+	defer p.calls.mu.Unlock()
+	for secret, w := range p.calls.m {
+		delete(p.calls.m, secret)
+		w.answer <- answer{err: ErrClosed}
+	}
+}
+
+// answered gives what came back to who waits for it.
+func (p *mailer) answered(from PID, t tag, a answer) {
+	if w := p.calls.match(t, from); w != nil {
+		w.answer <- a
+	}
+}
+
+// An attempt is repeated when repeatAfter has passed, then twice as long each time,
+// as long as the server still knows the id if one of them was stored.
+const (
+	repeatAfter = time.Second
+	repeatUntil = mail.MinWindow * 3 / 4
+)
+
+// finish returns nil when s is stored, and repeats it until then, until ctx ends or, if
+// that has no deadline, until DefaultRequestTimeout has passed. An error wraps
+// [ErrUnknownOutcome] or says that it was not stored.
+func (p *mailer) finish(ctx context.Context, s *posting) error {
+	defer func() {
+		if s.call != nil {
+			p.calls.take(s.call)
+		}
+	}()
+	_, bounded := ctx.Deadline()
+	timer := time.NewTimer(repeatAfter)
+	defer timer.Stop()
+	for {
+		var end error
+		select {
+		case a := <-s.call.answer:
+			s.call = nil
+			s.open--
+			if a.err == ErrClosed {
+				s.open++
+				end = a.err
+				break
+			}
+			retry, err := p.verdict(s, a)
+			if !retry {
+				if a.err != nil { // it may not have been published yet
+					p.abandon(s)
+				}
+				return err
+			}
+			s.err = err
+			if end = p.prepare(ctx, s); end == nil {
+				p.again(s)
+				continue
+			}
+		case <-timer.C:
+			if waited := time.Since(s.began); !bounded && waited >= DefaultRequestTimeout {
+				end = context.DeadlineExceeded
+				break
+			} else if waited < repeatUntil {
+				p.again(s)
+				timer.Reset(min(repeatAfter<<min(s.tries, 4), max(DefaultRequestTimeout-waited, repeatAfter)))
+			}
+			continue
+		case <-ctx.Done():
+			end = context.Cause(ctx)
+		}
+		p.abandon(s)
+		return p.given(s, end)
+	}
+}
+
+// verdict says what an answer means: stored, refused for good, or to be tried again.
+func (p *mailer) verdict(s *posting, a answer) (retry bool, err error) {
+	if a.err == errBounced { // nobody writes to the stream
+		return true, ErrNoMail
+	}
+	if a.err != nil {
+		return false, a.err // a permission is missing
+	}
+	err = s.stored(a.data)
+	switch {
+	case err == nil:
+		return false, nil
+	case errors.Is(err, mail.ErrBusy):
+		return true, err
+	case errors.Is(err, mail.ErrForeign): // what our stream says is still to come
+		s.open++
+		return true, err
+	case errors.Is(err, mail.ErrFull):
+		return false, fmt.Errorf("%w: %w", ErrMailboxFull, err)
+	case errors.Is(err, mail.ErrTooLarge):
+		return false, fmt.Errorf("%w: %w", ErrTooLarge, err)
+	}
+	return false, err
+}
+
+// prepare waits before the next attempt, and looks after the stream if it was not
+// there.
+func (p *mailer) prepare(ctx context.Context, s *posting) error {
+	if err := kv.Pause(ctx, s.tries); err != nil {
+		return err
+	}
+	if !errors.Is(s.err, ErrNoMail) {
+		return nil
+	}
+	p.opened.Store(false)
+	return p.open(ctx)
+}
+
+// given is the error of a message that was given up because of end.
+func (p *mailer) given(s *posting, end error) error {
+	waited := time.Since(s.began).Round(time.Millisecond)
+	if s.open > 0 {
+		return fmt.Errorf("%w: message %d was not acknowledged as stored within %v: %w", ErrUnknownOutcome, s.id, waited, end)
+	}
+	if s.err != nil && !errors.Is(end, ErrNoMail) {
+		return fmt.Errorf("message %d was not stored within %v: %w: %w", s.id, waited, s.err, end)
+	}
+	return end
+}
+
+// headerSize is what a header takes on the wire, or a little more.
+func headerSize(h nats.Header) int64 {
+	n := 0
+	for key, values := range h {
+		for _, v := range values {
+			n += len(key) + len(v) + 4
+		}
+	}
+	return int64(n)
+}

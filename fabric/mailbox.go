@@ -1,0 +1,378 @@
+package fabric
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/natsfabric/natsfabric/internal/mail"
+)
+
+// A mailbox fetches the node's durable messages into its inbox and has them
+// acknowledged when they are done.
+//
+//	            +--------- delivered again ----------+
+//	            v                                    |
+//	deliver -> held --Done(nil)--> settled           |
+//	            |                                    |
+//	            +-----Done(err), not the last--> failed
+//	            |
+//	            +-----Done(err), the last------> parking --stored--> settled
+//	deliver, invalid or failed too often ------> parking
+//
+// While a message is held or parked, the server is told so each third of its patience,
+// so that it delivers nothing again as long as this process lives. The server counts
+// the deliveries; as it cannot tell those that waited in an inbox from those that were
+// tried, a new process fetches one at a time until all that its predecessor had are
+// settled: if one of them ends processes, the others are not counted down with it.
+type mailbox struct {
+	p    *mailer
+	c    *courier
+	cfg  Mailbox
+	desc mail.Box
+	cons jetstream.Consumer // of the next serve; run's alone
+
+	idle    chan struct{} // capacity 1: a token means that a message was settled
+	parking chan struct{} // capacity 1: a token means that there is something to park
+
+	mu      sync.Mutex         // guards the fields below
+	letters map[uint64]*letter // delivered and not settled, by their place in the stream
+	held    int
+	parcels []*deadParcel
+	seen    seen
+	closed  bool
+}
+
+func newMailbox(p *mailer) *mailbox {
+	cfg := p.c.cfg.mailbox.withDefaults()
+	return &mailbox{
+		p: p, c: p.c, cfg: cfg,
+		desc: mail.Box{
+			PID: string(p.c.cfg.pid), Subjects: p.c.subj.mailTo(p.c.cfg.pid), AckWait: p.c.cfg.ackWait,
+			InFlight: cfg.InFlight, Idle: cmp.Or(cfg.Age, DefaultMailAge),
+		},
+		idle: make(chan struct{}, 1), parking: make(chan struct{}, 1), letters: make(map[uint64]*letter),
+	}
+}
+
+// begin opens the mailbox, if there is one to be, and starts to receive. The node must
+// hold its PID.
+func (p *mailer) begin(ctx context.Context) (err error) {
+	if p.box == nil {
+		return nil
+	}
+	if err := p.open(ctx); err != nil {
+		return err
+	}
+	if p.box.cons, err = p.office.Mailbox(ctx, p.box.desc, !p.c.cfg.fixedMail); err != nil {
+		return explain(err)
+	}
+	p.c.subsMu.Lock()
+	defer p.c.subsMu.Unlock()
+	if p.c.closed.Load() {
+		return ErrClosed
+	}
+	p.c.wg.Go(p.box.run)
+	p.c.wg.Go(p.box.keep)
+	p.c.wg.Go(p.box.park)
+	return nil
+}
+
+// run receives until the courier closes, and opens the mailbox again when it was lost.
+func (b *mailbox) run() {
+	defer b.close()
+	ctx := life{b.c}
+	err := b.inherit(ctx)
+	for try := 0; ctx.Err() == nil; {
+		if err == nil {
+			try = 0
+			err = b.serve(ctx)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			b.c.log.Warn("mailbox not reached", "pid", b.c.cfg.pid, "err", err)
+		}
+		if pauseFor(ctx, min(100*time.Millisecond<<min(try, 6), 5*time.Second)) != nil {
+			return
+		}
+		try++
+		b.p.opened.Store(false)
+		if err = b.p.open(ctx); err == nil {
+			b.cons, err = b.p.office.Mailbox(ctx, b.desc, !b.c.cfg.fixedMail)
+		}
+	}
+}
+
+// inherit fetches one at a time until what the process before had is settled. What
+// that process never saw comes after it.
+func (b *mailbox) inherit(ctx context.Context) error {
+	info := b.cons.CachedInfo()
+	last, waited := info.Delivered.Stream, false
+	var fresh []*Message
+	defer func() {
+		for _, m := range fresh {
+			b.hand(m)
+		}
+	}()
+	for info.NumAckPending > 0 && info.AckFloor.Stream < last {
+		m, err := b.next(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, nats.ErrTimeout), errors.Is(err, context.DeadlineExceeded), errors.Is(err, jetstream.ErrNoMessages):
+		case err != nil:
+			return err
+		default:
+			if meta, err := m.Metadata(); err == nil && meta.NumDelivered == 1 {
+				if msg := b.admit(m); msg != nil {
+					fresh = append(fresh, msg)
+				}
+				if !waited { // the server still has hope for the others
+					waited = true
+					if err := pauseFor(ctx, b.desc.AckWait); err != nil {
+						return err
+					}
+				}
+				break
+			}
+			b.deliver(m)
+			if err := b.awaitHeld(ctx, len(fresh)); err != nil {
+				return err
+			}
+		}
+		if info, err = b.info(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *mailbox) next(ctx context.Context) (jetstream.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	return b.cons.Next(jetstream.FetchContext(ctx))
+}
+
+func (b *mailbox) info(ctx context.Context) (*jetstream.ConsumerInfo, error) {
+	ctx, cancel := context.WithTimeout(ctx, goneTimeout)
+	defer cancel()
+	return b.cons.Info(ctx)
+}
+
+// awaitHeld waits until no more than n messages are held.
+func (b *mailbox) awaitHeld(ctx context.Context, n int) error {
+	for {
+		b.mu.Lock()
+		held := b.held
+		b.mu.Unlock()
+		if held <= n {
+			return nil
+		}
+		select {
+		case <-b.idle:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// fetchBytes bounds the bytes that are fetched and not yet in the inbox, so that
+// nats.go has room for them; a message must fit.
+const fetchBytes = 16 << 20
+
+// serve receives until the courier closes or the mailbox is lost.
+func (b *mailbox) serve(ctx context.Context) error {
+	lost := make(chan error, 1)
+	cc, err := b.cons.Consume(b.deliver,
+		jetstream.PullMaxMessagesWithBytesLimit(b.cfg.InFlight, fetchBytes+int(b.p.nc.MaxPayload())),
+		jetstream.PullExpiry(30*time.Second), jetstream.PullHeartbeat(5*time.Second),
+		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
+			// What else comes here is got over by nats.go.
+			if errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrConsumerDeleted) ||
+				errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrBadRequest) {
+				select {
+				case lost <- err:
+				default:
+				}
+			}
+		}))
+	if err != nil {
+		return err
+	}
+	select {
+	case err = <-lost:
+	case <-cc.Closed():
+	case <-ctx.Done():
+	}
+	cc.Drain() // what was fetched still comes to deliver
+	timer := time.NewTimer(time.Second)
+	defer timer.Stop()
+	select {
+	case <-cc.Closed():
+	case <-timer.C: // the connection is away
+	}
+	return err
+}
+
+// deliver takes a message from the stream. It waits while the inbox is full.
+func (b *mailbox) deliver(m jetstream.Msg) {
+	if msg := b.admit(m); msg != nil {
+		b.hand(msg)
+	}
+}
+
+// admit makes a letter of a message from the stream, and returns what is to be handed
+// out, if anything is.
+func (b *mailbox) admit(m jetstream.Msg) *Message {
+	meta, err := m.Metadata()
+	if err != nil || !b.p.office.Delivered(meta, b.desc) {
+		b.c.drop(&nats.Msg{Subject: m.Subject(), Reply: m.Reply()}) // it is not from the stream
+		return nil
+	}
+	msg, id, reason := b.decode(m)
+	b.mu.Lock()
+	if b.closed || b.c.closed.Load() {
+		b.mu.Unlock()
+		b.ack(m.Reply(), ackAgain(handOver))
+		return nil
+	}
+	key := cmp.Or(id, "#"+strconv.FormatUint(meta.Sequence.Stream, 10))
+	l := b.letters[meta.Sequence.Stream]
+	switch {
+	case l == nil && b.seen.has(key):
+		b.mu.Unlock()
+		b.p.repeated.Add(1)
+		b.ack(m.Reply(), ackDone)
+		return nil
+	case l == nil:
+		l = &letter{box: b, seq: meta.Sequence.Stream, key: key, attempt: int(meta.NumDelivered), stored: meta.Timestamp}
+		b.letters[l.seq] = l
+	case l.state != failed: // the server was impatient
+		l.ack = m.Reply()
+		b.mu.Unlock()
+		return nil
+	default:
+		l.attempt++
+	}
+	b.seen.add(key)
+	l.ack, l.state = m.Reply(), held
+	b.held++
+	last := l.attempt >= b.cfg.Attempts
+	if reason != "" || last {
+		l.parcel = newDeadParcel(b.c, m, l.attempt, reason)
+	}
+	if reason == "" && l.attempt > b.cfg.Attempts {
+		reason = fmt.Sprintf("the process ended during attempt %d", l.attempt-1)
+		l.parcel.attempts--
+	}
+	if reason != "" {
+		b.parkLocked(l, reason)
+		b.mu.Unlock()
+		return nil
+	}
+	b.mu.Unlock()
+	msg.asked = &asked{courier: b.c, kind: kindMail, letter: l, attempt: l.attempt}
+	return msg
+}
+
+// hand puts m into the inbox when there is room.
+func (b *mailbox) hand(m *Message) {
+	for {
+		room := b.c.inbox.offer(m)
+		if room == nil {
+			return
+		}
+		select {
+		case <-room:
+		case <-b.c.done:
+			return
+		}
+	}
+}
+
+// decode makes a message of what the stream stored. If it is not what a fabric's
+// process sends, reason says why.
+func (b *mailbox) decode(m jetstream.Msg) (msg *Message, id, reason string) {
+	defer func() {
+		if reason != "" {
+			b.c.invalid.Add(1)
+		}
+	}()
+	_, from, ok := b.c.subj.parseMail(m.Subject())
+	if !ok {
+		return nil, "", "the sender in the subject is no PID"
+	}
+	h := m.Headers()
+	if isForeign(h) {
+		return nil, "", "it was made by the server"
+	}
+	msg = &Message{From: from, To: b.c.cfg.pid, Header: userHeader(h), Mode: Durable, Data: m.Data()}
+	if from == External {
+		return msg, "", ""
+	}
+	ids := h[headerID]
+	if len(ids) != 1 {
+		return nil, "", "it has no id"
+	}
+	rest, ok := strings.CutPrefix(ids[0], string(from)+".")
+	t, tagged := parseTag(rest)
+	if !ok || !tagged || t.kind != kindMail {
+		return nil, "", "its id is not of its sender"
+	}
+	msg.ID, msg.Type = t.id, t.typ
+	return msg, ids[0], ""
+}
+
+// userHeader is what the sender's caller gave of a stored header, nil if nothing.
+func userHeader(h nats.Header) nats.Header {
+	var out nats.Header
+	for key, values := range h {
+		if badKey(key) != "" {
+			continue
+		}
+		if out == nil {
+			out = make(nats.Header, len(h))
+		}
+		out[key] = values
+	}
+	return out
+}
+
+// handOver is when the server delivers again what a process gives back as it ends: all
+// of it together, in the order of the stream, but that a server which still has an old
+// request to fetch puts the first one last.
+const handOver = 50 * time.Millisecond
+
+// close gives back what is held: the next process need not wait for it.
+func (b *mailbox) close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	for _, l := range b.letters {
+		if l.state != failed {
+			b.ack(l.ack, ackAgain(handOver))
+		}
+	}
+}
+
+// pauseFor waits for d, or until ctx ends, whose cause it returns.
+func pauseFor(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-t.C:
+		return nil
+	}
+}

@@ -1,0 +1,83 @@
+package fabric
+
+import (
+	"runtime"
+	"sync"
+)
+
+// An outbox is the queue of a goroutine that publishes the durable messages of all
+// callers. Each caller waits for its message to be stored; if each published by itself,
+// nats.go would write every message to the socket alone, which costs more than all else.
+// So what came together goes together, and a lone message goes at once.
+type outbox struct {
+	wake chan struct{} // capacity 1: a token means that the queue is not empty
+	once sync.Once     // starts the goroutine
+
+	mu    sync.Mutex // guards queue
+	queue []posted
+
+	publishing sync.Mutex // held while messages are published; guards their gone
+}
+
+// posted is a posting and its first call: what s.call is later, is finish's alone.
+type posted struct {
+	s    *posting
+	call *call
+}
+
+// enqueue has s published for the first time. The caller calls finish, which returns
+// when nobody uses s any more.
+func (p *mailer) enqueue(s *posting) {
+	p.outbox.once.Do(p.startOutbox)
+	p.await(s)
+	s.tries, s.open = 1, 1
+	p.outbox.mu.Lock()
+	p.outbox.queue = append(p.outbox.queue, posted{s, s.call})
+	p.outbox.mu.Unlock()
+	select {
+	case p.outbox.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (p *mailer) startOutbox() {
+	p.c.subsMu.Lock()
+	defer p.c.subsMu.Unlock()
+	if !p.c.closed.Load() {
+		p.c.wg.Go(p.runOutbox)
+	}
+}
+
+func (p *mailer) runOutbox() {
+	for {
+		select {
+		case <-p.outbox.wake:
+		case <-p.c.done:
+			return
+		}
+		runtime.Gosched() // let those add theirs who were woken together
+		p.outbox.mu.Lock()
+		batch := p.outbox.queue
+		p.outbox.queue = nil
+		p.outbox.mu.Unlock()
+		p.outbox.publishing.Lock()
+		for _, q := range batch {
+			if q.s.gone {
+				continue
+			}
+			if err := p.publish(q.s, q.call); err == nil {
+				p.c.sent.Add(q.s.counts)
+			} else if p.calls.take(q.call) {
+				q.call.answer <- answer{err: err}
+			}
+		}
+		p.outbox.publishing.Unlock()
+	}
+}
+
+// abandon makes sure that s is not published any more by the outbox.
+func (p *mailer) abandon(s *posting) {
+	p.outbox.publishing.Lock()
+	s.gone = true
+	p.outbox.publishing.Unlock()
+}
