@@ -352,14 +352,11 @@ func (m *member) deliver(v *roster.View, hold *lease.Hold, placed bool) bool {
 	m.mu.Lock()
 	ask := m.ask
 	m.mu.Unlock()
-	if ok && self.Passive != m.cfg.Passive && (m.cfg.Passive || !placed) {
-		// It has a former membership of this incarnation, or a wish that is not ours.
-		if placed {
-			m.repeat(hold)
-		}
+	if ok && self.Stay != ask.Stay {
+		m.repeat(hold) // it has a former membership of this incarnation, or a wish that is not ours
 		return placed
 	}
-	if ok && self.Refused && self.Stay == ask.Stay {
+	if ok && self.Refused {
 		m.group.end(ErrMismatch)
 		return placed
 	}
@@ -381,7 +378,7 @@ func (m *member) deliver(v *roster.View, hold *lease.Hold, placed bool) bool {
 func (m *member) repeat(hold *lease.Hold) bool {
 	ctx, cancel := context.WithCancel(m.stop)
 	defer cancel()
-	defer context.AfterFunc(hold.Context(0), cancel)()
+	defer context.AfterFunc(hold.Context(m.cfg.Grace), cancel)()
 	err := m.write(ctx, hold.Incarnation, false)
 	if err != nil {
 		m.cfg.Logger.Debug("wish not repeated", "group", m.cfg.Group, "err", err)

@@ -53,7 +53,7 @@ func (s *strict) drop() {
 	if s == nil {
 		return
 	}
-	s.keep.may, s.keep.held, s.still = "", "", ""
+	s.keep.may, s.keep.held, s.still, s.forAck = "", "", "", 0
 	s.use("", nil)
 }
 
@@ -74,6 +74,7 @@ func (s *strict) deliver(v *roster.View, hold *lease.Hold) {
 			s.show(v, roster.Member{}, false)
 			m.repeat(hold)
 		}
+		s.forAck = 0
 		return // the view is older than we are
 	}
 	if self.Refused {
