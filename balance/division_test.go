@@ -339,6 +339,7 @@ func TestClusterNotReady(t *testing.T) {
 			t.Fatal(err)
 		}
 		b.awaitShare(t, time.Minute, 0, 1, 1)
+		time.Sleep(time.Second)
 		if got := a.told(); len(got) != 4 || got[3].First != -1 {
 			t.Errorf("a was told %v", got)
 		}
@@ -372,6 +373,7 @@ func TestClusterStale(t *testing.T) {
 		if pin.Valid() {
 			t.Error("the pin is valid again after a loss")
 		}
+		time.Sleep(time.Second)
 		if got := a.told(); len(got) != 3 {
 			t.Errorf("it was told %v", got)
 		}
