@@ -41,6 +41,7 @@ func TestClusterSticky(t *testing.T) {
 				t.Errorf("%s has %v, want %v", m.node.PID(), got, want)
 			}
 		}
+		time.Sleep(time.Second)
 		told := len(b.told())
 		withdraw(t, a)
 		b.await(t, "four indices", func() bool { return b.Share().Total == 4 })
@@ -140,6 +141,13 @@ func (h *holdings) config(cfg Config, pid string, stopping time.Duration) Config
 		h.moves += len(list)
 	}
 	return cfg
+}
+
+// counts returns how much was held at most, and how often something was revoked.
+func (h *holdings) counts() (most, moves int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.most, h.moves
 }
 
 func (h *holdings) snapshot() map[int]string {
