@@ -10,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
+	"github.com/natsfabric/natsfabric/fabric"
 	"github.com/natsfabric/natsfabric/internal/natstest"
 )
 
@@ -409,5 +412,56 @@ func TestPin(t *testing.T) {
 	leave(t, a)
 	if pin.Valid() || a.g.Pin().Valid() {
 		t.Error("a pin is valid after the end")
+	}
+}
+
+// A member that a person evicts has nothing, until it is restored or comes anew; it
+// stays in the group, and in a strict mode it stops first.
+func TestClusterEvict(t *testing.T) {
+	for _, cfg := range []Config{{Workers: 2}, {Workers: 2, Mode: StrictIndex}, {Workers: 2, Partitions: 40, MoveBudget: 4}} {
+		natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+			h := &holdings{by: map[int]string{}}
+			if cfg.kind().strict() {
+				h.t = t
+			}
+			a := in(t, s, "a", h.config(cfg, "a", 500*time.Millisecond))
+			b := in(t, s, "b", h.config(cfg, "b", 0))
+			person, err := fabric.Join(limit(t, time.Minute), fabric.Config{Cluster: "c", Passive: true, NATS: append(natstest.FastOptions(), nats.InProcessServer(s.Link()))})
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.await(t, "a share", func() bool { return b.Share().Total == 4 && b.Share().First >= 0 })
+			if err := Evict(limit(t, time.Minute), person, "g", "nobody", nil); !errors.Is(err, ErrNoMember) {
+				t.Errorf("Evict of nobody = %v, want ErrNoMember", err)
+			}
+			var left []int
+			if err := Evict(limit(t, time.Minute), person, "g", "a", func(n int) { left = append(left, n) }); err != nil {
+				t.Fatal(err)
+			}
+			if len(left) == 0 || left[len(left)-1] != 0 {
+				t.Errorf("kind %q: left %v, want 0 at the end", cfg.kind(), left)
+			}
+			b.await(t, "everything", func() bool {
+				return b.Share().Total == 2 && len(b.Partitions().Mine()) == cfg.Partitions && b.Share().Workers == 2
+			})
+			time.Sleep(time.Second)
+			for i, pid := range h.snapshot() {
+				if pid != "b" {
+					t.Errorf("kind %q: %s has %d after it was evicted", cfg.kind(), pid, i)
+				}
+			}
+			if got := a.Share(); got.First != -1 || len(a.Members()) != 2 || a.Context().Err() != nil {
+				t.Errorf("evicted, it has %v among %v", got, a.Members())
+			}
+			if err := Restore(limit(t, time.Minute), person, "g", "a"); err != nil {
+				t.Fatal(err)
+			}
+			a.await(t, "its share", func() bool { return a.Share().Workers == 2 && a.Share().Total == 4 })
+			if err := person.Leave(limit(t, time.Minute)); err != nil {
+				t.Error(err)
+			}
+			withdraw(t, a)
+			withdraw(t, b)
+		})
 	}
 }
