@@ -17,6 +17,7 @@ type balanceFlags struct {
 	workers, first, total int
 	passive, fork         bool
 	partitions            int
+	watch                 bool
 	master                master
 	worker                workerFlags
 }
@@ -45,15 +46,15 @@ holder of an index: have it checked where the work is written down, because a
 fabric-node that is stopped (SIGSTOP) cannot stop its workers. If the place in the
 group is lost for good, the exit code is 75.
 
-With --partitions the group's work is divided into so many, and the changes of who
-has how many are printed; with -P as well, only that.`,
+With --partitions the group's work is divided into so many, and who has how many is
+printed when it changes; with --watch only that, and this process takes none.`,
 		Example: `  fabric-node balance -v -k mycluster -e dev -i node1 -n 2
   fabric-node balance -k mycluster -P                  # the total, and no index
   fabric-node balance -I 3 -n 4 -T 7                   # static
   fabric-node balance -k mycluster -n 4 -o ndjson
   fabric-node balance -k shop -n 4 -- ./worker         # four of them
   fabric-node balance -k shop --on-change signal:HUP --state-file w.json -- ./worker
-  fabric-node balance -k shop --partitions 1024 -P`,
+  fabric-node balance -k shop --partitions 1024 --watch`,
 		Args: balanceArgs,
 	}
 	cmd.RunE = a.untilSignal(func(ctx context.Context, args []string) error { return a.balance(ctx, &f, cmd.Flags(), args) })
@@ -65,6 +66,7 @@ has how many are printed; with -P as well, only that.`,
 	fs.BoolVarP(&f.fork, "fork", "F", false, "refused: a Go process cannot fork")
 	fs.Lookup("fork").Hidden = true
 	fs.IntVar(&f.partitions, "partitions", 0, "divide the work into `N` partitions")
+	fs.BoolVar(&f.watch, "watch", false, "with --partitions: take none, and print only who has how many")
 	f.worker.bind(fs)
 	f.master.bindEmbedded(fs)
 	return cmd
@@ -93,6 +95,9 @@ func checkBalance(f *balanceFlags, fs *pflag.FlagSet, argv []string) error {
 	case len(argv) > 0 && (f.passive || f.partitions != 0 || fs.Changed("total")):
 		return usagef("-P, -T and --partitions do not go with a command")
 	}
+	if f.watch && f.partitions == 0 {
+		return usagef("--watch needs --partitions")
+	}
 	for _, name := range []string{"on-change", "state-file", "barrier", "restart-policy", "grace"} {
 		if len(argv) == 0 && fs.Changed(name) {
 			return usagef("--%s needs a command after --", name)
@@ -105,6 +110,7 @@ func (a *app) balance(ctx context.Context, f *balanceFlags, fs *pflag.FlagSet, a
 	if err := checkBalance(f, fs, argv); err != nil {
 		return err
 	}
+	f.passive = f.passive || f.watch
 	if len(argv) > 0 {
 		a.hideJSON = true
 		return wrapperError(a.balanceWork(ctx, f, fs, argv))
@@ -179,6 +185,8 @@ type reporter struct {
 	text   *clusterTest
 	out    *events
 	static bool
+	silent bool   // but for partitions
+	epoch  uint64 // of the partitions shown last
 
 	ready chan struct{} // holds one token while the queue is not empty
 	mu    sync.Mutex
@@ -186,7 +194,7 @@ type reporter struct {
 }
 
 func newReporter(a *app, f *balanceFlags) *reporter {
-	r := &reporter{app: a, out: a.events(), ready: make(chan struct{}, 1)}
+	r := &reporter{app: a, out: a.events(), silent: f.watch, ready: make(chan struct{}, 1)}
 	workers := max(f.workers, 1)
 	if f.passive {
 		workers = 0
@@ -212,6 +220,9 @@ func (r *reporter) drain(g *balance.Group) error {
 	r.queue = nil
 	r.mu.Unlock()
 	for _, s := range queue {
+		if r.silent {
+			continue
+		}
 		if !r.app.table() {
 			if err := r.out.emit(newBalancedEvent(s)); err != nil {
 				return err
@@ -229,14 +240,52 @@ func (r *reporter) drain(g *balance.Group) error {
 	return nil
 }
 
+func (r *reporter) say(text string) {
+	if !r.silent {
+		r.text.say(text)
+	}
+}
+
+// views fires when there is a new view of a group with partitions.
+func (r *reporter) views(g *balance.Group) <-chan struct{} {
+	if g.Partitions().Count() == 0 {
+		return nil
+	}
+	ch := make(chan struct{}, 1) // capacity 1: only the newest view counts
+	go func() {
+		for _, err := range g.Shares(g.Context()) {
+			if err != nil {
+				return
+			}
+			select {
+			case ch <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	return ch
+}
+
+// partitions prints who has how many, if that is news.
+func (r *reporter) partitions(p *balance.Partitions) error {
+	if p.Epoch == r.epoch {
+		return nil
+	}
+	r.epoch = p.Epoch
+	return r.out.emit(newPartitionsEvent(p))
+}
+
 // run prints changes until ctx or the group ends, then leaves and prints the rest.
 func (r *reporter) run(ctx context.Context, g *balance.Group, leave func(context.Context) error) error {
 	err := r.drain(g)
-	r.text.say("cluster joined; sleeping until terminated")
+	r.say("cluster joined; sleeping until terminated")
+	views := r.views(g)
 	for err == nil && ctx.Err() == nil && g.Context().Err() == nil {
 		select {
 		case <-r.ready:
 			err = r.drain(g)
+		case <-views:
+			err = r.partitions(g.Partitions())
 		case <-ctx.Done():
 		case <-g.Context().Done():
 			err = context.Cause(g.Context())
@@ -244,15 +293,15 @@ func (r *reporter) run(ctx context.Context, g *balance.Group, leave func(context
 	}
 	if ctx.Err() != nil {
 		err = nil
-		r.text.say("signal received, will terminate")
+		r.say("signal received, will terminate")
 	}
-	r.text.say("will now leave the cluster")
+	r.say("will now leave the cluster")
 	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.app.opts.timeout)
 	defer cancel()
 	leaveErr := leave(limited)
 	err = errors.Join(err, r.drain(g), leaveErr)
 	if err == nil {
-		r.text.say("successfully left the cluster")
+		r.say("successfully left the cluster")
 	}
 	return err
 }

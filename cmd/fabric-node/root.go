@@ -124,7 +124,7 @@ signal n. A wrapped command's own code passes through.`,
 	}
 	group("cluster", newRun(a), newMembers(a), newWatch(a))
 	group("message", newSend(a), newBroadcast(a), newRequest(a))
-	group("coord", newLeader(a), newLead(a), newBalance(a))
+	group("coord", newLeader(a), newLead(a), newBalance(a), newEvict(a))
 	group("other", newDemo(a), newServer(a), newVersion(a))
 	root.SetHelpCommandGroupID("other")
 	root.SetCompletionCommandGroupID("other")
