@@ -332,13 +332,18 @@ func (m *member) fuse(hold *lease.Hold) (fuse <-chan struct{}, poll <-chan time.
 	}
 	// A renewal each third of a lease, and one of them may be lost: no news for
 	// longer than that.
-	early := m.node.Lease() * 3 / 10
+	lease := m.node.Lease()
+	early := max(lease*3/10, m.cfg.Grace+lease/20)
 	if hold.Valid(early) {
 		m.group.stale(false)
 		return hold.Context(early).Done(), nil
 	}
 	m.group.stale(true)
-	return nil, time.After(m.node.Lease() / 50) // until it is renewed, or lost
+	poll = time.After(lease / 50) // until it is renewed, or lost
+	if hold.Valid(m.cfg.Grace) {
+		fuse = hold.Context(m.cfg.Grace).Done()
+	}
+	return fuse, poll
 }
 
 // deliver hands over a view in which this incarnation stands, or one that does not

@@ -144,6 +144,9 @@ func (p poll) units(before, next *roster.View, k kind) int {
 		return before.Units
 	}
 	units := before.Units
+	if !parseKind(before.Kind).parts || !slices.ContainsFunc(before.Members, func(m roster.Member) bool { return !m.Refused }) {
+		units = 0 // nobody was there: a new beginning
+	}
 	for _, m := range next.Members {
 		if units == 0 && !m.Refused {
 			units = m.Parts
