@@ -23,6 +23,11 @@ func (m *member) census(ctx context.Context, before *roster.View, report func(ro
 		return err
 	}
 	defer watch.Close()
+	evictions, err := m.host.Session.Bucket().Watch(ctx, evictionKey(m.cfg.Group, "*"))
+	if err != nil {
+		return err
+	}
+	defer evictions.Close()
 	ticker := time.NewTicker(sweep)
 	defer ticker.Stop()
 	select {
@@ -30,12 +35,12 @@ func (m *member) census(ctx context.Context, before *roster.View, report func(ro
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	c := counter{m: m, before: before, wishes: map[string]wish{}, revs: map[string]uint64{}, away: map[string]time.Time{}, over: map[identity]bool{}}
-	synced := false
+	c := counter{m: m, before: before, wishes: map[string]wish{}, revs: map[string]uint64{}, away: map[string]time.Time{}, over: map[identity]bool{}, evicted: map[string]uint64{}}
+	wishesRead, evictionsRead := false, false
 	for {
 		fabric, changed := m.host.Members.View()
 		timer := time.NewTimer(time.Hour)
-		if synced {
+		if wishesRead && evictionsRead {
 			again, count := c.count(ctx, fabric, time.Now())
 			report(count)
 			timer.Reset(again)
@@ -50,9 +55,17 @@ func (m *member) census(ctx context.Context, before *roster.View, report func(ro
 			c.sweep(ctx, fabric)
 		case <-watch.Changed():
 			var entries []kv.Entry
-			entries, synced = watch.Take()
+			entries, wishesRead = watch.Take()
 			for _, e := range entries {
 				c.take(e)
+			}
+		case <-evictions.Changed():
+			var entries []kv.Entry
+			entries, evictionsRead = evictions.Take()
+			for _, e := range entries {
+				if x, ok := parseEviction(e); ok {
+					c.evicted[x.PID] = x.Inc
+				}
 			}
 		}
 		timer.Stop()
@@ -67,6 +80,8 @@ type counter struct {
 	revs   map[string]uint64
 	away   map[string]time.Time // until when a place is kept, by PID
 	over   map[identity]bool    // memberships whose incarnation was read to be over
+	// evicted are the incarnations that are to have nothing, by PID.
+	evicted map[string]uint64
 }
 
 // take takes a changed wish.
@@ -102,7 +117,8 @@ func (c *counter) count(ctx context.Context, fabric *roster.View, now time.Time)
 	for _, w := range c.wishes {
 		p.acked[w.identity()] = w.Acked
 		if here[w.PID] == w.Inc && !w.Gone {
-			members = append(members, roster.Member{PID: w.PID, Inc: w.Inc, Ask: w.Ask})
+			given := roster.Given{Evicted: c.evicted[w.PID] == w.Inc}
+			members = append(members, roster.Member{PID: w.PID, Inc: w.Inc, Ask: w.Ask, Given: given})
 			standing[w.PID] = w.identity()
 			delete(c.away, w.PID)
 		}

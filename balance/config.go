@@ -115,8 +115,9 @@ type Config struct {
 	// member's, before OnChange. In strict modes they are nobody else's until it and
 	// OnChange have returned, or the member's lease has run out. ctx ends after
 	// RevokeTimeout; what happens then is up to OnRevoke, but while it has not
-	// returned nobody gets the indices. It is called in turn with OnChange and
-	// OnAssign, and like them may call any method of the Group but Leave.
+	// returned nobody gets the indices. In a strict mode it is told of everything that
+	// Share has shown, also of what was gone again before OnAssign was called for it.
+	// It is called in turn with OnChange and OnAssign, and like them may call any method of the Group but Leave.
 	OnRevoke func(ctx context.Context, indices []int)
 
 	// OnAssign is called with the indices, or partitions, that have become the

@@ -17,7 +17,13 @@
 // There are three ways to read a share: [Group.Share] before a unit of work,
 // [Group.Shares] in a loop, and [Config.OnChange] as a callback. A unit of work
 // should read it once and keep that value: First and Total of two different views do
-// not belong together.
+// not belong together. [Group.Pin] keeps it, and tells at the end whether it still was
+// the member's own.
+//
+// A change of the total gives nearly every row another index. Where that hurts, set
+// [Config.Partitions]: the group then has a fixed number of partitions, each with one
+// owner, and a change moves as few as any even division could ([Group.Partitions]).
+// [Sticky] does the like for indices.
 //
 //	Join, Static
 //	   |
@@ -40,11 +46,24 @@
 // The loss of an index is shown always, and once: between the shares before and after
 // it, a share with First -1.
 //
-// An index is should-be unique. Members learn of a new view within moments of each
-// other, not at the same one, so that for a short time two may act on different
-// views, and then hold the same index, or different totals. What must not happen
-// twice has to be guarded where it takes effect: write in a transaction that checks
-// the row, or make the work idempotent.
+// In the mode [Default] an index is should-be unique. Members learn of a new view
+// within moments of each other, not at the same one, so that for a short time two may
+// act on different views, and then hold the same index, or different totals. What must
+// not happen twice has to be guarded where it takes effect: write in a transaction that
+// checks the row, or make the work idempotent.
+//
+// In [StrictIndex] an index, or a partition, is held by one member at a time. The view
+// says who gives it up; that member stops (OnRevoke, OnChange), says so in the bucket,
+// and only then, or when its incarnation is over, a view gives it to another. Nothing
+// shortens a lease: a member that died keeps its indices until its lease has run out,
+// 5 s by default. A member that is cut off gives its own up Grace before that. Where
+// the total matters as well, as in hash % total, [StrictEpoch] stops everyone for each
+// change. A process that is stopped, and goes on, may act for a moment on what it had;
+// no lease helps against that. [Group.Put] does: the server refuses the write; and
+// [Group.Token] lets other stores do the same.
+//
+// What strict modes assume is what leases assume: clock rates within 1 %, no loss of the
+// bucket while a holder is cut off from it; and that nobody removes the group's view.
 //
 // # Failure handling
 //
@@ -55,10 +74,14 @@
 // holds. A member that left has First -1 and its work stopped before the others hear
 // of it.
 //
+// A member that has not renewed its lease for six tenths of it has a share that is
+// Stale: it may not know of newer views. With [Config.Rejoin] its place is kept after
+// it has gone: a restart under the same PID changes nothing for anybody else.
+//
 // # Concurrency
 //
-// A Group is safe for concurrent use. Share is one atomic load. OnChange is called by
-// one goroutine at a time, in order, with no lock held; it may call any method of the
-// Group but Leave. A Group with an OnChange runs one goroutine to call it, which ends
-// with the Group.
+// A Group is safe for concurrent use. Share is one atomic load. OnRevoke, OnChange and
+// OnAssign are called by one goroutine, one at a time, in this order for each change,
+// with no lock held; they may call any method of the Group but Leave. A Group with a
+// callback runs one goroutine to call it, which ends with the Group.
 package balance

@@ -20,6 +20,8 @@ var (
 	ErrMismatch = errors.New("balance: the group divides its work in another way")
 	// ErrNotHeld: the index is not the member's, or is no longer.
 	ErrNotHeld = errors.New("balance: index not held")
+	// ErrNoMember: the group has no member of that PID.
+	ErrNoMember = errors.New("balance: no such member of the group")
 	// ErrNotStrict: the group's mode gives no guarantee that could be kept here.
 	ErrNotStrict = errors.New("balance: the group is not in a strict mode")
 	// ErrInCallback: Leave was called from inside OnChange, OnRevoke or OnAssign, which

@@ -29,9 +29,10 @@ type Group struct {
 	units slots                // what OnRevoke and OnAssign were told; of their goroutine
 	shown latest.Value[uint64] // the newest state that the callbacks are done with
 
-	mu    sync.Mutex // held to replace state; guards the two below
+	mu    sync.Mutex // held to replace state; guards those below
 	epoch uint64     // of the newest view
 	fresh bool       // the next view counts whatever its epoch
+	seen  slots      // in a strict mode, what readers may have seen that no callback was told of
 }
 
 // A source is where a group's views come from. It hands them to deliver, reports a
@@ -169,6 +170,23 @@ func (g *Group) vacate(st *state) {
 	st.parts = st.parts.withoutSelf()
 }
 
+// tell returns what has to be revoked, and what to be assigned, to bring the callbacks
+// from what they were told to units; peek does not take note of it. In a strict mode
+// what only readers have seen has to be revoked as well: their work must stop, too.
+func (g *Group) tell(units slots, peek bool) (lost, got slots) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	newest := g.state.Load().units()
+	lost, got = g.units.and(g.seen.without(newest)).without(units), units.without(g.units)
+	if !peek {
+		g.units, g.seen = units, ""
+		if g.cfg.Mode != Default {
+			g.seen = newest
+		}
+	}
+	return lost, got
+}
+
 // units returns what the member has: partitions if there are any, else indices.
 func (st *state) units() slots {
 	if st.parts != nil {
@@ -187,6 +205,9 @@ func (st *state) drop(s Share) {
 func (g *Group) replace(next state) {
 	next.newer = make(chan struct{})
 	next.number++
+	if g.cfg.Mode != Default {
+		g.seen = g.seen.and(next.units())
+	}
 	close(g.state.Swap(&next).newer)
 }
 

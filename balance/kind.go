@@ -105,7 +105,12 @@ func placements(self string, v *roster.View) (placed []Placed, total int) {
 func wantsOf(v *roster.View) []want {
 	wants := make([]want, len(v.Members))
 	for i, m := range v.Members {
-		wants[i] = want{m.PID, m.Workers, m.Passive || m.Idle || m.Refused}
+		wants[i] = wantOf(m)
 	}
 	return wants
+}
+
+// wantOf returns what one member asks for, as far as it gets it.
+func wantOf(m roster.Member) want {
+	return want{m.PID, m.Workers, m.Passive || m.Idle || m.Refused || m.Evicted}
 }

@@ -332,13 +332,18 @@ func (m *member) fuse(hold *lease.Hold) (fuse <-chan struct{}, poll <-chan time.
 	}
 	// A renewal each third of a lease, and one of them may be lost: no news for
 	// longer than that.
-	early := m.node.Lease() * 3 / 10
+	lease := m.node.Lease()
+	early := max(lease*3/10, m.cfg.Grace+lease/20)
 	if hold.Valid(early) {
 		m.group.stale(false)
 		return hold.Context(early).Done(), nil
 	}
 	m.group.stale(true)
-	return nil, time.After(m.node.Lease() / 50) // until it is renewed, or lost
+	poll = time.After(lease / 50) // until it is renewed, or lost
+	if hold.Valid(m.cfg.Grace) {
+		fuse = hold.Context(m.cfg.Grace).Done()
+	}
+	return fuse, poll
 }
 
 // deliver hands over a view in which this incarnation stands, or one that does not
@@ -352,20 +357,17 @@ func (m *member) deliver(v *roster.View, hold *lease.Hold, placed bool) bool {
 	m.mu.Lock()
 	ask := m.ask
 	m.mu.Unlock()
-	if ok && self.Passive != m.cfg.Passive && (m.cfg.Passive || !placed) {
-		// It has a former membership of this incarnation, or a wish that is not ours.
-		if placed {
-			m.repeat(hold)
-		}
+	if ok && self.Stay != ask.Stay {
+		m.repeat(hold) // it has a former membership of this incarnation, or a wish that is not ours
 		return placed
 	}
-	if ok && self.Refused && self.Stay == ask.Stay {
+	if ok && self.Refused {
 		m.group.end(ErrMismatch)
 		return placed
 	}
 	all, total := placements(string(m.node.PID()), v)
 	m.group.accept(delivery{
-		share: shareIn(all, total, v.Epoch), placed: all, stands: ok && (self.Idle || m.cfg.Partitions > 0),
+		share: shareIn(all, total, v.Epoch), placed: all, stands: ok && (self.Idle || self.Evicted || m.cfg.Partitions > 0),
 		parts: partitionsOf(string(m.node.PID()), v, slots(self.Slots)),
 	})
 	if !ok || self.Ask != ask {
@@ -381,7 +383,7 @@ func (m *member) deliver(v *roster.View, hold *lease.Hold, placed bool) bool {
 func (m *member) repeat(hold *lease.Hold) bool {
 	ctx, cancel := context.WithCancel(m.stop)
 	defer cancel()
-	defer context.AfterFunc(hold.Context(0), cancel)()
+	defer context.AfterFunc(hold.Context(m.cfg.Grace), cancel)()
 	err := m.write(ctx, hold.Incarnation, false)
 	if err != nil {
 		m.cfg.Logger.Debug("wish not repeated", "group", m.cfg.Group, "err", err)

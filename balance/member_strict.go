@@ -53,7 +53,7 @@ func (s *strict) drop() {
 	if s == nil {
 		return
 	}
-	s.keep.may, s.keep.held, s.still = "", "", ""
+	s.keep.may, s.keep.held, s.still, s.forAck = "", "", "", 0
 	s.use("", nil)
 }
 
@@ -74,6 +74,7 @@ func (s *strict) deliver(v *roster.View, hold *lease.Hold) {
 			s.show(v, roster.Member{}, false)
 			m.repeat(hold)
 		}
+		s.forAck = 0
 		return // the view is older than we are
 	}
 	if self.Refused {
@@ -99,7 +100,7 @@ func (s *strict) deliver(v *roster.View, hold *lease.Hold) {
 // show hands what is held to the group.
 func (s *strict) show(v *roster.View, self roster.Member, more bool) {
 	placed, total := placements(s.keep.id.pid, v)
-	d := delivery{placed: placed, stands: self.Idle || s.m.cfg.Partitions > 0, more: more}
+	d := delivery{placed: placed, stands: self.Idle || self.Evicted || s.m.cfg.Partitions > 0, more: more}
 	if parseKind(v.Kind).parts {
 		d.share = shareIn(placed, total, v.Epoch)
 		d.parts = partitionsOf(s.keep.id.pid, v, s.keep.held)

@@ -81,7 +81,7 @@ func (g *Group) follow(c cursor) {
 		switch {
 		case ok:
 			g.show(share, st, !share.same(before))
-		case st.units() != g.units: // partitions only
+		case g.owes(st): // partitions, or what is gone again
 			g.show(st.share, st, false)
 		case st.ended != nil:
 			return
@@ -92,14 +92,19 @@ func (g *Group) follow(c cursor) {
 	}
 }
 
+// owes reports whether OnRevoke or OnAssign have to be called for st.
+func (g *Group) owes(st *state) bool {
+	lost, got := g.tell(st.units(), true)
+	return lost != "" || got != ""
+}
+
 // show calls the callbacks for share, one that c has made of st.
 func (g *Group) show(share Share, st *state, changed bool) {
 	units := st.units()
 	if share != st.share { // a loss that is over
 		units = ""
 	}
-	lost, got := g.units.without(units), units.without(g.units)
-	g.units = units
+	lost, got := g.tell(units, false)
 	if lost != "" && g.cfg.OnRevoke != nil {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(g.ctx), g.cfg.RevokeTimeout)
 		g.cfg.OnRevoke(ctx, slices.Collect(lost.all()))

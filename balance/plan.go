@@ -144,6 +144,9 @@ func (p poll) units(before, next *roster.View, k kind) int {
 		return before.Units
 	}
 	units := before.Units
+	if !parseKind(before.Kind).parts || !slices.ContainsFunc(before.Members, func(m roster.Member) bool { return !m.Refused }) {
+		units = 0 // nobody was there: a new beginning
+	}
 	for _, m := range next.Members {
 		if units == 0 && !m.Refused {
 			units = m.Parts
@@ -171,7 +174,7 @@ func (p poll) units(before, next *roster.View, k kind) int {
 func (p poll) target(next *roster.View, k kind) (given []slots, units int) {
 	hs := make([]holder, len(next.Members))
 	for i, m := range next.Members {
-		n := want{m.PID, m.Workers, m.Passive || m.Idle || m.Refused}.granted()
+		n := wantOf(m).granted()
 		hs[i] = holder{pid: m.PID, workers: n, weight: n * min(max(m.Weight, 1), MaxWeight), zone: m.Zone, has: slots(m.Slots)}
 	}
 	switch {

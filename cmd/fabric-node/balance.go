@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 
 	"github.com/spf13/cobra"
@@ -15,26 +16,48 @@ import (
 type balanceFlags struct {
 	workers, first, total int
 	passive, fork         bool
+	partitions            int
+	watch                 bool
 	master                master
+	worker                workerFlags
 }
+
+const balanceUsage = "[-n WORKERS] [-P] [-I FIRST -T TOTAL] [-- COMMAND [ARGUMENT]...]"
 
 func newBalance(a *app) *cobra.Command {
 	var f balanceFlags
 	cmd := &cobra.Command{
 		Use:   "balance",
-		Short: "Hold indices of a balance group: libcluster's cluster-test",
+		Short: "Hold indices of a balance group, and run a command for each",
 		Long: `Join a balance group and print this instance's indices on every change, in the
 words and with the flags of libcluster's cluster-test, until INT or TERM.
 
 With -I or -T the cluster is static: no server is contacted, the indices are
--I to -I + -n - 1 of -T.`,
+-I to -I + -n - 1 of -T.
+
+With a COMMAND, it runs once for each index, without a shell, in a process group of
+its own, with FABRIC_WORKER_INDEX, FABRIC_WORKER_TOTAL, FABRIC_WORKER_EPOCH and
+FABRIC_WORKER_LOCAL (0 to -n - 1) in its environment. When its index or the total
+changes it is stopped (TERM, after --grace KILL) and started anew; with --on-change
+signal:HUP all get the signal instead, and read --state-file. An index starts only
+when its former holder has stopped, or its lease has run out, unless --barrier=off;
+with --barrier=epoch no two work by different totals. The epoch grows with each
+holder of an index: have it checked where the work is written down, because a
+fabric-node that is stopped (SIGSTOP) cannot stop its workers. If the place in the
+group is lost for good, the exit code is 75.
+
+With --partitions the group's work is divided into so many, and who has how many is
+printed when it changes; with --watch only that, and this process takes none.`,
 		Example: `  fabric-node balance -v -k mycluster -e dev -i node1 -n 2
   fabric-node balance -k mycluster -P                  # the total, and no index
   fabric-node balance -I 3 -n 4 -T 7                   # static
-  fabric-node balance -k mycluster -n 4 -o ndjson`,
-		Args: exactly(0, 0, "[-n WORKERS] [-P] [-I FIRST -T TOTAL]"),
+  fabric-node balance -k mycluster -n 4 -o ndjson
+  fabric-node balance -k shop -n 4 -- ./worker         # four of them
+  fabric-node balance -k shop --on-change signal:HUP --state-file w.json -- ./worker
+  fabric-node balance -k shop --partitions 1024 --watch`,
+		Args: balanceArgs,
 	}
-	cmd.RunE = a.untilSignal(func(ctx context.Context, _ []string) error { return a.balance(ctx, &f, cmd.Flags()) })
+	cmd.RunE = a.untilSignal(func(ctx context.Context, args []string) error { return a.balance(ctx, &f, cmd.Flags(), args) })
 	fs := cmd.Flags()
 	fs.IntVarP(&f.workers, "workers", "n", 1, "take `N` indices")
 	fs.BoolVarP(&f.passive, "passive", "P", false, "take no index, add no worker")
@@ -42,11 +65,26 @@ With -I or -T the cluster is static: no server is contacted, the indices are
 	fs.IntVarP(&f.total, "total", "T", 0, "static: `COUNT` of workers in the whole cluster")
 	fs.BoolVarP(&f.fork, "fork", "F", false, "refused: a Go process cannot fork")
 	fs.Lookup("fork").Hidden = true
+	fs.IntVar(&f.partitions, "partitions", 0, "divide the work into `N` partitions")
+	fs.BoolVar(&f.watch, "watch", false, "with --partitions: take none, and print only who has how many")
+	f.worker.bind(fs)
 	f.master.bindEmbedded(fs)
 	return cmd
 }
 
-func (a *app) balance(ctx context.Context, f *balanceFlags, fs *pflag.FlagSet) error {
+func balanceArgs(cmd *cobra.Command, args []string) error {
+	usage := cmd.CommandPath() + " " + balanceUsage
+	switch dash := cmd.ArgsLenAtDash(); {
+	case dash < 0 && len(args) > 0, dash > 0:
+		return fmt.Errorf("%q is one argument too many; a command comes after --: %s", args[0], usage)
+	case dash == 0 && len(args) == 0:
+		return fmt.Errorf("the command is missing after --: %s", usage)
+	}
+	return nil
+}
+
+// checkBalance checks what needs no server.
+func checkBalance(f *balanceFlags, fs *pflag.FlagSet, argv []string) error {
 	switch {
 	case f.fork:
 		return usagef("-F: a Go process cannot fork and go on; start a second instance under its own -i")
@@ -54,6 +92,28 @@ func (a *app) balance(ctx context.Context, f *balanceFlags, fs *pflag.FlagSet) e
 		return usagef("-n %d: the number of workers cannot be negative", f.workers)
 	case fs.Changed("first") && !fs.Changed("total"):
 		return usagef("-I needs -T, the total of the static cluster")
+	case len(argv) > 0 && (f.passive || f.partitions != 0 || fs.Changed("total")):
+		return usagef("-P, -T and --partitions do not go with a command")
+	}
+	if f.watch && f.partitions == 0 {
+		return usagef("--watch needs --partitions")
+	}
+	for _, name := range []string{"on-change", "state-file", "barrier", "restart-policy", "grace"} {
+		if len(argv) == 0 && fs.Changed(name) {
+			return usagef("--%s needs a command after --", name)
+		}
+	}
+	return nil
+}
+
+func (a *app) balance(ctx context.Context, f *balanceFlags, fs *pflag.FlagSet, argv []string) error {
+	if err := checkBalance(f, fs, argv); err != nil {
+		return err
+	}
+	f.passive = f.passive || f.watch
+	if len(argv) > 0 {
+		a.hideJSON = true
+		return wrapperError(a.balanceWork(ctx, f, fs, argv))
 	}
 	quiet := a.opts
 	quiet.verbose = false // -v are cluster-test's lines here
@@ -61,6 +121,10 @@ func (a *app) balance(ctx context.Context, f *balanceFlags, fs *pflag.FlagSet) e
 	r := newReporter(a, f)
 	cfg := balance.Config{
 		Group: a.opts.group, Workers: f.workers, Passive: f.passive, OnChange: r.changed, Logger: a.log,
+		Partitions: f.partitions, Settle: f.worker.settle, Rejoin: f.worker.rejoin,
+	}
+	if f.worker.layout == "sticky" {
+		cfg.Layout = balance.Sticky
 	}
 	if fs.Changed("total") {
 		r.static = true
@@ -75,6 +139,23 @@ func (a *app) balance(ctx context.Context, f *balanceFlags, fs *pflag.FlagSet) e
 		return err
 	}
 	return errors.Join(a.balanceOn(ctx, ep, cfg, r), stopServer())
+}
+
+// balanceWork runs a command for each index.
+func (a *app) balanceWork(ctx context.Context, f *balanceFlags, fs *pflag.FlagSet, argv []string) error {
+	cfg := balance.Config{Group: a.opts.group, Workers: f.workers, Logger: a.log}
+	if err := f.worker.config(&cfg, fs, a.opts.ttl); err != nil {
+		return err
+	}
+	ep, stopServer, err := a.server(ctx, &f.master, fs)
+	if err != nil {
+		return err
+	}
+	err = a.work(ctx, ep, cfg, &f.worker, argv)
+	if stopErr := stopServer(); stopErr != nil {
+		a.log.Error("stop the server", "err", stopErr)
+	}
+	return err
 }
 
 func (a *app) balanceOn(ctx context.Context, ep endpoint, cfg balance.Config, r *reporter) error {
@@ -104,6 +185,8 @@ type reporter struct {
 	text   *clusterTest
 	out    *events
 	static bool
+	silent bool   // but for partitions
+	epoch  uint64 // of the partitions shown last
 
 	ready chan struct{} // holds one token while the queue is not empty
 	mu    sync.Mutex
@@ -111,7 +194,7 @@ type reporter struct {
 }
 
 func newReporter(a *app, f *balanceFlags) *reporter {
-	r := &reporter{app: a, out: a.events(), ready: make(chan struct{}, 1)}
+	r := &reporter{app: a, out: a.events(), silent: f.watch, ready: make(chan struct{}, 1)}
 	workers := max(f.workers, 1)
 	if f.passive {
 		workers = 0
@@ -137,6 +220,9 @@ func (r *reporter) drain(g *balance.Group) error {
 	r.queue = nil
 	r.mu.Unlock()
 	for _, s := range queue {
+		if r.silent {
+			continue
+		}
 		if !r.app.table() {
 			if err := r.out.emit(newBalancedEvent(s)); err != nil {
 				return err
@@ -154,14 +240,52 @@ func (r *reporter) drain(g *balance.Group) error {
 	return nil
 }
 
+func (r *reporter) say(text string) {
+	if !r.silent {
+		r.text.say(text)
+	}
+}
+
+// views fires when there is a new view of a group with partitions.
+func (r *reporter) views(g *balance.Group) <-chan struct{} {
+	if g.Partitions().Count() == 0 {
+		return nil
+	}
+	ch := make(chan struct{}, 1) // capacity 1: only the newest view counts
+	go func() {
+		for _, err := range g.Shares(g.Context()) {
+			if err != nil {
+				return
+			}
+			select {
+			case ch <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	return ch
+}
+
+// partitions prints who has how many, if that is news.
+func (r *reporter) partitions(p *balance.Partitions) error {
+	if p.Epoch == r.epoch {
+		return nil
+	}
+	r.epoch = p.Epoch
+	return r.out.emit(newPartitionsEvent(p))
+}
+
 // run prints changes until ctx or the group ends, then leaves and prints the rest.
 func (r *reporter) run(ctx context.Context, g *balance.Group, leave func(context.Context) error) error {
 	err := r.drain(g)
-	r.text.say("cluster joined; sleeping until terminated")
+	r.say("cluster joined; sleeping until terminated")
+	views := r.views(g)
 	for err == nil && ctx.Err() == nil && g.Context().Err() == nil {
 		select {
 		case <-r.ready:
 			err = r.drain(g)
+		case <-views:
+			err = r.partitions(g.Partitions())
 		case <-ctx.Done():
 		case <-g.Context().Done():
 			err = context.Cause(g.Context())
@@ -169,15 +293,15 @@ func (r *reporter) run(ctx context.Context, g *balance.Group, leave func(context
 	}
 	if ctx.Err() != nil {
 		err = nil
-		r.text.say("signal received, will terminate")
+		r.say("signal received, will terminate")
 	}
-	r.text.say("will now leave the cluster")
+	r.say("will now leave the cluster")
 	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.app.opts.timeout)
 	defer cancel()
 	leaveErr := leave(limited)
 	err = errors.Join(err, r.drain(g), leaveErr)
 	if err == nil {
-		r.text.say("successfully left the cluster")
+		r.say("successfully left the cluster")
 	}
 	return err
 }

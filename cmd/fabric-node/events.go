@@ -5,6 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -167,20 +170,54 @@ type balancedEvent struct {
 	Workers int    `json:"workers"`
 	Total   int    `json:"total"`
 	Epoch   uint64 `json:"epoch"`
+	Indices []int  `json:"indices,omitempty"` // if they are no range
 }
 
 func newBalancedEvent(s balance.Share) balancedEvent {
-	return balancedEvent{"balanced", s.First, s.Workers, s.Total, s.Epoch}
+	e := balancedEvent{Type: "balanced", First: s.First, Workers: s.Workers, Total: s.Total, Epoch: s.Epoch}
+	if list := slices.Collect(s.Indices()); len(list) > 0 && list[len(list)-1]-list[0] >= len(list) {
+		e.Indices = list
+	}
+	return e
 }
 
 func (e balancedEvent) line() (string, string) {
 	switch {
 	case e.First < 0 || e.Workers == 0:
 		return e.Type, fmt.Sprintf("no index of %d", e.Total)
+	case e.Indices != nil:
+		return e.Type, fmt.Sprintf("indices %v of %d", e.Indices, e.Total)
 	case e.Workers == 1:
 		return e.Type, fmt.Sprintf("index %d of %d", e.First, e.Total)
 	}
 	return e.Type, fmt.Sprintf("indices %d-%d of %d", e.First, e.First+e.Workers-1, e.Total)
+}
+
+// partitionsEvent says who has how many partitions.
+type partitionsEvent struct {
+	Type   string             `json:"type"`
+	Epoch  uint64             `json:"epoch"`
+	Count  int                `json:"count"`
+	Mine   int                `json:"mine"`
+	Owners map[fabric.PID]int `json:"owners"`
+}
+
+func newPartitionsEvent(p *balance.Partitions) partitionsEvent {
+	e := partitionsEvent{"partitions", p.Epoch, p.Count(), len(p.Mine()), map[fabric.PID]int{}}
+	for i := range p.Count() {
+		if owner := p.OwnerOf(i); owner != "" {
+			e.Owners[owner]++
+		}
+	}
+	return e
+}
+
+func (e partitionsEvent) line() (string, string) {
+	var each []string
+	for _, pid := range slices.Sorted(maps.Keys(e.Owners)) {
+		each = append(each, fmt.Sprintf("%s %d", pid, e.Owners[pid]))
+	}
+	return e.Type, fmt.Sprintf("%d of %d; %s", e.Mine, e.Count, strings.Join(each, ", "))
 }
 
 // changeEvent is a change of the members, as `watch` sees it.

@@ -95,8 +95,8 @@ func exitCode(err error) int {
 		return slices.ContainsFunc(targets, func(t error) bool { return errors.Is(err, t) })
 	}
 	switch {
-	case is(fabric.ErrConfig, balance.ErrConfig, election.ErrConfig, embedded.ErrConfig, embedded.ErrUnprotected, embedded.ErrStore,
-		embedded.ErrStoreMode,
+	case is(fabric.ErrConfig, balance.ErrConfig, balance.ErrMismatch, election.ErrConfig,
+		embedded.ErrConfig, embedded.ErrUnprotected, embedded.ErrStore, embedded.ErrStoreMode,
 		fabric.ErrTooLarge):
 		return exitUsage
 	case is(fabric.ErrConnect, fabric.ErrNoJetStream, fabric.ErrOldServer, fabric.ErrPermission,

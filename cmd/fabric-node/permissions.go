@@ -77,6 +77,7 @@ in a file that nobody else may read.`,
   fabric-node permissions -k shop -i web-1 --candidate --format jwt
   fabric-node permissions -k shop --accounts isolated root=admin a=candidate b=member
   (umask 077; fabric-node permissions -k shop -i web-1 --format creds --signing-key s.nk >web-1.creds)`,
+		Args: cobra.ArbitraryArgs, // their form is checked with the flags
 		RunE: a.oneShot(func(_ context.Context, args []string) error { return a.permissions(&p, args) }),
 	}
 	p.bind(cmd.Flags())

@@ -52,6 +52,8 @@ type Given struct {
 	Away bool `json:"away,omitempty"`
 	// Refused: it thinks of another Kind than the group's, and was given nothing.
 	Refused bool `json:"refused,omitempty"`
+	// Evicted: a person wants it to have nothing.
+	Evicted bool `json:"evicted,omitempty"`
 }
 
 func (m Member) equal(o Member) bool {

@@ -65,7 +65,7 @@ func appendGiven(b []byte, g Given) []byte {
 	if g == (Given{}) {
 		return append(b, 0)
 	}
-	b = append(b, 1|flag(g.Away, 2)|flag(g.Refused, 4))
+	b = append(b, 1|flag(g.Away, 2)|flag(g.Refused, 4)|flag(g.Evicted, 8))
 	return binary.AppendUvarint(appendString(appendString(b, g.Slots), g.Going), g.Mark)
 }
 
@@ -132,7 +132,7 @@ func (r *reader) ask() (a Ask) {
 
 func (r *reader) given() (g Given) {
 	if flags := r.byte(); flags != 0 {
-		g.Away, g.Refused = flags&2 != 0, flags&4 != 0
+		g.Away, g.Refused, g.Evicted = flags&2 != 0, flags&4 != 0, flags&8 != 0
 		g.Slots, g.Going, g.Mark = r.string(), r.string(), r.uint()
 	}
 	return g
