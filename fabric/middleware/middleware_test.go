@@ -404,7 +404,7 @@ func TestRetryOverANetwork(t *testing.T) {
 		}
 		wg.Go(func() { time.Sleep(5 * time.Second); link.Heal() })
 		for i := range count {
-			if err := p.Send(t.Context(), "b", []byte(fmt.Sprint(i))); err != nil {
+			if err := p.Send(t.Context(), "b", fmt.Append(nil, i)); err != nil {
 				t.Fatal(err)
 			}
 		}

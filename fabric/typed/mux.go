@@ -3,6 +3,7 @@ package typed
 import (
 	"context"
 	"errors"
+	"maps"
 	"sync"
 	"sync/atomic"
 
@@ -117,9 +118,7 @@ func HandleCall[Req, Resp any](x *Mux, f func(context.Context, *Message[Req]) (R
 			return &TypeError{t, "it has a handler, or one of the same name has"}
 		}
 	}
-	for typ, r := range routes {
-		x.routes[typ] = r
-	}
+	maps.Copy(x.routes, routes)
 	return nil
 }
 
