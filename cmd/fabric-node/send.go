@@ -26,8 +26,9 @@ func newSend(a *app) *cobra.Command {
 received it. Without DATA the message is empty; - reads it from stdin.
 
 --mode says what is promised: fast, at most once; acked, when web-1 has it in its
-inbox; reliable, once and in order while both live; durable, when the fabric's mail stream keeps it, for a member that may be
-down, and that receives it with run --mailbox.
+inbox; reliable, once and in order while both live; durable, when the fabric's mail
+stream keeps it, for a member that may be down, and that receives it with run
+--mailbox.
 
 With --file, a file of any size goes to a member that runs fabric-node recv, or
 accepts streams.`,
