@@ -331,3 +331,59 @@ func TestAnycastForged(t *testing.T) {
 		}
 	}
 }
+
+// TestServeDrained: a node that drains has its services finish what they were given,
+// and takes no more.
+func TestServeDrained(t *testing.T) {
+	a, b := pair(t, startServer(t))
+	ctx := deadline(t)
+	begun, release := make(chan struct{}, 3), make(chan struct{})
+	stop := serve(t, b, "mail", 1, func(context.Context, *Message) ([]byte, error) {
+		begun <- struct{}{}
+		<-release
+		return nil, nil
+	})
+	errs := make(chan error, 3)
+	for range 3 { // one at work, two wait
+		go func() { _, err := a.Anycast(ctx, "mail", nil); errs <- err }()
+	}
+	<-begun
+	for b.Stats().Received < 3 && ctx.Err() == nil {
+		time.Sleep(time.Millisecond)
+	}
+	drained := make(chan error, 1)
+	go func() { drained <- b.courier.drain(ctx) }()
+	sub := b.courier.services.running[0].sub
+	for sub.IsValid() && !sub.IsDraining() && ctx.Err() == nil {
+		time.Sleep(time.Millisecond)
+	}
+	if err := b.courier.nc.Flush(); err != nil { // the server knows
+		t.Fatal(err)
+	}
+	if _, err := a.Anycast(ctx, "mail", nil); !errors.Is(err, ErrNoReceiver) {
+		t.Errorf("Anycast = %v, want ErrNoReceiver", err)
+	}
+	select {
+	case err := <-drained:
+		t.Fatalf("drained with three at work: %v", err)
+	default:
+	}
+	if _, err := b.JoinTopic(ctx, "news"); !errors.Is(err, ErrDraining) {
+		t.Errorf("JoinTopic = %v, want ErrDraining", err)
+	}
+	if _, err := b.Anycast(ctx, "mail", nil); !errors.Is(err, ErrDraining) {
+		t.Errorf("Anycast = %v, want ErrDraining", err)
+	}
+	close(release)
+	for range 3 {
+		if err := <-errs; err != nil {
+			t.Errorf("Anycast = %v", err)
+		}
+	}
+	if err := <-drained; err != nil {
+		t.Errorf("drain = %v", err)
+	}
+	if err := stop(); !errors.Is(err, context.Canceled) {
+		t.Errorf("Serve = %v", err)
+	}
+}

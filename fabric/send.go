@@ -117,8 +117,11 @@ func (c *courier) sendable(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if c.closed.Load() {
+	switch {
+	case c.closed.Load():
 		return ErrClosed
+	case c.draining.Load():
+		return ErrDraining
 	}
 	return nil
 }
@@ -127,9 +130,6 @@ func (c *courier) sendable(ctx context.Context) error {
 func (c *courier) ready(ctx context.Context, to PID) (*dest, error) {
 	if err := c.sendable(ctx); err != nil {
 		return nil, err
-	}
-	if c.draining.Load() {
-		return nil, ErrDraining
 	}
 	return c.dest(to)
 }

@@ -110,6 +110,9 @@ func TestTap(t *testing.T) {
 	if err := stop(); !errors.Is(err, context.Canceled) {
 		t.Errorf("ended with %v", err)
 	}
+	if err := p.courier.nc.Flush(); err != nil { // the server knows
+		t.Fatal(err)
+	}
 	if err := a.Send(ctx, "nobody", nil); err != nil {
 		t.Fatal(err)
 	}
