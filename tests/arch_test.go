@@ -48,6 +48,7 @@ var client = []string{
 var rules = []rule{
 	{"internal/token", []string{"ours", "third"}, nil, "it is one function about names"},
 	{"internal/latest", []string{"ours", "third"}, nil, "it is one value"},
+	{"internal/window", []string{"ours", "third"}, nil, "it does no I/O"},
 	{"internal/kv", []string{"ours", "third"}, append([]string{"internal/token", "internal/latest"}, client...), arrows},
 	{"internal/lease", []string{"ours", "third"}, append([]string{"internal/kv", "internal/token", "internal/latest"}, client...), arrows},
 	{"internal/roster", []string{"ours", "third"}, append([]string{"internal/lease", "internal/kv", "internal/token", "internal/latest"}, client...), arrows},

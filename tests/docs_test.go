@@ -148,6 +148,12 @@ func TestCommandsExist(t *testing.T) {
 			if _, ok := help[verb]; !ok {
 				help[verb] = run(t, bin, "help", verb)
 			}
+			if i+2 < len(words) && strings.Contains(help[verb], "\n  "+words[i+2]+" ") { // a command of its own
+				sub := verb + " " + words[i+2]
+				help[sub] = run(t, bin, "help", verb, words[i+2])
+				verb = sub
+				i++
+			}
 			if !strings.Contains(help[verb], "fabric-node "+verb) && verb != "help" {
 				t.Errorf("%s: %q: no such command", path, line)
 			}
