@@ -5,6 +5,7 @@ import (
 	"errors"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -23,6 +24,8 @@ type batcher struct {
 	alone bool          // never gather
 	wake  chan struct{} // capacity 1: a token means that busy was set
 	start time.Time
+	// failing is set while publishing fails: then who sends shall learn it at once.
+	failing atomic.Bool
 
 	mu    sync.Mutex // guards the fields below, and dest.open, outLink.open and growing parcels
 	room  *sync.Cond // bytes became less
@@ -136,7 +139,7 @@ func (b *batcher) take(worth bool) bool {
 	if b.busy {
 		return true
 	}
-	if !worth || time.Since(b.start)-b.last > gatherAfter {
+	if !worth || b.failing.Load() || time.Since(b.start)-b.last > gatherAfter {
 		return false
 	}
 	b.rouse()
@@ -362,6 +365,9 @@ func (c *courier) emit(d *dest, o *outgoing) error {
 		err = c.nc.PublishRequest(d.subject, reply, o.data)
 	} else {
 		err = c.nc.PublishMsg(&nats.Msg{Subject: d.subject, Reply: reply, Header: o.header, Data: o.data})
+	}
+	if failed := err != nil; failed != c.batcher.failing.Load() {
+		c.batcher.failing.Store(failed)
 	}
 	if err != nil {
 		return c.publishError(err, len(o.data))

@@ -53,7 +53,7 @@ func (m Mode) String() string {
 }
 
 // known reports whether a message can have the mode.
-func (m Mode) known() bool { return m == 0 || m == Fast || m == Acked || m == Durable }
+func (m Mode) known() bool { return m <= Durable }
 
 // modeOf is the mode of a message that came as kind k.
 func modeOf(k kind) Mode {

@@ -53,6 +53,13 @@ func fabricNode(t *testing.T) string {
 }
 
 func TestMain(m *testing.M) {
+	if played, err := play(); played {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	code := m.Run()
 	if program.path != "" {
 		if err := os.RemoveAll(filepath.Dir(program.path)); err != nil {

@@ -1,0 +1,223 @@
+//go:build unix
+
+package tests
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/natsfabric/natsfabric/fabric"
+	"github.com/natsfabric/natsfabric/internal/natstest"
+)
+
+// These loads have no flow control of their own: mode Reliable is that.
+
+// TestRandomSends: five nodes make 100 000 sends to whomever, among them themselves
+// not; vibhor1403/Raft's load.
+func TestRandomSends(t *testing.T) {
+	const total, size = 100_000, 5
+	s := natstest.Start(t)
+	nodes := joinMany(t, s.URL(), size)
+	ctx := within(t, patience)
+	report(t, nodes)
+	var mu sync.Mutex // guards sent
+	var sent [size][size]int
+	var senders sync.WaitGroup
+	done := make(chan struct{})
+	for i, n := range nodes {
+		senders.Go(func() {
+			rnd := rand.New(rand.NewPCG(1, uint64(i)))
+			var mine [size]int
+			for range total / size {
+				to := (i + 1 + rnd.IntN(size-1)) % size
+				if err := n.SendMsg(ctx, &fabric.Message{To: number(to), Mode: fabric.Reliable, Data: encode(mine[to])}); err != nil {
+					t.Errorf("%d to %d: %v", i, to, err)
+					return
+				}
+				mine[to]++
+			}
+			if err := n.Flush(ctx); err != nil {
+				t.Errorf("Flush of %d: %v", i, err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			sent[i] = mine
+		})
+	}
+	go func() { senders.Wait(); close(done) }()
+	var got [size][size]int
+	all(t, nodes, func(to int, n *fabric.Node) error {
+		receive, cancel := context.WithCancel(ctx)
+		defer cancel()
+		go func() {
+			<-done // all is accepted: what the inbox still holds comes at once
+			for n.Stats().Waiting > 0 && receive.Err() == nil {
+				runtime.Gosched()
+			}
+			cancel()
+		}()
+		for {
+			m, err := n.Receive(receive)
+			if errors.Is(err, context.Canceled) && ctx.Err() == nil {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			from := int(m.From[0] - '0')
+			if k := decode(m); k != got[from][to] {
+				return fmt.Errorf("%d received %d from %d, want %d", to, k, from, got[from][to])
+			}
+			got[from][to]++
+		}
+	})
+	if got != sent {
+		t.Errorf("sent %v\nreceived %v", sent, got)
+	}
+}
+
+// TestReliableBroadcast is TestBroadcast in mode Reliable.
+func TestReliableBroadcast(t *testing.T) {
+	const count, size = 10_000, 5
+	s := natstest.Start(t)
+	nodes := joinMany(t, s.URL(), size)
+	ctx := within(t, patience)
+	report(t, nodes)
+	all(t, nodes, func(_ int, n *fabric.Node) error {
+		sent := make(chan error, 1) // capacity 1: read once, by whom started it
+		go func() {
+			for i := range count {
+				if err := n.SendMsg(ctx, &fabric.Message{To: fabric.Everyone, Mode: fabric.Reliable, Data: encode(i)}); err != nil {
+					sent <- err
+					return
+				}
+			}
+			sent <- nil
+		}()
+		return errors.Join(expect(ctx, n, size-1, count), <-sent)
+	})
+}
+
+const (
+	roleVariable = "NATSFABRIC_TEST_ROLE"
+	largeSize    = 10_000_000
+	largeMemory  = 256 << 20
+)
+
+// TestLargeLoad: messages of 10 000 000 bytes from one process to another, each once,
+// in order and whole, in a quarter of a gigabyte of memory at either end. ClusterTalk
+// had this test with 5000 messages, switched off; -full runs it so.
+func TestLargeLoad(t *testing.T) {
+	count := 100
+	if *full {
+		count = 5000
+	}
+	s := natstest.Start(t)
+	began := time.Now()
+	receiver := role(t, "large-receiver", s.URL(), count)
+	sender := role(t, "large-sender", s.URL(), count)
+	for _, p := range []*exec.Cmd{sender, receiver} {
+		if err := p.Wait(); err != nil {
+			t.Fatalf("%v: %v\n%s", p.Env[len(p.Env)-1], err, p.Stderr)
+		}
+		rss := p.ProcessState.SysUsage().(*syscall.Rusage).Maxrss
+		if runtime.GOOS == "linux" {
+			rss *= 1024 // elsewhere it is in bytes
+		}
+		t.Logf("%s: %d MiB at most", p.Env[len(p.Env)-1], rss>>20)
+		if rss > largeMemory {
+			t.Errorf("%s took %d MiB, want at most %d", p.Env[len(p.Env)-1], rss>>20, largeMemory>>20)
+		}
+	}
+	t.Logf("%d messages of %d bytes in %v", count, largeSize, time.Since(began))
+}
+
+// role starts this program again, to do what play says.
+func role(t *testing.T, name, url string, count int) *exec.Cmd {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Stderr = new(bytes.Buffer)
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %d", roleVariable, name, url, count))
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return cmd
+}
+
+// play plays the role that the environment gives this process, if any.
+func play() (played bool, err error) {
+	var name, url string
+	var count int
+	text := os.Getenv(roleVariable)
+	if text == "" {
+		return false, nil
+	}
+	if _, err := fmt.Sscan(text, &name, &url, &count); err != nil {
+		return true, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute)
+	defer cancel()
+	n, err := fabric.Join(ctx, fabric.Config{Cluster: "t", PID: fabric.PID(strings.TrimPrefix(name, "large-")), URL: url})
+	if err != nil {
+		return true, err
+	}
+	if name == "large-sender" {
+		err = sendLarge(ctx, n, count)
+	} else {
+		err = receiveLarge(ctx, n, count)
+	}
+	return true, errors.Join(err, n.Leave(ctx))
+}
+
+// content is what message i is.
+func content(data []byte, i int) {
+	var seed [32]byte
+	binary.BigEndian.PutUint64(seed[:], uint64(i))
+	_, _ = rand.NewChaCha8(seed).Read(data)
+}
+
+func sendLarge(ctx context.Context, n *fabric.Node, count int) error {
+	for { // the receiver may still be joining
+		if v := n.View(); len(v.Members) == 2 {
+			break
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		runtime.Gosched()
+	}
+	data := make([]byte, largeSize)
+	for i := range count {
+		content(data, i)
+		if err := n.SendMsg(ctx, &fabric.Message{To: "receiver", Mode: fabric.Reliable, Data: data}); err != nil {
+			return err
+		}
+	}
+	return n.Flush(ctx)
+}
+
+func receiveLarge(ctx context.Context, n *fabric.Node, count int) error {
+	want := make([]byte, largeSize)
+	for i := range count {
+		m, err := n.Receive(ctx)
+		if err != nil {
+			return err
+		}
+		if content(want, i); !bytes.Equal(m.Data, want) {
+			return fmt.Errorf("message %d is not what was sent: %d bytes", i, len(m.Data))
+		}
+	}
+	return nil
+}
