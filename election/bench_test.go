@@ -73,7 +73,7 @@ func stands(b *testing.B, e *election.Election) {
 	for e.State() != election.Follower {
 		time.Sleep(100 * time.Microsecond)
 	}
-	time.Sleep(2 * time.Millisecond)
+	time.Sleep(20 * time.Millisecond)
 }
 
 // handOver measures from the moment that give is called to the next leader's term.

@@ -7,6 +7,9 @@ import (
 	"log"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/natsfabric/natsfabric/election"
 	"github.com/natsfabric/natsfabric/embedded"
 	"github.com/natsfabric/natsfabric/fabric"
@@ -88,4 +91,70 @@ func ExampleElection_Lead() {
 	// Output:
 	// billing as the leader, term 1
 	// <nil>
+}
+
+// A leader keeps its cursor where no deposed leader can overwrite it, and publishes to
+// a stream from which the next leader shuts it out.
+func ExampleFenceStream() {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	srv, err := embedded.Start(ctx, embedded.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer srv.Shutdown(ctx)
+	node, err := fabric.Join(ctx, fabric.Config{Cluster: "shop", PID: "web-1", URL: srv.ClientURL()})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer node.Leave(ctx)
+	nc, err := nats.Connect(srv.ClientURL())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}}); err != nil {
+		log.Fatal(err)
+	}
+
+	feed, err := election.New(node, election.Config{Name: "feed"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for range 2 {
+		term, err := feed.Campaign(ctx)
+		if err != nil {
+			log.Fatal(err)
+		}
+		orders, err := election.FenceStream(ctx, js, term, "ORDERS", "orders.fence") // before reading
+		if err != nil {
+			log.Fatal(err)
+		}
+		cursor, err := term.Get(ctx, "cursor")
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("term %d begins after %q\n", term.Number(), cursor)
+		next := fmt.Sprint("order ", term.Number())
+		if _, err := orders.Publish(ctx, "orders.new", []byte(next)); err != nil {
+			log.Fatal(err)
+		}
+		if err := term.Put(ctx, "cursor", []byte(next)); err != nil {
+			log.Fatal(err)
+		}
+		if err := term.Resign(ctx); err != nil {
+			log.Fatal(err)
+		}
+		_, err = orders.Publish(ctx, "orders.new", []byte("too late"))
+		fmt.Println(errors.Is(err, election.ErrFenced), errors.Is(term.Put(ctx, "cursor", nil), election.ErrFenced))
+	}
+	// Output:
+	// term 1 begins after ""
+	// true true
+	// term 2 begins after "order 1"
+	// true true
 }
