@@ -271,3 +271,27 @@ func TestLengths(t *testing.T) {
 		}
 	}
 }
+
+// TestGuaranteesAreTested checks that every test which the README names exists.
+func TestGuaranteesAreTested(t *testing.T) {
+	names := regexp.MustCompile("`(Test[A-Z]\\w+)`").FindAllStringSubmatch(read(t, "README.md"), -1)
+	if len(names) < 10 {
+		t.Errorf("README.md names %d tests", len(names))
+	}
+	all := run(t, "go", "list", "-f", "{{$d := .Dir}}{{range .TestGoFiles}}{{$d}}/{{.}}\n{{end}}{{range .XTestGoFiles}}{{$d}}/{{.}}\n{{end}}", "./...")
+	var text strings.Builder
+	for file := range strings.Lines(all) {
+		if file = strings.TrimSpace(file); file != "" {
+			b, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text.Write(b)
+		}
+	}
+	for _, m := range names {
+		if !strings.Contains(text.String(), "func "+m[1]+"(t *testing.T)") {
+			t.Errorf("README.md names %s, which does not exist", m[1])
+		}
+	}
+}
