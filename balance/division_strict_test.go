@@ -317,3 +317,24 @@ func TestClusterStrictComesToRest(t *testing.T) {
 		}
 	})
 }
+
+// A group that is empty can begin again as another kind, however often.
+func TestClusterKindsFollowEachOther(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		for round := range 3 {
+			for _, cfg := range []Config{{Mode: StrictIndex, Workers: 2}, {Partitions: 64}, {}, {Mode: StrictIndex, Layout: Sticky}, {Mode: StrictEpoch}, {Mode: StrictIndex, Partitions: 8}} {
+				a := in(t, s, fmt.Sprint("a", round), cfg)
+				b := in(t, s, fmt.Sprint("b", round), cfg)
+				watcher := cfg
+				watcher.Passive = true
+				w := in(t, s, "w", watcher)
+				a.await(t, "a share", func() bool { return a.Share().First >= 0 && a.Share().Total == 2*a.Share().Workers })
+				for _, m := range []*seen{a, b, w} {
+					if err := m.node.Leave(limit(t, time.Minute)); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		}
+	})
+}

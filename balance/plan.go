@@ -44,7 +44,9 @@ func (p poll) plan(before, next *roster.View) (soon bool) {
 		p.mark(next)
 		return false
 	}
-	p.inherit(before, next, k)
+	if before.Kind == next.Kind { // else what they had is of another sort, and nobody's
+		p.inherit(before, next, k)
+	}
 	p.mark(next)
 	order := token.Order(func(yield func(string) bool) {
 		for _, m := range next.Members {
@@ -144,7 +146,7 @@ func (p poll) units(before, next *roster.View, k kind) int {
 		return before.Units
 	}
 	units := before.Units
-	if !parseKind(before.Kind).parts || !slices.ContainsFunc(before.Members, func(m roster.Member) bool { return !m.Refused }) {
+	if before.Kind != next.Kind || !slices.ContainsFunc(before.Members, func(m roster.Member) bool { return !m.Refused }) {
 		units = 0 // nobody was there: a new beginning
 	}
 	for _, m := range next.Members {

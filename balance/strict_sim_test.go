@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/natsfabric/natsfabric/internal/roster"
@@ -340,11 +341,12 @@ func TestStrictSimulation(t *testing.T) {
 }
 
 func (s *sim) dump() string {
-	text := fmt.Sprintf("view %+v\n", *s.view)
+	var text strings.Builder
+	text.WriteString(fmt.Sprintf("view %+v\n", *s.view))
 	for _, p := range s.procs {
-		text += fmt.Sprintf("%s inc %d stay %d workers %d acts %v lead %d keeper %+v wish %+v claim %+v\n", p.pid, p.inc, p.stay, p.workers, p.acts(), p.lead, p.keeper, s.wishes[p.pid], s.claims[p.pid])
+		text.WriteString(fmt.Sprintf("%s inc %d stay %d workers %d acts %v lead %d keeper %+v wish %+v claim %+v\n", p.pid, p.inc, p.stay, p.workers, p.acts(), p.lead, p.keeper, s.wishes[p.pid], s.claims[p.pid]))
 	}
-	return text
+	return text.String()
 }
 
 // Each of the four is needed: the simulation finds out that it is missing.
