@@ -322,7 +322,11 @@ func TestPermissionsDomain(t *testing.T) {
 			}})
 		}
 	})
-	for ctx := within(t, patience); !strings.Contains(leaf.Logs(), "Leafnode connection created"); {
+	probe := leaf.Connect(nats.UserInfo("c1", "p"), nats.CustomInboxPrefix(fabric.InboxPrefix("t", "", "c1")))
+	for ctx := within(t, patience); ; {
+		if _, err := probe.RequestWithContext(ctx, "$JS.hub.API.INFO", nil); err == nil {
+			break
+		}
 		select {
 		case <-time.After(10 * time.Millisecond):
 		case <-ctx.Done():
