@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"strings"
@@ -30,6 +31,7 @@ func TestPermissionsSuffice(t *testing.T) {
 			exchange(t, from, c2)
 			exchange(t, from, m1)
 		}
+		carry(t, m1, c2, o1)
 		lead(t, c1, m1, o1)
 		divide(t, balance.Default, c1, m1)
 		divide(t, balance.StrictIndex, c1, m1)
@@ -104,6 +106,81 @@ func exchange(t *testing.T, from, to *fabric.Node) {
 	}
 	if _, err := from.Request(ctx, "nobody", nil); !errors.Is(err, fabric.ErrNoPeer) {
 		t.Errorf("Request to nobody = %v, want ErrNoPeer", err)
+	}
+}
+
+// carry has two members use topics, services and streams, and ask many; an observer
+// publishes and asks.
+func carry(t *testing.T, a, b, observer *fabric.Node) {
+	t.Helper()
+	ctx := within(t, patience)
+	topic, err := b.JoinTopic(ctx, "news")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer topic.Leave()
+	for _, n := range []*fabric.Node{a, observer} {
+		if err := n.Publish(ctx, "news", []byte("news")); err != nil {
+			t.Errorf("Publish of %s = %v", n.PID(), err)
+		}
+		for {
+			m, err := b.Receive(ctx)
+			if err != nil {
+				t.Fatalf("no news of %s: %v", n.PID(), err)
+			}
+			if m.From == n.PID() && string(m.Data) == "news" {
+				break
+			}
+		}
+	}
+	serving, stop := context.WithCancel(ctx)
+	served := make(chan error, 1)
+	go func() {
+		served <- b.Serve(serving, "work", 1, func(context.Context, *fabric.Message) ([]byte, error) { return []byte("done"), nil })
+	}()
+	for _, n := range []*fabric.Node{a, observer} {
+		m, err := n.Anycast(ctx, "work", nil)
+		for errors.Is(err, fabric.ErrNoReceiver) && ctx.Err() == nil { // it has not begun to serve
+			m, err = n.Anycast(ctx, "work", nil)
+		}
+		if err != nil || string(m.Data) != "done" {
+			t.Errorf("Anycast of %s = %v, %v", n.PID(), m, err)
+		}
+	}
+	stop()
+	<-served
+	stream, err := a.OpenStream(ctx, b.PID(), "bytes", -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan error, 1)
+	go func() {
+		in, err := b.AcceptStream(ctx)
+		if err == nil {
+			var data []byte
+			if data, err = io.ReadAll(in); err == nil && len(data) != 1<<20 {
+				err = fmt.Errorf("%d bytes", len(data))
+			}
+			in.Close()
+		}
+		read <- err
+	}()
+	_, err = stream.Write(make([]byte, 1<<20))
+	if err := errors.Join(err, stream.Close(), <-read); err != nil {
+		t.Errorf("the stream: %v", err)
+	}
+	answering, done := context.WithCancel(ctx)
+	defer done()
+	go b.Handle(answering, 1, func(context.Context, *fabric.Message) ([]byte, error) { return []byte("here"), nil })
+	answers := 0
+	for _, err := range observer.Gather(ctx, fabric.Query{Count: 1}, nil) {
+		if err != nil {
+			t.Errorf("Gather: %v", err)
+		}
+		answers++
+	}
+	if answers != 1 {
+		t.Errorf("Gather: %d answers", answers)
 	}
 }
 
@@ -245,7 +322,11 @@ func TestPermissionsDomain(t *testing.T) {
 			}})
 		}
 	})
-	for ctx := within(t, patience); !strings.Contains(leaf.Logs(), "Leafnode connection created"); {
+	probe := leaf.Connect(nats.UserInfo("c1", "p"), nats.CustomInboxPrefix(fabric.InboxPrefix("t", "", "c1")))
+	for ctx := within(t, patience); ; {
+		if _, err := probe.RequestWithContext(ctx, "$JS.hub.API.INFO", nil); err == nil {
+			break
+		}
 		select {
 		case <-time.After(10 * time.Millisecond):
 		case <-ctx.Done():

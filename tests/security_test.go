@@ -64,7 +64,7 @@ func (r *realm) config(pid fabric.PID) fabric.Config {
 }
 
 // join joins as pid, with what its user may do.
-func (r *realm) join(pid fabric.PID) *fabric.Node {
+func (r *realm) join(pid fabric.PID, tune ...func(*fabric.Config)) *fabric.Node {
 	r.t.Helper()
 	cfg := r.config(pid)
 	cfg.URL, cfg.Role, cfg.Logger = r.server.URL(), r.roles[pid], slog.New(slog.NewTextHandler(r.t.Output(), nil)).With("node", string(pid))
@@ -72,6 +72,9 @@ func (r *realm) join(pid fabric.PID) *fabric.Node {
 	cfg.NATS = []nats.Option{nats.UserInfo(string(pid), r.secret)}
 	if r.layout != permission.Shared {
 		cfg.Control = []nats.Option{nats.UserInfo(string(pid)+".ctl", r.secret)}
+	}
+	for _, f := range tune {
+		f(&cfg)
 	}
 	n, err := fabric.Join(within(r.t, patience), cfg)
 	if err != nil {
