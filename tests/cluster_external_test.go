@@ -253,7 +253,7 @@ func TestServerVersions(t *testing.T) {
 		t.Run("v"+version, func(t *testing.T) {
 			c := natstest.StartSetup(t, 3, natstest.Setup{Versions: []string{version, version, version}})
 			var log bytes.Buffer // slog's handlers write one record at a time
-			cfg := fabric.Config{Cluster: "t", PID: "probe", URL: c.URL(), Logger: slog.New(slog.NewTextHandler(&log, nil))}
+			cfg := fabric.Config{Cluster: "t", PID: "probe", URL: c.URL(), Lease: clusterLease, Logger: slog.New(slog.NewTextHandler(&log, nil))}
 			n, err := fabric.Join(within(t, patience), cfg)
 			if err == nil {
 				leave(t, n)

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/natsfabric/natsfabric/fabric"
 )
 
 // A nemesisLog is what all members of a run wrote.
@@ -192,6 +194,18 @@ func checkMessages(records []record, by []string, windows []window) (late int, e
 func memberOf(process string) string {
 	member, _, _ := strings.Cut(process, "#")
 	return member
+}
+
+// led is the member that believed last.
+func (l *nemesisLog) led() fabric.PID {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, r := range slices.Backward(l.records) {
+		if r.Kind == "believes" {
+			return r.PID
+		}
+	}
+	return ""
 }
 
 // tally counts the records of a kind.

@@ -89,10 +89,10 @@ var faults = []fault{
 	}},
 	{kind: "reset-all", quick: true, elects: true, begin: func(nm *nemesis) func() { return nm.everywhere((*natstest.Proxy).Reset) }},
 	{kind: "cut-member", quick: true, begin: func(nm *nemesis) func() { return nm.ways((*natstest.Proxy).Cut) }},
-	{kind: "deaf-member", begin: func(nm *nemesis) func() {
+	{kind: "deaf-member", hold: 2 * nemesisLease, begin: func(nm *nemesis) func() {
 		return nm.ways(func(p *natstest.Proxy) { p.CutOneWay(natstest.ToClient) })
 	}},
-	{kind: "mute-member", begin: func(nm *nemesis) func() {
+	{kind: "mute-member", hold: 2 * nemesisLease, begin: func(nm *nemesis) func() {
 		return nm.ways(func(p *natstest.Proxy) { p.CutOneWay(natstest.ToServer) })
 	}},
 	{kind: "step-down", quick: true, elects: true, begin: func(nm *nemesis) func() { nm.c.StepDown(bucket); return func() {} }},
@@ -132,7 +132,18 @@ var faults = []fault{
 	}, begin: (*nemesis).fillDisk},
 }
 
-func (nm *nemesis) someone() *nemesisMember { return nm.members[nm.rng.IntN(len(nm.members))] }
+// someone is any member, every other time the one that led last: it has more to lose.
+func (nm *nemesis) someone() *nemesisMember {
+	m := nm.members[nm.rng.IntN(len(nm.members))]
+	if led := nm.log.led(); nm.rng.IntN(2) == 0 {
+		for _, o := range nm.members {
+			if o.pid == led {
+				return o
+			}
+		}
+	}
+	return m
+}
 
 func (nm *nemesis) killServer(i int) func() {
 	nm.c.Kill(i)

@@ -169,13 +169,16 @@ func (m *memberProcess) lead(ctx context.Context) {
 		if term.Valid() { // else it was over before we could act on it
 			m.write(record{Kind: "term", At: sharedClock(), Term: term.Number(), Token: term.Token()})
 		}
-		for until := time.Now().Add(2 * time.Second); time.Now().Before(until) && ctx.Err() == nil; {
+		for until := time.Now().Add(2 * time.Second); ; pauseFor(ctx, 20*time.Millisecond) {
+			over := time.Now().After(until) || ctx.Err() != nil
 			began := sharedClock()
 			if !term.Valid() {
 				break
 			}
-			m.write(record{Kind: "believes", At: began, Token: term.Token()})
-			pauseFor(ctx, 20*time.Millisecond)
+			m.write(record{Kind: "believes", At: began, Token: term.Token()}) // also after a pause
+			if over {
+				break
+			}
 		}
 		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		_ = term.Resign(bounded) // goes on in the background

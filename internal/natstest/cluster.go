@@ -81,6 +81,7 @@ func StartProcesses(t testing.TB, n int) *Cluster {
 func newCluster(t testing.TB, n int, setup Setup, newHost func(*node) host) *Cluster {
 	t.Helper()
 	c := &Cluster{t: t, setup: setup}
+	t.TempDir() // is removed after close, which reads the logs
 	t.Cleanup(c.close)
 	var err error
 	for range 3 { // another process may take a port before we do
