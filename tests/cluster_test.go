@@ -313,7 +313,7 @@ var needs = map[string][]string{
 		"$KV.fab_t_production.b", "$KV.fab_t_production.c.p.a", "$KV.fab_t_production.s.a", "fab.t.production.y.*.a",
 	},
 	"subscribe": {
-		"fab.t.production.u.a.*", "fab.t.production.b.*", "fab.t.production.r.a.>",
+		"fab.t.production.u.a.*", "fab.t.production.b.*", "fab.t.production.s.a.*.*", "fab.t.production.r.a.>",
 		"fab.t.production.y.open.*", "fab.t.production.y.view-members.*", "fab.t.production.kv.>", "fab.t.production.i.a.>",
 	},
 }
