@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/natsfabric/natsfabric/fabric"
+
+	"github.com/natsfabric/natsfabric/internal/natstest"
 )
 
 // Defect 1 of libcluster: a passive member counted as workers.
@@ -45,7 +47,7 @@ func TestLeaveResets(t *testing.T) {
 // Defects 3 and 11 of libcluster: the callback was given other values than the
 // state, and was called under a lock.
 func TestOnChangeSeesTheSameShare(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	natstest.FakeTime(t, func(t *testing.T) {
 		h := newHub()
 		var a *seat
 		var calls []Share
@@ -112,7 +114,7 @@ func TestShareCarriesGrantedWorkers(t *testing.T) {
 
 // Defect 5 of libcluster: a change woke nobody; it was seen when a timer fired.
 func TestViewIsSeenAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	natstest.FakeTime(t, func(t *testing.T) {
 		h := newHub()
 		start := time.Now()
 		var last Share
@@ -136,7 +138,7 @@ func TestViewIsSeenAtOnce(t *testing.T) {
 // Defect 6 of libcluster: a member whose entry had lapsed went on with its index
 // and never joined again.
 func TestLossAndRejoin(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	natstest.FakeTime(t, func(t *testing.T) {
 		h := newHub()
 		var calls []Share
 		a := h.join(t, "a", Config{OnChange: record(&calls)})
@@ -173,7 +175,7 @@ func TestLossAndRejoin(t *testing.T) {
 
 // Defect 7 of libcluster: changes between a read and the next wait were missed.
 func TestNoFinalStateIsMissed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	natstest.FakeTime(t, func(t *testing.T) {
 		h := newHub()
 		var calls []Share
 		m := h.join(t, "m", Config{OnChange: record(&calls)})
@@ -220,7 +222,7 @@ func readUntil(t *testing.T, g *Group, epoch uint64) {
 
 // Defect 8 of libcluster: a member that lost its watch kept its old index.
 func TestExpelledByAView(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	natstest.FakeTime(t, func(t *testing.T) {
 		var calls []Share
 		s := newHub().seat(t, "a", Config{OnChange: record(&calls)})
 		others := []Placed{{PID: "b", First: 0, Workers: 1}}
@@ -250,7 +252,7 @@ func TestExpelledByAView(t *testing.T) {
 // Defect 9 of libcluster: two members under one id both went on with one index.
 func TestNodeEnds(t *testing.T) {
 	for _, cause := range []error{fabric.ErrLost, fabric.ErrClosed, &fabric.PIDInUseError{PID: "a"}} {
-		synctest.Test(t, func(t *testing.T) {
+		natstest.FakeTime(t, func(t *testing.T) {
 			h := newHub()
 			var calls []Share
 			a := h.join(t, "a", Config{OnChange: record(&calls)})

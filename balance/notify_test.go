@@ -9,10 +9,12 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/natsfabric/natsfabric/internal/natstest"
 )
 
 func TestOnChangeNewestWins(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	natstest.FakeTime(t, func(t *testing.T) {
 		h := newHub()
 		var calls []Share
 		release := make(chan struct{})
@@ -37,7 +39,7 @@ func TestOnChangeNewestWins(t *testing.T) {
 
 // A loss is shown even if the index was found again while a call was running.
 func TestOnChangeNeverSkipsALoss(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	natstest.FakeTime(t, func(t *testing.T) {
 		h := newHub()
 		var calls []Share
 		release := make(chan struct{})
@@ -65,7 +67,7 @@ func TestOnChangeNeverSkipsALoss(t *testing.T) {
 }
 
 func TestEpochAloneIsNoChange(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	natstest.FakeTime(t, func(t *testing.T) {
 		h := newHub()
 		var calls, shares []Share
 		a := h.join(t, "a", Config{OnChange: record(&calls)})
@@ -97,7 +99,7 @@ func TestEpochAloneIsNoChange(t *testing.T) {
 }
 
 func TestSharesEndsWithItsContext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	natstest.FakeTime(t, func(t *testing.T) {
 		h := newHub()
 		a := h.join(t, "a", Config{})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -114,7 +116,7 @@ func TestSharesEndsWithItsContext(t *testing.T) {
 }
 
 func TestStartEndsWithoutAShare(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	natstest.FakeTime(t, func(t *testing.T) {
 		cfg := Config{OnChange: func(s Share) { t.Errorf("OnChange(%v)", s) }}
 		a := newHub().seat(t, "a", cfg)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -136,7 +138,7 @@ func TestStartEndsWithoutAShare(t *testing.T) {
 }
 
 func TestLeaveWaitsForOnChange(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	natstest.FakeTime(t, func(t *testing.T) {
 		h := newHub()
 		var calls []Share
 		working := false // the work of the share, under the race detector
@@ -166,7 +168,7 @@ func TestLeaveWaitsForOnChange(t *testing.T) {
 }
 
 func TestLeaveInsideOnChange(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	natstest.FakeTime(t, func(t *testing.T) {
 		h := newHub()
 		var a, b *seat
 		var inside, other error
@@ -195,7 +197,7 @@ func TestLeaveInsideOnChange(t *testing.T) {
 }
 
 func TestLeaveIsIdempotent(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	natstest.FakeTime(t, func(t *testing.T) {
 		h := newHub()
 		refused := errors.New("no server")
 		var calls []Share

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"testing"
 	"testing/synctest"
+
+	"github.com/natsfabric/natsfabric/internal/natstest"
 )
 
 // record returns a Config.OnChange that adds to calls.
@@ -84,7 +86,7 @@ func TestStaticShares(t *testing.T) {
 
 // Defect 12 of libcluster: a static member left without a call with -1.
 func TestStaticSequence(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	natstest.FakeTime(t, func(t *testing.T) {
 		var calls []Share
 		g, err := Static(t.Context(), 1, 2, 6, Config{OnChange: record(&calls)})
 		if err != nil {
@@ -137,7 +139,7 @@ func TestStaticPassive(t *testing.T) {
 }
 
 func TestStaticSetWorkers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	natstest.FakeTime(t, func(t *testing.T) {
 		var calls []Share
 		g, err := Static(t.Context(), 1, 2, 6, Config{OnChange: record(&calls)})
 		if err != nil {

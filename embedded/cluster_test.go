@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/natsfabric/natsfabric/embedded"
+	"github.com/natsfabric/natsfabric/internal/natstest"
 )
 
 // formation bounds what needs an election among servers.
@@ -205,7 +206,7 @@ func TestGracefulStop(t *testing.T) {
 	wg.Wait()
 	// Without a hand-over it would be an election, 4 s at least; a busy machine may
 	// stretch one of them.
-	if limit := 200 * time.Millisecond; slices.Min(pauses) > limit && !raceEnabled {
+	if limit := 200 * time.Millisecond; slices.Min(pauses) > limit && !natstest.Race {
 		t.Errorf("writes paused for %v at least, want at most %v", slices.Min(pauses), limit)
 	}
 	if limit := 2 * time.Second; slices.Max(pauses) > limit {

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/natsfabric/natsfabric/internal/natstest"
 )
 
 func nothing() error { return nil }
@@ -64,7 +66,7 @@ func TestGateAdmitsWhatIsNotLower(t *testing.T) {
 // Effects of one token run together, those of a higher one wait for them, and no lower
 // one begins meanwhile.
 func TestGateKeepsEffectsApart(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	natstest.FakeTime(t, func(t *testing.T) {
 		var g Gate
 		free := make(chan struct{})
 		var wg sync.WaitGroup
@@ -103,7 +105,7 @@ func TestGateKeepsEffectsApart(t *testing.T) {
 
 // One that gives up waiting leaves the gate as it was.
 func TestGateAfterAWaitThatWasGivenUp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	natstest.FakeTime(t, func(t *testing.T) {
 		var g Gate
 		free := make(chan struct{})
 		var wg sync.WaitGroup

@@ -105,7 +105,7 @@ func TestRecover(t *testing.T) {
 }
 
 func TestTimeout(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	natstest.FakeTime(t, func(t *testing.T) {
 		wait := func(ctx context.Context, _ *fabric.Message) ([]byte, error) {
 			<-ctx.Done()
 			return nil, ctx.Err()
@@ -158,7 +158,7 @@ func TestRetry(t *testing.T) {
 		{"handler's", middleware.Retry{}, []error{&fabric.RemoteError{PID: "x"}}, 1, &fabric.RemoteError{}},
 		{"asked for", middleware.Retry{If: func(err error) bool { return err == fabric.ErrNoPeer }}, []error{fabric.ErrNoPeer}, 2, nil},
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		natstest.FakeTime(t, func(t *testing.T) {
 			n := &scripted{errs: c.errs}
 			err := middleware.Wrap(n, c.retry).Send(t.Context(), "x", []byte("data"))
 			if e, ok := c.want.(*fabric.RemoteError); ok {
@@ -183,7 +183,7 @@ func TestRetry(t *testing.T) {
 }
 
 func TestRetryEnds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	natstest.FakeTime(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		n := &scripted{errs: slices.Repeat([]error{fabric.ErrDisconnected}, 1000)}
@@ -209,7 +209,7 @@ func TestRetryEnds(t *testing.T) {
 }
 
 func TestThrottle(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	natstest.FakeTime(t, func(t *testing.T) {
 		n := &scripted{}
 		p := middleware.Wrap(n, middleware.Throttle{Rate: 10, Burst: 3})
 		began := time.Now()
@@ -264,7 +264,7 @@ func keyed(from fabric.PID, key string) *fabric.Message {
 }
 
 func TestDedup(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	natstest.FakeTime(t, func(t *testing.T) {
 		var handled, twice int
 		var fail error
 		h := middleware.Dedup{Window: time.Minute, Keys: 3, OnDuplicate: func(*fabric.Message) { twice++ }}.Handler(
@@ -303,7 +303,7 @@ func TestDedup(t *testing.T) {
 
 // A duplicate waits for the first one and then does as that did.
 func TestDedupWaits(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	natstest.FakeTime(t, func(t *testing.T) {
 		var mu sync.Mutex
 		var ran []time.Time
 		h := middleware.Dedup{}.Handler(func(context.Context, *fabric.Message) ([]byte, error) {
@@ -336,7 +336,7 @@ func TestDedupWaits(t *testing.T) {
 }
 
 func TestSlow(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	natstest.FakeTime(t, func(t *testing.T) {
 		var log bytes.Buffer
 		s := middleware.Slow{Over: time.Second, Logger: slog.New(slog.NewTextHandler(&log, nil))}
 		took := time.Second - 1

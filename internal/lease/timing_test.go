@@ -4,6 +4,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/natsfabric/natsfabric/internal/natstest"
 )
 
 // The order of the protocol's times, for every lease a process may have: a holder
@@ -84,7 +86,7 @@ func TestVigil(t *testing.T) {
 }
 
 func TestClockTakesWhatSaysMost(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	natstest.FakeTime(t, func(t *testing.T) {
 		var asleep time.Duration
 		c := Clock(func() time.Duration { return asleep })
 		began := c.Now()
@@ -104,7 +106,7 @@ func TestClockTakesWhatSaysMost(t *testing.T) {
 }
 
 func TestHoldEndsByTheClock(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	natstest.FakeTime(t, func(t *testing.T) {
 		const l = 5 * time.Second
 		var asleep time.Duration
 		clock := Clock(func() time.Duration { return asleep })
@@ -142,7 +144,7 @@ func TestHoldEndsByTheClock(t *testing.T) {
 
 // A grace that was used up does not spoil the hold for who comes after a renewal.
 func TestFuseOfAHoldThatIsRenewed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	natstest.FakeTime(t, func(t *testing.T) {
 		const l, grace = 5 * time.Second, 2 * time.Second
 		clock := Clock(func() time.Duration { return 0 })
 		h := newHold(t.Context(), 7, l, clock, clock.Now())
