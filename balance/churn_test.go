@@ -20,7 +20,7 @@ import (
 )
 
 var (
-	churnFor  = flag.Duration("churn.for", time.Hour, "simulated time of TestClusterChurn")
+	churnFor  = flag.Duration("churn.for", natstest.Fewer(time.Hour), "simulated time of TestClusterChurn")
 	churnSeed = flag.Uint64("churn.seed", 0, "seed of TestClusterChurn; 0 is a new one")
 )
 

@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+
+	"github.com/natsfabric/natsfabric/internal/natstest"
 )
 
 // owners returns who has each of n units; -1 if nobody has it, and complains if two do.
@@ -141,7 +143,7 @@ func TestPartitionsMoveTheLeast(t *testing.T) {
 	const parts = 256
 	r := rand.New(rand.NewPCG(5, 5))
 	members := map[string]*holder{}
-	moved, steps := 0, 10_000
+	moved, steps := 0, natstest.Fewer(10_000)
 	for step := range steps {
 		change(r, members)
 		hs := sorted(members)

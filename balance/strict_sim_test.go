@@ -8,10 +8,12 @@ import (
 	"testing"
 
 	"github.com/natsfabric/natsfabric/internal/roster"
+
+	"github.com/natsfabric/natsfabric/internal/natstest"
 )
 
 var (
-	simRebalances = flag.Int("sim.rebalances", 50_000, "views that TestStrictSimulation lets the coordinators write")
+	simRebalances = flag.Int("sim.rebalances", natstest.Fewer(50_000), "views that TestStrictSimulation lets the coordinators write")
 	simSeed       = flag.Uint64("sim.seed", 0, "seed of TestStrictSimulation; 0 is a new one")
 )
 

@@ -25,7 +25,7 @@ import (
 )
 
 var (
-	churnFor  = flag.Duration("churn.for", time.Hour, "simulated time of TestChurn")
+	churnFor  = flag.Duration("churn.for", natstest.Fewer(time.Hour), "simulated time of TestChurn")
 	churnSeed = flag.Uint64("churn.seed", 0, "seed of TestChurn; 0 is a new one")
 	churnLog  = flag.Bool("churn.log", false, "let the nodes of TestChurn log to stderr")
 )

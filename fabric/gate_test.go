@@ -14,7 +14,7 @@ func TestGateHoldsTheReaderBack(t *testing.T) {
 	g := new(gate)
 	conn := connect(t, s, func(o *nats.Options) error { g.install(o); return nil })
 	b := startNode(t, conn, "b", nil, func(c *courierConfig) { c.gate = g })
-	a := startNode(t, connect(t, s), "a", nil, nil)
+	a := startNode(t, connect(t, s), "a", nil, func(c *courierConfig) { c.noBatch = true })
 	ctx := deadline(t)
 	q := b.courier.inbox
 	q.mu.Lock() // the dispatcher stops at its next batch
@@ -26,9 +26,9 @@ func TestGateHoldsTheReaderBack(t *testing.T) {
 	if err := a.Flush(ctx); err != nil { // the server has them all
 		t.Fatal(err)
 	}
-	for !g.shut.Load() && ctx.Err() == nil { // the reader has come to its limit
-		if b.courier.channelDrops() > 0 {
-			break
+	for !g.shut.Load() && b.courier.channelDrops() == 0 { // until the reader has come to its limit
+		if ctx.Err() != nil {
+			t.Fatal("the gate is still open")
 		}
 	}
 	q.mu.Unlock()

@@ -42,6 +42,7 @@ type site struct {
 // TestExternalServers joins as a member with each way of being let in, refuses to
 // without, and looks at the fabric with a NATS context that says the same.
 func TestExternalServers(t *testing.T) {
+	t.Parallel()
 	for name, start := range map[string]func(*testing.T) site{
 		"creds": withCreds, "nkey": withNkey, "user": withUser, "TLS": withTLS(false), "mutual TLS": withTLS(true),
 	} {

@@ -192,6 +192,7 @@ func (cr *crowd) end() {
 
 // TestServersKilled kills each server of a cluster in turn, under load.
 func TestServersKilled(t *testing.T) {
+	t.Parallel()
 	c := natstest.StartProcesses(t, 3)
 	cr := newCrowd(t, c)
 	checkReplicas(t, c)
@@ -212,6 +213,7 @@ func TestServersKilled(t *testing.T) {
 // TestStepDowns makes the server that leads the bucket step down 20 times, under
 // load.
 func TestStepDowns(t *testing.T) {
+	t.Parallel()
 	c := natstest.StartCluster(t, 3)
 	cr := newCrowd(t, c)
 	for i := range 20 {

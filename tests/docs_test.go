@@ -69,6 +69,7 @@ func documents(t *testing.T) (paths []string) {
 // TestReadmeProgram runs the README's program and compares what it prints with the
 // block that follows.
 func TestReadmeProgram(t *testing.T) {
+	t.Parallel()
 	all := blocks(read(t, "README.md"))
 	i := slices.IndexFunc(all, func(b block) bool { return strings.HasPrefix(b.text, "package main\n") })
 	if i < 0 || i+1 == len(all) || all[i+1].lang != "text" {
@@ -131,6 +132,7 @@ func commandLines(doc string) (lines []string) {
 // TestCommandsExist checks that every use of fabric-node in a document names a
 // command and flags that the program's help knows.
 func TestCommandsExist(t *testing.T) {
+	t.Parallel()
 	bin := filepath.Join(t.TempDir(), "fabric-node")
 	run(t, "go", "build", "-o", bin, "./cmd/fabric-node")
 	help := map[string]string{}

@@ -15,6 +15,7 @@ import (
 // authentication; when one is stopped, the copy on it and the server itself are
 // reported.
 func TestDoctorOfACluster(t *testing.T) {
+	t.Parallel()
 	c := natstest.StartCluster(t, 3)
 	join(t, c.URL(), "a")
 	if got := diagnose(t, c.URL()); !slices.Equal(got, []string{"identity"}) {

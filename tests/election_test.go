@@ -250,6 +250,7 @@ func span() time.Duration {
 }
 
 func TestElectionNoFault(t *testing.T) {
+	t.Parallel()
 	a := newAssembly(t)
 	first := a.leader()
 	a.observe(span() / 2)
@@ -261,6 +262,7 @@ func TestElectionNoFault(t *testing.T) {
 // TestElectionFaults takes candidates down and up at random, in order and by
 // crashes.
 func TestElectionFaults(t *testing.T) {
+	t.Parallel()
 	a := newAssembly(t)
 	a.leader()
 	for until, down := time.Now().Add(span()), 0; time.Now().Before(until); {
@@ -287,6 +289,7 @@ func TestElectionFaults(t *testing.T) {
 
 // TestElectionTwoDown takes down the leader and another, leader after leader.
 func TestElectionTwoDown(t *testing.T) {
+	t.Parallel()
 	a := newAssembly(t)
 	for range 2 {
 		down := []*candidate{a.leader()}
@@ -315,6 +318,7 @@ func TestElectionTwoDown(t *testing.T) {
 // to hear, so that its renewals arrive and it does not know. It must stop before
 // anyone else begins, and be of use again when its link is healed.
 func TestElectionLinksCut(t *testing.T) {
+	t.Parallel()
 	a := newAssembly(t)
 	for i := range 3 {
 		c := a.leader()

@@ -218,6 +218,7 @@ func (nm *nemesis) checkResources(fresh resources) {
 // TestNemesis breaks servers, members and what is between them, and checks what
 // everybody saw. Without -nemesis it does a few quick faults.
 func TestNemesis(t *testing.T) {
+	t.Parallel()
 	seed := *nemesisSeed
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())

@@ -60,6 +60,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	natstest.Patient()
 	code := m.Run()
 	if program.path != "" {
 		if err := os.RemoveAll(filepath.Dir(program.path)); err != nil {
@@ -230,6 +231,7 @@ func trio(t *testing.T, url string) (ps map[fabric.PID]*process, leader event) {
 // TestProcessKilled kills the leader of three processes with SIGKILL: the others
 // see it fail, elect another, and share its indices.
 func TestProcessKilled(t *testing.T) {
+	t.Parallel()
 	s := natstest.Start(t)
 	ps, first := trio(t, s.URL())
 	watch := join(t, s.URL(), "watch", func(c *fabric.Config) { c.Lease = time.Second; c.Passive = true })
@@ -262,6 +264,7 @@ func TestProcessKilled(t *testing.T) {
 // TestProcessStopped stops the leader for more than its lease, and lets it go on: it
 // finds its term ended, and follows.
 func TestProcessStopped(t *testing.T) {
+	t.Parallel()
 	s := natstest.Start(t)
 	ps, first := trio(t, s.URL())
 	stopped := ps[first.PID]
@@ -285,6 +288,7 @@ func TestProcessStopped(t *testing.T) {
 // TestProcessTerminated ends the leader with SIGTERM under load: the work that it
 // wraps takes its time to stop, and the next leader's begins only after that.
 func TestProcessTerminated(t *testing.T) {
+	t.Parallel()
 	s := natstest.Start(t)
 	log := filepath.Join(t.TempDir(), "log")
 	// The work says that it began, and half a second after TERM that it has ended.

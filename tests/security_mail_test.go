@@ -16,6 +16,7 @@ import (
 // account, once an admin has made the streams and the mailbox. An answer of
 // JetStream's aimed at a mailbox is stored there, and handed to nobody.
 func TestMailAimed(t *testing.T) {
+	t.Parallel()
 	r := newRealm(t, permission.Shared)
 	boxed := func(c *fabric.Config) { c.Mailbox.On = true }
 	root := r.join("root", boxed)

@@ -108,8 +108,9 @@ func (r *realm) refusals() (lines []string) {
 	return lines
 }
 
-// everywhere runs f in each layout.
+// everywhere runs f in each layout, beside other tests.
 func everywhere(t *testing.T, f func(t *testing.T, r *realm)) {
+	t.Parallel()
 	for _, layout := range permission.Layouts {
 		t.Run(string(layout), func(t *testing.T) {
 			t.Parallel()

@@ -6,10 +6,13 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/natsfabric/natsfabric/internal/natstest"
 )
 
 // The scripts run this test binary as fabric-node.
 func TestMain(m *testing.M) {
+	natstest.Patient()
 	testscript.Main(m, map[string]func(){"fabric-node": main})
 }
 
