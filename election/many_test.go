@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -116,6 +117,7 @@ func TestManyElectionsCostOneSession(t *testing.T) {
 		}
 
 		crash(a, la)
+		synctest.Wait() // Leave waits for nothing: its context has ended
 		for i, term := range terms {
 			if term.Valid() || term.Context().Err() == nil {
 				t.Fatalf("the term of election %d is valid after its session ended", i)

@@ -112,7 +112,7 @@ func copyStream(ctx context.Context, name string, from, to *nats.Conn, replicas 
 			}
 			break
 		}
-		if err := ask(ctx, to, restore.Subject, piece.Data, nil); err != nil {
+		if err := deliver(ctx, to, restore.Subject, piece.Data); err != nil {
 			return fmt.Errorf("restore: %w", err)
 		}
 		if piece.Reply != "" {
@@ -121,13 +121,34 @@ func copyStream(ctx context.Context, name string, from, to *nats.Conn, replicas 
 			}
 		}
 	}
-	if err := ask(ctx, to, restore.Subject, []byte{}, nil); err != nil {
+	if err := deliver(ctx, to, restore.Subject, []byte{}); err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
 	if replicas > 1 {
 		return settleCopies(ctx, to, name, replicas)
 	}
 	return nil
+}
+
+// deliver hands a piece to the server that restores. Between servers the answer that
+// names the subject may overtake the news that somebody listens there: then nobody
+// has got the piece, and it is sent again.
+func deliver(ctx context.Context, to *nats.Conn, subject string, piece []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, chunkTimeout)
+	defer cancel()
+	tick := time.NewTicker(settlePoll)
+	defer tick.Stop()
+	for {
+		err := ask(ctx, to, subject, piece, nil)
+		if !errors.Is(err, nats.ErrNoResponders) {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 func next(ctx context.Context, sub *nats.Subscription) (*nats.Msg, error) {
