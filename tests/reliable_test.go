@@ -93,6 +93,9 @@ func TestReliableBroadcast(t *testing.T) {
 	const count, size = 10_000, 5
 	s := natstest.Start(t)
 	nodes := joinMany(t, s.URL(), size)
+	for _, n := range nodes { // it goes to the members of the sender's view
+		awaitView(t, n, members(size))
+	}
 	ctx := within(t, patience)
 	report(t, nodes)
 	all(t, nodes, func(_ int, n *fabric.Node) error {
