@@ -126,7 +126,8 @@ func (e *Election) AskResign(ctx context.Context) (Leader, error) {
 }
 
 // demand sends m to the leader now again and again until done accepts who leads, or
-// the leader has refused for a second.
+// the leader refuses for a second. One that has handed over refuses until the next is
+// known.
 func (e *Election) demand(ctx context.Context, now Leader, m memo, done func(Leader) bool) (Leader, error) {
 	o, err := officeOf(e.node, e.host)
 	if err != nil {
@@ -155,20 +156,22 @@ func (e *Election) demand(ctx context.Context, now Leader, m memo, done func(Lea
 	})
 	again := time.NewTicker(callFor / 20)
 	defer again.Stop()
-	var reason error
-	for began := time.Now(); ; {
+	var since time.Time // the first refusal of those that follow each other; zero: none
+	for {
 		o.request(string(now.PID), m)
 		select {
 		case out := <-result:
 			return out.leader, out.err
-		case reason = <-refused: // it calls the candidate, so it may agree the next time
-		case <-again.C:
-		}
-		if reason != nil && time.Since(began) > callFor {
-			return Leader{}, reason
-		}
-		if reason != nil {
+		case reason := <-refused: // it calls the candidate, so it may agree the next time
+			if since.IsZero() {
+				since = time.Now()
+			}
+			if time.Since(since) > callFor {
+				return Leader{}, reason
+			}
 			<-again.C
+		case <-again.C: // it has agreed, or is far away
+			since = time.Time{}
 		}
 	}
 }

@@ -357,3 +357,24 @@ func TestManyCandidatesAreNoHerd(t *testing.T) {
 		}
 	})
 }
+
+// The leader that has handed over knows nothing of the next before that has the claim:
+// to who asks again then it is no refusal.
+func TestAskTransferToASlowCandidate(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		passive := of(t, join(t, s, "w", func(c *fabric.Config) { c.Passive = true }), 0)
+		term := campaign(t, of(t, join(t, s, "a"), 0))
+		c, link := joinLink(t, s, "c")
+		inBackground(t, of(t, c, 0))
+		time.Sleep(time.Second)
+		context.AfterFunc(term.Context(), func() {
+			time.Sleep(2 * time.Second)
+			link.Cut()
+			time.AfterFunc(700*time.Millisecond, link.Heal)
+			resign(t, term)
+		})
+		if l, err := passive.AskTransfer(within(t, time.Minute), "c"); err != nil || l.PID != "c" || l.Term != 2 {
+			t.Errorf("AskTransfer = %+v, %v; want c, term 2", l, err)
+		}
+	})
+}

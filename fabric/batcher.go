@@ -186,7 +186,7 @@ func (b *batcher) link(l *outLink, seq uint64, it *item) {
 		b.bytes += len(it.data)
 		return
 	}
-	p := &parcel{d: l.d, n: 1, link: l, last: seq, buf: appendItem(make([]byte, 0, len(it.data)+64), it)}
+	p := &parcel{d: l.d, n: 1, link: l, last: seq, buf: newFrame(it)}
 	p.o = outgoing{kind: kindLink, id: it.id, typ: it.typ, seq: seq, secret: l.name}
 	if it.kind == kindSend && len(it.header) == 0 && !it.more && !it.hasCRC {
 		p.data = p.buf[len(p.buf)-len(it.data):]

@@ -2,6 +2,7 @@ package fabric
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -62,8 +63,8 @@ func (l *benchLink) raw(b *testing.B, n int, data []byte) {
 
 // node sends n messages from a node to b, and returns when b has received them.
 func (l *benchLink) node(b *testing.B, from *Node, mode Mode, n int, data []byte) {
-	ctx := b.Context()
-	errs := make(chan error, 1)
+	ctx, cancel := context.WithCancelCause(b.Context())
+	defer cancel(nil)
 	go func() {
 		m := Message{To: "b", Mode: mode, Data: data}
 		for range n {
@@ -74,19 +75,15 @@ func (l *benchLink) node(b *testing.B, from *Node, mode Mode, n int, data []byte
 				err = from.SendMsg(ctx, &m)
 			}
 			if err != nil {
-				errs <- err
+				cancel(err)
 				return
 			}
 		}
-		errs <- nil
 	}()
 	for range n {
 		if _, err := l.b.Receive(ctx); err != nil {
 			b.Fatal(err)
 		}
-	}
-	if err := <-errs; err != nil {
-		b.Fatal(err)
 	}
 }
 

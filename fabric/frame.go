@@ -1,6 +1,7 @@
 package fabric
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"strconv"
@@ -48,8 +49,21 @@ type item struct {
 	data   []byte
 }
 
+// newFrame returns a frame of one item, which others may follow.
+func newFrame(it *item) []byte {
+	if len(it.data) < maxFrame {
+		return appendItem(make([]byte, 0, len(it.data)+64), it)
+	}
+	var head [256]byte
+	// Join does not clear first what it fills, as make does.
+	return bytes.Join([][]byte{appendHead(head[:0], it), it.data}, nil)
+}
+
 // appendItem appends it as it stands in a frame.
-func appendItem(b []byte, it *item) []byte {
+func appendItem(b []byte, it *item) []byte { return append(appendHead(b, it), it.data...) }
+
+// appendHead appends what stands before the data of it.
+func appendHead(b []byte, it *item) []byte {
 	flags := byte(0)
 	if len(it.header) > 0 {
 		flags |= entryHeader
@@ -79,7 +93,7 @@ func appendItem(b []byte, it *item) []byte {
 	if it.hasCRC {
 		b = binary.BigEndian.AppendUint32(b, it.crc)
 	}
-	return append(b, it.data...)
+	return b
 }
 
 func appendHeader(b []byte, h nats.Header) []byte {

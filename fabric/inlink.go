@@ -141,7 +141,7 @@ func (in *inLink) takePart(batch []*Message, it *item) (_ []*Message, on bool) {
 	default:
 		in.c.invalid.Add(1)
 		in.c.log.Warn("part of a message dropped", "pid", in.c.cfg.pid, "from", in.from, "err", err)
-		if it.more && err == errChecksum {
+		if err == errChecksum {
 			return batch, false // as if it had not come: it comes again
 		}
 	}

@@ -10,9 +10,10 @@ import (
 	"time"
 )
 
-// A message too large for one publish goes over a link in parts. Each has a checksum,
-// and so has the whole; the link sees to it that they come in order and none is
-// missing, and grants no more at a time than its window.
+// A message too large for one publish goes over a link in parts. Each has the checksum
+// of the message so far, so that the last has that of the whole; the link sees to it
+// that they come in order and none is missing, and grants no more at a time than its
+// window.
 const (
 	// maxChunk is the size above which a message is sent in parts, and that of a
 	// part; less if the server takes less.
@@ -48,11 +49,7 @@ func (l *outLink) addLarge(ctx context.Context, it *item) (err error) {
 		part.data = rest[:min(size, len(rest))]
 		rest = rest[len(part.data):]
 		part.more, part.hasCRC = len(rest) > 0, true
-		if part.more {
-			part.crc = crc32.Checksum(part.data, castagnoli)
-		} else {
-			part.crc = crc32.Checksum(it.data, castagnoli)
-		}
+		part.crc = crc32.Update(part.crc, castagnoli, part.data)
 		if err := l.add(ctx, &part); err != nil {
 			if !first {
 				l.giveUp()
@@ -62,7 +59,7 @@ func (l *outLink) addLarge(ctx context.Context, it *item) (err error) {
 		if !part.more {
 			return nil
 		}
-		part = item{kind: kindPart}
+		part = item{kind: kindPart, crc: part.crc}
 	}
 }
 
@@ -88,7 +85,7 @@ type partial struct {
 	total int64
 	parts [][]byte // what came, and nothing for what is claimed
 	size  int64    // of parts
-	crc   uint32   // of parts
+	crc   uint32   // of what came
 	skip  bool     // it was refused: the parts that come are dropped
 }
 
@@ -112,9 +109,11 @@ func (in *inLink) part(it *item) (*partial, error) {
 		in.dropPartial()
 		return nil, nil
 	}
-	if it.more && crc32.Checksum(it.data, castagnoli) != it.crc {
+	crc := crc32.Update(p.crc, castagnoli, it.data)
+	if crc != it.crc {
 		return nil, errChecksum
 	}
+	p.crc = crc
 	if p.skip {
 		if !it.more {
 			in.partial = nil
@@ -126,13 +125,12 @@ func (in *inLink) part(it *item) (*partial, error) {
 		return nil, fmt.Errorf("more than the %d bytes announced", p.total)
 	}
 	p.parts = append(p.parts, it.data)
-	p.crc = crc32.Update(p.crc, castagnoli, it.data)
 	if it.more {
 		return nil, nil
 	}
-	if p.size != p.total || p.crc != it.crc {
+	if p.size != p.total {
 		in.dropPartial()
-		return nil, errChecksum
+		return nil, fmt.Errorf("%d of the %d bytes announced", p.size, p.total)
 	}
 	in.partial = nil // its memory is given back when the program takes it
 	p.item.data = bytes.Join(p.parts, nil)

@@ -113,11 +113,11 @@ func (s *OutStream) Write(p []byte) (n int, err error) {
 	}
 	for size := s.l.c.chunk(); len(p) > 0; {
 		part := p[:min(size, len(p))]
-		it := item{kind: kindPart, more: true, hasCRC: true, crc: crc32.Checksum(part, castagnoli), data: part}
+		it := item{kind: kindPart, more: true, hasCRC: true, crc: crc32.Update(s.crc, castagnoli, part), data: part}
 		if err := s.l.add(s.ctx, &it); err != nil {
 			return n, fmt.Errorf("stream to %s: %w", s.l.d.pid, err)
 		}
-		s.crc = crc32.Update(s.crc, castagnoli, part)
+		s.crc = it.crc
 		s.sent += uint64(len(part))
 		p = p[len(part):]
 		n += len(part)
@@ -245,22 +245,21 @@ func (in *inLink) takeStream(it *item) (on bool) {
 		in.c.invalid.Add(1)
 		return false
 	}
-	if it.more && crc32.Checksum(it.data, castagnoli) != it.crc {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	crc := crc32.Update(s.crc, castagnoli, it.data)
+	if it.hasCRC && crc != it.crc {
 		in.c.invalid.Add(1)
 		return false // as if it had not come: it comes again
 	}
+	s.crc = crc
 	in.win.Accepted(it.size())
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	switch {
 	case s.err != nil:
 	case it.more:
 		s.parts = append(s.parts, it.data)
-		s.crc = crc32.Update(s.crc, castagnoli, it.data)
 	case !it.hasCRC:
 		s.err = ErrStreamAborted
-	case it.crc != s.crc:
-		s.err = fmt.Errorf("%w: %w", ErrStreamAborted, errChecksum)
 	default:
 		s.err = io.EOF
 	}
