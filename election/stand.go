@@ -86,22 +86,27 @@ func (s *stand) memo() memo {
 }
 
 // run tells each leader that this node stands until it answers, and the last one
-// that it no longer does.
+// that it no longer does. An answer may come from a term that is later than what is
+// known here: only a new holder, and time, are a reason to tell it again.
 func (s *stand) run(ctx context.Context) {
 	var h lease.Holder
-	wait := askAgain
+	var again <-chan time.Time
+	due, wait := false, askAgain
 	for {
 		holder, changed := s.holder.Load()
 		at, answered := s.place.Load()
 		if holder.Token != h.Token {
-			h, wait = holder, askAgain
+			h, due, wait = holder, true, askAgain
 		}
-		var again <-chan time.Time
-		if h.PID != "" && h.PID != s.o.me && at.token != h.Token {
+		switch {
+		case h.PID == "" || h.PID == s.o.me || at.token >= h.Token:
+			again = nil
+		case due:
 			s.o.tell(h.PID, s.memo())
 			again = time.After(wait)
 			wait = min(2*wait, askSeldom)
 		}
+		due = false
 		select {
 		case <-ctx.Done():
 			if h.PID != "" && h.PID != s.o.me {
@@ -111,6 +116,7 @@ func (s *stand) run(ctx context.Context) {
 		case <-changed:
 		case <-answered:
 		case <-again:
+			due = true
 		}
 	}
 }

@@ -1,0 +1,60 @@
+package election
+
+import (
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/natsfabric/natsfabric/fabric"
+	"github.com/natsfabric/natsfabric/internal/lease"
+	"github.com/natsfabric/natsfabric/internal/natstest"
+)
+
+// A candidate that knows only of the leader's last term is told its rank in the present
+// one. It does not ask again for that reason.
+func TestStandBehindTheTimes(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		var asked atomic.Int64
+		elections := map[string]*Election{}
+		for _, pid := range []string{"a", "b"} {
+			n, err := fabric.Join(t.Context(), fabric.Config{
+				Cluster: "c", PID: fabric.PID(pid), NATS: append(natstest.FastOptions(), nats.InProcessServer(s.Link())),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer n.Leave(t.Context())
+			if elections[pid], err = New(n, Config{Name: "x"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		term, err := elections["a"].Campaign(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		o, err := officeOf(elections["b"].node, elections["b"].host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		st, leave := o.stand(t.Context(), elections["b"])
+		defer leave()
+		if _, err := s.Connect(natstest.FastOptions()...).Subscribe("fab.c.production.y.elect-a.b", func(*nats.Msg) {
+			if asked.Add(1) == 1000 { // in fake time it would go on for good
+				st.cancel()
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		st.holder.Store(lease.Holder{PID: "a", Token: term.Token() - 1})
+		time.Sleep(time.Minute)
+		if n := asked.Load(); n == 0 || n > 10 {
+			t.Errorf("b told %d times in a minute that it stands", n)
+		}
+		if at := st.place.Get(); at.token != term.Token() || at.rank != 0 {
+			t.Errorf("b's place is %+v, want the first of term %d", at, term.Token())
+		}
+	})
+}
