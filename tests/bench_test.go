@@ -3,6 +3,7 @@ package tests
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -136,4 +137,90 @@ func BenchmarkRing(b *testing.B) {
 			b.ReportMetric(float64(size*round*b.N)/rawTook.Seconds(), "raw-hops/s")
 		})
 	}
+}
+
+// BenchmarkBroadcast has five send 10 000 messages each to all the others, as
+// ClusterTalk's test does, beside plain connections that have a subject each,
+// a wildcard, and NoEcho: x-raw is the share of the raw deliveries a second, the median
+// of rounds that alternate.
+func BenchmarkBroadcast(b *testing.B) {
+	const size, each, expected = 5, 10_000, 4 * 10_000
+	s := natstest.Start(b)
+	data := make([]byte, 16)
+	conns, inboxes := make([]*nats.Conn, size), make([]chan *nats.Msg, size)
+	for i := range conns {
+		conns[i], inboxes[i] = s.Connect(nats.SkipSubjectValidation(), nats.NoEcho()), make(chan *nats.Msg, expected)
+		if _, err := conns[i].ChanSubscribe("raw.b.*", inboxes[i]); err != nil {
+			b.Fatal(err)
+		}
+		if err := conns[i].Flush(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	nodes := joinMany(b, s.URL(), size)
+	ctx := within(b, 10*patience)
+	raw := func(i int) error {
+		sent := make(chan error, 1) // capacity 1: read when all is received
+		go func() {
+			subject := fmt.Sprint("raw.b.", i)
+			for range each {
+				if err := conns[i].Publish(subject, data); err != nil {
+					sent <- err
+					return
+				}
+			}
+			sent <- nil
+		}()
+		for range expected {
+			select {
+			case <-inboxes[i]:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		return <-sent
+	}
+	node := func(i int) error {
+		sent := make(chan error, 1) // capacity 1: read when all is received
+		go func() {
+			for range each {
+				if err := nodes[i].Broadcast(ctx, data); err != nil {
+					sent <- err
+					return
+				}
+			}
+			sent <- nil
+		}()
+		for range expected {
+			if _, err := nodes[i].Receive(ctx); err != nil {
+				return err
+			}
+		}
+		return <-sent
+	}
+	round := func(one func(int) error) time.Duration {
+		began := time.Now()
+		errs := make(chan error, size)
+		for i := range size {
+			go func() { errs <- one(i) }()
+		}
+		for range size {
+			if err := <-errs; err != nil {
+				b.Fatal(err)
+			}
+		}
+		return time.Since(began)
+	}
+	round(raw)
+	round(node)
+	var ratios []float64
+	var took time.Duration
+	for b.Loop() {
+		r, n := round(raw), round(node)
+		ratios = append(ratios, float64(r)/float64(n))
+		took += n
+	}
+	slices.Sort(ratios)
+	b.ReportMetric(ratios[len(ratios)/2], "x-raw")
+	b.ReportMetric(float64(size*expected*b.N)/took.Seconds(), "deliveries/s")
 }
