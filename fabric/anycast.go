@@ -120,7 +120,7 @@ func (c *courier) serve(ctx context.Context, name string, workers int, f handler
 	bounds.OnFull = Reject // whoever asks is told
 	s := &service{name: name, c: c, inbox: newInbox(bounds), ended: make(chan struct{})}
 	d := decoder{c: c}
-	s.sub, err = c.subscribeGroup(c.subj.serviceAll(name), c.subj.group(name),
+	s.sub, err = c.subscribeGroup(c.subj.serviceAll(name), c.subj.group(),
 		func(m *nats.Msg) { s.take(d.decode(nil, m)) }, func() { close(s.ended) })
 	if err != nil {
 		return fmt.Errorf("serve %s: %w", name, err)

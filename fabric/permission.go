@@ -53,11 +53,19 @@ type Scope struct {
 	Groups    []string // balance groups
 	Elections []string
 	Topics    []string
-	Services  []string
+	// Services are those that the process may ask, and serve: it gets its share of
+	// their requests, never a copy of another's.
+	Services []string
+
+	// Micro also allows what Config.Micro needs. To answer plain NATS clients the process
+	// may then publish at _INBOX.>, and so forge the answers that others of them wait
+	// for; what nodes ask each other and the server is not there.
+	Micro bool
 }
 
-// Subjects are what a user is allowed to publish and to subscribe to, in the order
-// and with the wildcards of a NATS server's configuration.
+// Subjects are what a user is allowed to publish and to subscribe to, with the
+// wildcards of a NATS server's configuration. A subject to subscribe to may be followed
+// by a blank and a queue group, as there: then it is allowed in that group only.
 type Subjects struct {
 	Publish   []string
 	Subscribe []string
@@ -124,6 +132,9 @@ func permissionsOf(c Config, s Scope) (p Permissions, err error) {
 	if s.Role < RoleObserver || s.Role > RoleAdmin {
 		return p, &ConfigError{"Role", fmt.Sprintf("%d is none", s.Role)}
 	}
+	if s.Micro && s.Role == RoleObserver {
+		return p, &ConfigError{"Micro", "a passive node is no member"}
+	}
 	for _, l := range []struct {
 		field string
 		names *[]string
@@ -139,7 +150,7 @@ func permissionsOf(c Config, s Scope) (p Permissions, err error) {
 		}
 	}
 	of := newSubjects(c.Cluster, c.Env, c.PID)
-	return Permissions{Messages: s.messages(of), Control: s.control(c, of), Feed: of.feed() + ".>"}, nil
+	return Permissions{Messages: s.messages(c, of), Control: s.control(c, of), Feed: of.feed() + ".>"}, nil
 }
 
 // each builds a subject for every name.
@@ -161,7 +172,7 @@ func join(lists ...[]string) (out []string) {
 }
 
 // messages are the subjects of a connection that carries messages.
-func (s Scope) messages(of subjects) (p Subjects) {
+func (s Scope) messages(c Config, of subjects) (p Subjects) {
 	p.Publish = slices.Concat(
 		[]string{of.peer("*"), of.everyone()}, each(s.Topics, of.topic), each(s.Services, of.service),
 		[]string{of.chunk("*", "*"), of.reply("*", of.me) + ">", of.signal(signalProbe)})
@@ -169,10 +180,15 @@ func (s Scope) messages(of subjects) (p Subjects) {
 	if s.Role >= RoleMember {
 		p.Publish = append(p.Publish, of.signal(signalOpen))
 		p.Subscribe = slices.Concat(p.Subscribe, []string{of.peerAll(), of.castAll()},
-			each(s.Topics, of.topicAll), each(s.Services, of.serviceAll), []string{of.chunkAll()})
+			each(s.Topics, of.topicAll), []string{of.chunkAll()},
+			each(s.Services, func(name string) string { return of.serviceAll(name) + " " + of.group() }))
 	}
 	if s.Role >= RoleCandidate {
 		p.Publish = append(p.Publish, of.signal("*"))
+	}
+	if s.Micro {
+		p.Publish = append(p.Publish, inboxPrefix+">")
+		p.Subscribe = append(p.Subscribe, microSubjects(c)...)
 	}
 	return p
 }

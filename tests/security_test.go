@@ -99,8 +99,10 @@ func (r *realm) found() {
 }
 
 // refusals returns the lines of the server's log that report a violation.
-func (r *realm) refusals() (lines []string) {
-	for line := range strings.Lines(r.server.Logs()) {
+func (r *realm) refusals() []string { return violations(r.server.Logs()) }
+
+func violations(log string) (lines []string) {
+	for line := range strings.Lines(log) {
 		if strings.Contains(line, "Violation") {
 			lines = append(lines, strings.TrimSpace(line))
 		}
@@ -160,8 +162,10 @@ func (a *attacker) mayPublish(nc *nats.Conn, m *nats.Msg) bool {
 	return !a.refused(nc, func() error { return nc.PublishMsg(m) })
 }
 
-func (a *attacker) maySubscribe(nc *nats.Conn, subject, queue string) bool {
+// A subject may be followed by a blank and a queue group.
+func (a *attacker) maySubscribe(nc *nats.Conn, subject string) bool {
 	a.r.t.Helper()
+	subject, queue, _ := strings.Cut(subject, " ")
 	return !a.refused(nc, func() error {
 		_, err := nc.QueueSubscribeSync(subject, queue)
 		return err
