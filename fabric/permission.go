@@ -83,6 +83,9 @@ type Permissions struct {
 	// Feed is the one subject of the bucket's account, among those of Control, that
 	// is not asked for but listened to.
 	Feed string
+	// Fetch is the one among those that Control publishes whose answer is many
+	// messages: it fetches mail. It is empty for an observer.
+	Fetch string
 }
 
 // All are the permissions of a single connection.
@@ -150,7 +153,11 @@ func permissionsOf(c Config, s Scope) (p Permissions, err error) {
 		}
 	}
 	of := newSubjects(c.Cluster, c.Env, c.PID)
-	return Permissions{Messages: s.messages(c, of), Control: s.control(c, of), Feed: of.feed() + ".>"}, nil
+	p = Permissions{Messages: s.messages(c, of), Control: s.control(c, of), Feed: of.feed() + ".>"}
+	if s.Role >= RoleMember {
+		p.Fetch = kv.MailNeedsOf(kv.Name(c.Cluster, c.Env), c.Domain, string(c.PID)).Fetch
+	}
+	return p, nil
 }
 
 // each builds a subject for every name.
@@ -198,17 +205,17 @@ func (s Scope) control(c Config, of subjects) (p Subjects) {
 	pid := string(c.PID)
 	needs := kv.NeedsOf(kv.Name(c.Cluster, c.Env), c.Domain)
 	p.Publish = append(p.Publish, needs.Read...)
-	p.Subscribe = []string{of.feed() + ".>", of.inbox() + ".>"}
+	p.Subscribe = []string{of.feed() + ".>", of.inbox() + ".>", of.replyAll()}
 	write := func(keys ...string) { p.Publish = append(p.Publish, each(keys, needs.Write)...) }
-	mail := kv.MailNeeds(kv.Name(c.Cluster, c.Env), c.Domain, pid)
-	p.Publish = append(p.Publish, of.mail("*"))
+	mail := kv.MailNeedsOf(kv.Name(c.Cluster, c.Env), c.Domain, pid)
+	p.Publish = append(append(p.Publish, of.mail("*")), mail.Send...)
 	if s.Role >= RoleMember {
 		p.Publish = append(p.Publish, of.dead("*"))
 		write(lease.KeyPID(pid), lease.KeySession(pid))
 		write(each(s.Groups, func(g string) string { return lease.KeyWish(g, pid) })...)
 		write(each(s.Groups, func(g string) string { return lease.KeyFence(g, "*") })...)
 		write(each(s.Groups, func(g string) string { return lease.KeyValue(g, "*") })...)
-		p.Publish = append(p.Publish, mail.Read...)
+		p.Publish = append(p.Publish, mail.Take...)
 	}
 	if s.Role >= RoleCandidate {
 		write(kv.KeyOpen, lease.KeyPID("*"))
