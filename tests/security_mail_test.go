@@ -2,12 +2,12 @@ package tests
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/natsfabric/natsfabric/fabric"
 	"github.com/natsfabric/natsfabric/internal/permission"
@@ -18,19 +18,10 @@ func boxed(c *fabric.Config) { c.Mailbox.On, c.Mailbox.Backoff = true, 10*time.M
 // foundMail has an admin make the bucket, the mail streams and the mailbox of m1.
 func (r *realm) foundMail() {
 	r.t.Helper()
-	root := r.join("root", boxed)
-	js, err := jetstream.New(r.attacker("root").ctl)
-	if err != nil {
+	r.found()
+	if err := fabric.CreateMailboxes(within(r.t, patience), r.as("root"), "m1"); err != nil {
 		r.t.Fatal(err)
 	}
-	// As the mailbox of m1 would be made by m1, if it might.
-	if _, err := js.CreateConsumer(r.t.Context(), "fab_t_production_mail", jetstream.ConsumerConfig{
-		Durable: "mb-m1", FilterSubject: "fab.t.production.d.m1.*", DeliverPolicy: jetstream.DeliverAllPolicy,
-		AckPolicy: jetstream.AckExplicitPolicy, AckWait: 5 * time.Second, MaxDeliver: -1, MaxAckPending: 256,
-	}); err != nil {
-		r.t.Fatal(err)
-	}
-	leave(r.t, root)
 }
 
 // TestMailSuffices: with the allow-list of its role each process sends durable messages,
@@ -88,6 +79,10 @@ func TestMailSuffices(t *testing.T) {
 		if err := m.Done(ctx, nil); err != nil {
 			t.Error(err)
 		}
+		// Making what is there changes nothing; who is no admin may not.
+		if err := fabric.CreateMailboxes(ctx, r.as("root"), "m1", "c1"); err != nil {
+			t.Error(err)
+		}
 		root, dead := r.join("root"), 0
 		for d, err := range root.DeadLetters(ctx) {
 			if err != nil || d.Message.From != "c1" || d.Reason != "not today" || string(d.Message.Data) != "poison" {
@@ -100,6 +95,12 @@ func TestMailSuffices(t *testing.T) {
 		}
 		if lines := r.refusals(); len(lines) > 0 {
 			t.Errorf("the server refused %d times:\n%s", len(lines), lines)
+		}
+		if err := fabric.CreateMailboxes(ctx, r.as("mallory"), "m2"); !errors.Is(err, fabric.ErrPermission) {
+			t.Errorf("CreateMailboxes as a member = %v, want ErrPermission", err)
+		}
+		if err := joining(ctx, r.as("m2", boxed)); !errors.Is(err, fabric.ErrNoMail) {
+			t.Errorf("Join with a mailbox that nobody made = %v, want ErrNoMail", err)
 		}
 	})
 }
