@@ -246,6 +246,16 @@ func (s *services) unhandled() (n int) {
 	return n
 }
 
+// inboxes are the queues of those that run.
+func (s *services) inboxes() (all []*inbox) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, sv := range s.running {
+		all = append(all, sv.inbox)
+	}
+	return all
+}
+
 // drain has the server send none of them any more.
 func (s *services) drain() {
 	s.mu.Lock()

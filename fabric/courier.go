@@ -102,9 +102,10 @@ type courier struct {
 	subs   []*nats.Subscription // all, for close
 	lost   uint64               // dropped by nats.go, of subscriptions that have ended
 
-	draining atomic.Bool // nothing new is sent
-	end      *nats.Msg   // put into intake, it closes through
-	through  chan struct{}
+	draining   atomic.Bool // nothing new is sent
+	intakeEnds atomic.Bool // the inbox gets nothing new
+	end        *nats.Msg   // put into intake, it closes through
+	through    chan struct{}
 
 	done   chan struct{} // closed by close
 	closed atomic.Bool
