@@ -120,7 +120,7 @@ func (c *courier) serve(ctx context.Context, name string, workers int, f handler
 	bounds.OnFull = Reject // whoever asks is told
 	s := &service{name: name, c: c, inbox: newInbox(bounds), ended: make(chan struct{})}
 	d := decoder{c: c}
-	s.sub, err = c.subscribeGroup(c.subj.serviceAll(name), c.subj.group(name),
+	s.sub, err = c.subscribeGroup(c.subj.serviceAll(name), c.subj.group(),
 		func(m *nats.Msg) { s.take(d.decode(nil, m)) }, func() { close(s.ended) })
 	if err != nil {
 		return fmt.Errorf("serve %s: %w", name, err)
@@ -244,6 +244,16 @@ func (s *services) unhandled() (n int) {
 		n += sv.inbox.unhandled()
 	}
 	return n
+}
+
+// inboxes are the queues of those that run.
+func (s *services) inboxes() (all []*inbox) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, sv := range s.running {
+		all = append(all, sv.inbox)
+	}
+	return all
 }
 
 // drain has the server send none of them any more.

@@ -102,9 +102,10 @@ type courier struct {
 	subs   []*nats.Subscription // all, for close
 	lost   uint64               // dropped by nats.go, of subscriptions that have ended
 
-	draining atomic.Bool // nothing new is sent
-	end      *nats.Msg   // put into intake, it closes through
-	through  chan struct{}
+	draining   atomic.Bool // nothing new is sent
+	intakeEnds atomic.Bool // the inbox gets nothing new
+	end        *nats.Msg   // put into intake, it closes through
+	through    chan struct{}
 
 	done   chan struct{} // closed by close
 	closed atomic.Bool
@@ -177,8 +178,10 @@ func (c *courier) start() error {
 	c.wg.Go(c.batcher.run)
 	c.wg.Go(c.links.keep)
 	c.wg.Go(c.links.speak)
-	_, err := c.subscribe(c.subj.replyAll(), c.onReply)
-	return err
+	if _, err := c.subscribe(c.subj.replyAll(), c.onReply); err != nil {
+		return err
+	}
+	return c.mail.listen()
 }
 
 // subscribeChan has every message to subject go to the dispatcher.
@@ -218,12 +221,17 @@ func (c *courier) subscribe(subject string, f nats.MsgHandler) (*nats.Subscripti
 // subscribeGroup is subscribe as one of a queue group, if that is not empty; ended
 // is called after f was for the last time.
 func (c *courier) subscribeGroup(subject, group string, f nats.MsgHandler, ended func()) (*nats.Subscription, error) {
+	return c.subscribeOn(c.nc, subject, group, f, ended)
+}
+
+// subscribeOn is subscribeGroup on a connection that may be the bucket's.
+func (c *courier) subscribeOn(nc *nats.Conn, subject, group string, f nats.MsgHandler, ended func()) (*nats.Subscription, error) {
 	c.subsMu.Lock()
 	defer c.subsMu.Unlock()
 	if c.closed.Load() {
 		return nil, ErrClosed
 	}
-	sub, err := c.nc.QueueSubscribe(subject, group, f)
+	sub, err := nc.QueueSubscribe(subject, group, f)
 	if err != nil {
 		return nil, fmt.Errorf("subscribe %q: %w", subject, natsError(err))
 	}

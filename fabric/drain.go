@@ -94,7 +94,7 @@ func (c *courier) empty(ctx context.Context) error {
 // stopIntake ends the subscriptions that lead to the inbox, and waits until what the
 // server had sent is in it.
 func (c *courier) stopIntake(ctx context.Context) error {
-	if c.off {
+	if c.off || c.intakeEnds.Swap(true) {
 		return nil
 	}
 	c.services.drain()
@@ -125,6 +125,31 @@ func (c *courier) stopIntake(ctx context.Context) error {
 	case <-c.done:
 		return ErrClosed
 	}
+}
+
+// departTimeout bounds how long the server may take to hear that nothing more is wanted,
+// when a node leaves.
+const departTimeout = time.Second
+
+// depart has the server send nothing more to the inbox and to services, and refuses what
+// came, awaits an answer, and was not taken yet: who asked is not left waiting, and who
+// asks later hears from the server that nobody is there. What is being handled goes on.
+func (c *courier) depart(ctx context.Context) {
+	if c.off || ctx.Err() != nil || !c.nc.IsConnected() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, departTimeout)
+	defer cancel()
+	if err := c.stopIntake(ctx); err != nil {
+		c.log.Debug("the server did not confirm that nothing more is wanted", "pid", c.cfg.pid, "err", err)
+	}
+	for _, q := range append(c.services.inboxes(), c.inbox) {
+		for _, m := range q.abandon() {
+			m.taken()
+			c.notices.add(notice{m: m, refused: true})
+		}
+	}
+	_ = c.poll(ctx, c.notices.idle) // else they find out by their deadlines
 }
 
 // unhandled returns how many messages wait to be received, or are being handled.

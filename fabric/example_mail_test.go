@@ -70,3 +70,37 @@ func ExampleMailbox() {
 	// order x, attempt 2
 	// dead: order x from a to stock: x is no number
 }
+
+// An administrator makes the mailbox of a process that may not do so itself.
+func ExampleCreateMailboxes() {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	srv, err := embedded.Start(ctx, embedded.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer srv.Shutdown(ctx)
+	root := fabric.Config{Cluster: "shop", PID: "root", URL: srv.ClientURL()}
+	admin, err := fabric.Join(ctx, root)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer admin.Leave(ctx)
+	if err := fabric.CreateMailboxes(ctx, root, "stock"); err != nil {
+		log.Fatal(err)
+	}
+	counts, err := admin.Mail(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%+v\n", counts)
+
+	stock, err := fabric.Join(ctx, fabric.Config{
+		Cluster: "shop", PID: "stock", URL: srv.ClientURL(), Role: fabric.RoleMember, Mailbox: fabric.Mailbox{On: true},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer stock.Leave(ctx)
+	// Output: [{PID:stock Mailbox:true Waiting:0}]
+}

@@ -232,6 +232,25 @@ func (q *inbox) empty() (all []*Message) {
 	return all
 }
 
+// abandon removes and returns the messages whose senders await something, but for mail,
+// which its mailbox gives back. They count as refused; the others stay.
+func (q *inbox) abandon() (asked []*Message) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for range q.n { // each is looked at once, and the order stays
+		m := q.pop()
+		if m.asked == nil || m.asked.kind == kindMail {
+			q.push(m)
+			continue
+		}
+		q.gone(m)
+		asked = append(asked, m)
+	}
+	q.received -= uint64(len(asked))
+	q.rejected += uint64(len(asked))
+	return asked
+}
+
 // unhandled returns how many messages wait to be received, or are being handled.
 func (q *inbox) unhandled() int {
 	q.mu.Lock()

@@ -258,6 +258,30 @@ func (p *mailer) close() {
 	}
 }
 
+// listen awaits what the mail stream answers, on the bucket's connection if that is one
+// of its own: in the accounts of messages there is no JetStream. Nothing else is taken
+// there.
+func (p *mailer) listen() error {
+	if p.nc == p.c.nc {
+		return nil // onReply takes it
+	}
+	_, err := p.c.subscribeOn(p.nc, p.c.subj.replyAll(), "", func(m *nats.Msg) {
+		from, rest, ok := p.c.subj.parseReply(m.Subject)
+		t, tagged := parseTag(rest)
+		switch {
+		case !ok || !tagged || t.nonce != p.c.nonce || t.kind != kindMail:
+			p.c.drop(m)
+		case isNoResponders(m):
+			p.answered(from, t, answer{err: errBounced})
+		case isForeign(m.Header):
+			p.c.drop(m)
+		default:
+			p.answered(from, t, answer{kind: t.kind, data: m.Data})
+		}
+	}, func() {})
+	return err
+}
+
 // answered gives what came back to who waits for it.
 func (p *mailer) answered(from PID, t tag, a answer) {
 	if w := p.calls.match(t, from); w != nil {

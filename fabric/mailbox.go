@@ -54,12 +54,17 @@ type mailbox struct {
 func newMailbox(p *mailer) *mailbox {
 	cfg := p.c.cfg.mailbox.withDefaults()
 	return &mailbox{
-		p: p, c: p.c, cfg: cfg,
-		desc: mail.Box{
-			PID: string(p.c.cfg.pid), Subjects: p.c.subj.mailTo(p.c.cfg.pid), AckWait: p.c.cfg.ackWait,
-			InFlight: cfg.InFlight, Idle: cmp.Or(cfg.Age, DefaultMailAge),
-		},
+		p: p, c: p.c, cfg: cfg, desc: boxOf(p.c.subj, cfg, p.c.cfg.ackWait),
 		idle: make(chan struct{}, 1), parking: make(chan struct{}, 1), letters: make(map[uint64]*letter),
+	}
+}
+
+// boxOf describes the mailbox of the process whose subjects s are.
+func boxOf(s subjects, cfg Mailbox, ackWait time.Duration) mail.Box {
+	cfg = cfg.withDefaults()
+	return mail.Box{
+		PID: string(s.me), Subjects: s.mailTo(s.me), AckWait: ackWait,
+		InFlight: cfg.InFlight, Idle: cmp.Or(cfg.Age, DefaultMailAge),
 	}
 }
 

@@ -36,7 +36,8 @@ const maxMailBackoff = time.Minute
 // not what a fabric's process sends: see [Node.DeadLetters].
 type Mailbox struct {
 	// On makes the mailbox; it needs a PID that is named. A process that joins without
-	// it leaves a mailbox that the PID has as it is.
+	// it leaves a mailbox that the PID has as it is. With a Role below [RoleAdmin] it
+	// must be there: see [CreateMailboxes].
 	On bool
 
 	// Attempts is how often a message is handed out before it becomes a dead letter,

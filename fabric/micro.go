@@ -2,7 +2,6 @@ package fabric
 
 import (
 	"encoding/json"
-	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -23,12 +22,31 @@ const (
 	microInbox = "inbox"
 )
 
-// microName is what the nodes of a fabric are called as services.
+// microName is what the nodes of a fabric are called as services, and microID one of
+// them.
 func microName(cluster string) string { return "fab-" + cluster }
+func microID(c Config) string         { return c.Env + "_" + string(c.PID) }
+
+// microTopics are the subjects at which a node is asked one thing: as any service, as
+// one of its fabric, and as itself.
+func microTopics(c Config, verb micro.Verb) [3]string {
+	every := micro.APIPrefix + "." + verb.String()
+	name := every + "." + microName(c.Cluster)
+	return [3]string{every, name, name + "." + microID(c)}
+}
+
+// microSubjects are those of everything that a node is asked.
+func microSubjects(c Config) (all []string) {
+	for _, verb := range [...]micro.Verb{micro.PingVerb, micro.InfoVerb, micro.StatsVerb} {
+		topics := microTopics(c, verb)
+		all = append(all, topics[:]...)
+	}
+	return all
+}
 
 // registerMicro subscribes to what is asked of services.
 func (n *Node) registerMicro() error {
-	name, id := microName(n.cfg.Cluster), n.cfg.Env+"_"+string(n.cfg.PID)
+	who := micro.ServiceIdentity{Name: microName(n.cfg.Cluster), ID: microID(n.cfg), Version: microVersion}
 	started := time.Now().UTC()
 	for verb, answer := range map[micro.Verb]func(micro.ServiceIdentity) any{
 		micro.PingVerb: func(who micro.ServiceIdentity) any {
@@ -48,15 +66,8 @@ func (n *Node) registerMicro() error {
 			return micro.Stats{ServiceIdentity: who, Type: micro.StatsResponseType, Started: started, Endpoints: n.courier.endpoints()}
 		},
 	} {
-		for _, at := range [...]struct{ name, id string }{{"", ""}, {name, ""}, {name, id}} {
-			subject, err := micro.ControlSubject(verb, at.name, at.id)
-			if err != nil {
-				return fmt.Errorf("register as a service: %w", err)
-			}
-			_, err = n.courier.subscribe(subject, func(m *nats.Msg) {
-				n.answerMicro(m, micro.ServiceIdentity{Name: name, ID: id, Version: microVersion}, answer)
-			})
-			if err != nil {
+		for _, subject := range microTopics(n.cfg, verb) {
+			if _, err := n.courier.subscribe(subject, func(m *nats.Msg) { n.answerMicro(m, who, answer) }); err != nil {
 				return err
 			}
 		}
@@ -111,7 +122,7 @@ func (c *courier) endpoints() []*micro.EndpointStats {
 		e := byName[s.name]
 		if e == nil {
 			e = &micro.EndpointStats{
-				Name: s.name, Subject: c.subj.external(c.subj.service(s.name)), QueueGroup: c.subj.group(s.name),
+				Name: s.name, Subject: c.subj.external(c.subj.service(s.name)), QueueGroup: c.subj.group(),
 			}
 			byName[s.name] = e
 			all = append(all, e)

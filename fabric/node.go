@@ -240,13 +240,16 @@ func (n *Node) end(cause error) {
 // the callbacks of groups and the resignations under way are done, it gives back
 // its PID and closes what it owns. If ctx ends first it gives nothing back: the
 // lease runs out, and the others see a failure. Messages that wait to be received
-// are dropped. Leave may be called again, and then waits for the first call. It
+// are dropped; who awaits an answer is told [ErrInboxFull], but not when the message was
+// being handled: for that there is [Node.Drain]. Whoever sends later is told that nobody
+// is there, at the latest when Leave has returned. Leave may be called again, and then waits for the first call. It
 // leaves no goroutine behind.
 func (n *Node) Leave(ctx context.Context) error {
 	n.leave.Do(func() {
 		if err := n.session.Leave(ctx); err != nil {
 			n.leftErr = fmt.Errorf("leave: PID %s is left to its lease: %w", n.cfg.PID, err)
 		}
+		n.courier.depart(ctx)
 		n.shut(ErrClosed)
 		close(n.left)
 		n.cfg.Logger.Info("left", "pid", n.cfg.PID, "err", n.leftErr)

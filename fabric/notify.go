@@ -36,8 +36,9 @@ type notice struct {
 // server does not read, and the dispatcher must wait for nobody.
 type notices struct {
 	wake  chan struct{} // capacity 1: a token means that the queue is not empty
-	mu    sync.Mutex    // guards queue
+	mu    sync.Mutex    // guards the fields below
 	queue []notice
+	busy  bool // some were taken from queue, and their senders are not told yet
 }
 
 // maxNotices bounds the queue. When it is full a sender is not told: one that awaits
@@ -56,6 +57,13 @@ func (q *notices) add(n notice) {
 	}
 }
 
+// idle reports whether everybody was told.
+func (q *notices) idle() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.queue) == 0 && !q.busy
+}
+
 func (c *courier) notify() {
 	q := &c.notices
 	for {
@@ -66,9 +74,12 @@ func (c *courier) notify() {
 		}
 		q.mu.Lock()
 		batch := q.queue
-		q.queue = nil
+		q.queue, q.busy = nil, true
 		q.mu.Unlock()
 		c.tell(batch)
+		q.mu.Lock()
+		q.busy = false
+		q.mu.Unlock()
 	}
 }
 

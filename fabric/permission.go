@@ -53,11 +53,19 @@ type Scope struct {
 	Groups    []string // balance groups
 	Elections []string
 	Topics    []string
-	Services  []string
+	// Services are those that the process may ask, and serve: it gets its share of
+	// their requests, never a copy of another's.
+	Services []string
+
+	// Micro also allows what Config.Micro needs. To answer plain NATS clients the process
+	// may then publish at _INBOX.>, and so forge the answers that others of them wait
+	// for; what nodes ask each other and the server is not there.
+	Micro bool
 }
 
-// Subjects are what a user is allowed to publish and to subscribe to, in the order
-// and with the wildcards of a NATS server's configuration.
+// Subjects are what a user is allowed to publish and to subscribe to, with the
+// wildcards of a NATS server's configuration. A subject to subscribe to may be followed
+// by a blank and a queue group, as there: then it is allowed in that group only.
 type Subjects struct {
 	Publish   []string
 	Subscribe []string
@@ -75,6 +83,9 @@ type Permissions struct {
 	// Feed is the one subject of the bucket's account, among those of Control, that
 	// is not asked for but listened to.
 	Feed string
+	// Fetch is the one among those that Control publishes whose answer is many
+	// messages: it fetches mail. It is empty for an observer.
+	Fetch string
 }
 
 // All are the permissions of a single connection.
@@ -124,6 +135,9 @@ func permissionsOf(c Config, s Scope) (p Permissions, err error) {
 	if s.Role < RoleObserver || s.Role > RoleAdmin {
 		return p, &ConfigError{"Role", fmt.Sprintf("%d is none", s.Role)}
 	}
+	if s.Micro && s.Role == RoleObserver {
+		return p, &ConfigError{"Micro", "a passive node is no member"}
+	}
 	for _, l := range []struct {
 		field string
 		names *[]string
@@ -139,7 +153,11 @@ func permissionsOf(c Config, s Scope) (p Permissions, err error) {
 		}
 	}
 	of := newSubjects(c.Cluster, c.Env, c.PID)
-	return Permissions{Messages: s.messages(of), Control: s.control(c, of), Feed: of.feed() + ".>"}, nil
+	p = Permissions{Messages: s.messages(c, of), Control: s.control(c, of), Feed: of.feed() + ".>"}
+	if s.Role >= RoleMember {
+		p.Fetch = kv.MailNeedsOf(kv.Name(c.Cluster, c.Env), c.Domain, string(c.PID)).Fetch
+	}
+	return p, nil
 }
 
 // each builds a subject for every name.
@@ -161,7 +179,7 @@ func join(lists ...[]string) (out []string) {
 }
 
 // messages are the subjects of a connection that carries messages.
-func (s Scope) messages(of subjects) (p Subjects) {
+func (s Scope) messages(c Config, of subjects) (p Subjects) {
 	p.Publish = slices.Concat(
 		[]string{of.peer("*"), of.everyone()}, each(s.Topics, of.topic), each(s.Services, of.service),
 		[]string{of.chunk("*", "*"), of.reply("*", of.me) + ">", of.signal(signalProbe)})
@@ -169,10 +187,15 @@ func (s Scope) messages(of subjects) (p Subjects) {
 	if s.Role >= RoleMember {
 		p.Publish = append(p.Publish, of.signal(signalOpen))
 		p.Subscribe = slices.Concat(p.Subscribe, []string{of.peerAll(), of.castAll()},
-			each(s.Topics, of.topicAll), each(s.Services, of.serviceAll), []string{of.chunkAll()})
+			each(s.Topics, of.topicAll), []string{of.chunkAll()},
+			each(s.Services, func(name string) string { return of.serviceAll(name) + " " + of.group() }))
 	}
 	if s.Role >= RoleCandidate {
 		p.Publish = append(p.Publish, of.signal("*"))
+	}
+	if s.Micro {
+		p.Publish = append(p.Publish, inboxPrefix+">")
+		p.Subscribe = append(p.Subscribe, microSubjects(c)...)
 	}
 	return p
 }
@@ -182,17 +205,17 @@ func (s Scope) control(c Config, of subjects) (p Subjects) {
 	pid := string(c.PID)
 	needs := kv.NeedsOf(kv.Name(c.Cluster, c.Env), c.Domain)
 	p.Publish = append(p.Publish, needs.Read...)
-	p.Subscribe = []string{of.feed() + ".>", of.inbox() + ".>"}
+	p.Subscribe = []string{of.feed() + ".>", of.inbox() + ".>", of.replyAll()}
 	write := func(keys ...string) { p.Publish = append(p.Publish, each(keys, needs.Write)...) }
-	mail := kv.MailNeeds(kv.Name(c.Cluster, c.Env), c.Domain, pid)
-	p.Publish = append(p.Publish, of.mail("*"))
+	mail := kv.MailNeedsOf(kv.Name(c.Cluster, c.Env), c.Domain, pid)
+	p.Publish = append(append(p.Publish, of.mail("*")), mail.Send...)
 	if s.Role >= RoleMember {
 		p.Publish = append(p.Publish, of.dead("*"))
 		write(lease.KeyPID(pid), lease.KeySession(pid))
 		write(each(s.Groups, func(g string) string { return lease.KeyWish(g, pid) })...)
 		write(each(s.Groups, func(g string) string { return lease.KeyFence(g, "*") })...)
 		write(each(s.Groups, func(g string) string { return lease.KeyValue(g, "*") })...)
-		p.Publish = append(p.Publish, mail.Read...)
+		p.Publish = append(p.Publish, mail.Take...)
 	}
 	if s.Role >= RoleCandidate {
 		write(kv.KeyOpen, lease.KeyPID("*"))

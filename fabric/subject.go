@@ -14,7 +14,7 @@ import (
 //	u      P.u.<to>.<from>                P.u.<me>.*     point to point
 //	b      P.b.<from>                     P.b.*          broadcast
 //	g      P.g.<topic>.<from>             P.g.<topic>.*  topics
-//	q      P.q.<service>.<from>           P.q.<service>.* in the queue group fab.<cluster>.<env>.<service>: anycast
+//	q      P.q.<service>.<from>           P.q.<service>.* in the queue group fab.<cluster>.<env>: anycast
 //	s      P.s.<to>.<from>.<stream>       P.s.<me>.*.*   chunks of streams
 //	y      P.y.<kind>.<from>              P.y.<kind>.*   the fabric's own signals
 //	r      P.r.<to>.<from>.<tag>.<id>     P.r.<me>.>     answers, the server's 503 (wire.go)
@@ -95,8 +95,10 @@ func (s subjects) service(name string) string { return s.queues + name + "." + s
 // queue group.
 func (s subjects) serviceAll(name string) string { return s.queues + name + ".*" }
 
-// group is the queue group of those who serve a service.
-func (s subjects) group(name string) string { return s.prefix + name }
+// group is the queue group of those who serve a service: the same for all services, so
+// that the server's permissions can name it whatever a service is called. In another
+// group, or in none, a subscription would be a copy of every request.
+func (s subjects) group() string { return strings.TrimSuffix(s.prefix, ".") }
 
 // signal is where this node publishes signals of a kind.
 func (s subjects) signal(kind string) string {

@@ -58,6 +58,14 @@ func (l *nemesisLog) answered() int {
 	return l.acked
 }
 
+// used returns what a process last said that it uses.
+func (l *nemesisLog) used(process string) (record, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r, ok := l.stats[process]
+	return r, ok
+}
+
 // equal reports whether these processes have one view, of count members. The channel
 // is closed when another look is due.
 func (l *nemesisLog) equal(processes []string, count int) (bool, string, <-chan struct{}) {
@@ -82,7 +90,7 @@ type window struct {
 	begin, end int64
 }
 
-// check returns what is wrong with a history: believers, tokens, messages.
+// check returns what is wrong with a history: believers, tokens, holders, messages.
 func (l *nemesisLog) check(windows []window) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -94,7 +102,7 @@ func (l *nemesisLog) check(windows []window) error {
 	}
 	var messages error
 	l.late, messages = checkMessages(l.records, l.by, windows)
-	return errors.Join(checkTerms(l.records, buckets), messages)
+	return errors.Join(checkTerms(l.records, buckets), checkHoldings(l.records, l.by), messages)
 }
 
 // faultAt names the faults that were there at a time.
@@ -131,22 +139,95 @@ func checkTerms(records []record, buckets int) error {
 			wrong = append(wrong, fmt.Errorf("token %d is of term %d, lower token %d of term %d", t.Token, t.Term, terms[i-1].Token, terms[i-1].Term))
 		}
 	}
-	// The earliest moment at which a term above a token was believed in.
-	since := make([]int64, len(terms)+1)
-	since[len(terms)] = 1<<63 - 1
-	for i := len(terms) - 1; i >= 0; i-- {
-		since[i] = min(since[i+1], terms[i].At)
+	var grants []grant
+	for _, t := range terms {
+		grants = append(grants, grant{t.Token, t.At})
 	}
+	superseded := supersession(grants)
 	for _, r := range records {
-		if r.Kind != "believes" {
-			continue
-		}
-		i, _ := slices.BinarySearchFunc(terms, r.Token+1, func(t record, token uint64) int { return cmp.Compare(t.Token, token) })
-		if r.At > since[i] {
-			wrong = append(wrong, fmt.Errorf("%s believes in token %d, %v after a higher one was believed in", r.PID, r.Token, time.Duration(r.At-since[i])))
+		if since := superseded(r.Token); r.Kind == "believes" && r.At > since {
+			wrong = append(wrong, fmt.Errorf("%s believes in token %d, %v after a higher one was believed in", r.PID, r.Token, time.Duration(r.At-since)))
 		}
 	}
 	return errors.Join(wrong...)
+}
+
+// A grant is a token, and a moment after which it was believed in.
+type grant struct {
+	token uint64
+	at    int64
+}
+
+// supersession returns a function that tells the earliest moment at which a token above
+// the one it is given was believed in. It sorts grants.
+func supersession(grants []grant) func(token uint64) int64 {
+	slices.SortFunc(grants, func(a, b grant) int { return cmp.Compare(a.token, b.token) })
+	since := make([]int64, len(grants)+1)
+	since[len(grants)] = 1<<63 - 1
+	for i := len(grants) - 1; i >= 0; i-- {
+		since[i] = min(since[i+1], grants[i].at)
+	}
+	return func(token uint64) int64 {
+		i, _ := slices.BinarySearchFunc(grants, token+1, func(g grant, token uint64) int { return cmp.Compare(g.token, token) })
+		return since[i]
+	}
+}
+
+// checkHoldings: nobody holds an index after it was held under a higher token, and no
+// token is of two processes.
+func checkHoldings(records []record, by []string) error {
+	type holding struct{ index, token uint64 }
+	owner := map[holding]string{}
+	grants := map[uint64][]grant{} // by index, the first moment of each token
+	first := map[holding]int64{}
+	var wrong []error
+	for i, r := range records {
+		if r.Kind != "holds" {
+			continue
+		}
+		h := holding{r.N, r.Token}
+		if owner[h] == "" {
+			owner[h], first[h] = by[i], r.Done
+		} else if owner[h] != by[i] {
+			wrong = append(wrong, fmt.Errorf("index %d under token %d is of %s and of %s", r.N, r.Token, owner[h], by[i]))
+		}
+		first[h] = min(first[h], r.Done)
+	}
+	for h, at := range first {
+		grants[h.index] = append(grants[h.index], grant{h.token, at})
+	}
+	superseded := map[uint64]func(uint64) int64{}
+	for index, list := range grants {
+		superseded[index] = supersession(list)
+	}
+	for i, r := range records {
+		if r.Kind != "holds" {
+			continue
+		}
+		if since := superseded[r.N](r.Token); r.At > since {
+			wrong = append(wrong, fmt.Errorf("%s holds index %d under token %d, %v after it was held under a higher one", by[i], r.N, r.Token, time.Duration(r.At-since)))
+		}
+	}
+	return errors.Join(wrong...)
+}
+
+// holdings returns how often an index got a holder, and the indices that were held by
+// one of these processes since a moment.
+func (l *nemesisLog) holdings(processes []string, since int64) (handed int, held map[uint64]bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	tokens := map[[2]uint64]bool{}
+	held = map[uint64]bool{}
+	for i, r := range l.records {
+		if r.Kind != "holds" {
+			continue
+		}
+		tokens[[2]uint64{r.N, r.Token}] = true
+		if r.At >= since && slices.Contains(processes, l.by[i]) {
+			held[r.N] = true
+		}
+	}
+	return len(tokens), held
 }
 
 // checkMessages: each process gets the messages of each other at most once and in

@@ -14,8 +14,13 @@ func TestNemesisChecker(t *testing.T) {
 		return record{Kind: "term", PID: fabric.PID(pid), At: at, Term: number, Token: token}
 	}
 	believes := func(at int64, token uint64) record { return record{Kind: "believes", At: at, Token: token} }
+	holds := func(at int64, token uint64) record {
+		return record{Kind: "holds", N: 3, At: at, Done: at + 1, Token: token}
+	}
 	got := func(n uint64) record { return record{Kind: "got", PID: "a", Run: "r", N: n} }
 	sent := func(n uint64) record { return record{Kind: "sent", PID: "b", Run: "r", N: n, OK: true} }
+	elsewhere := holds(9, 10)
+	elsewhere.N = 4
 	for name, tt := range map[string]struct {
 		records []record
 		by      string
@@ -34,6 +39,11 @@ func TestNemesisChecker(t *testing.T) {
 		"late from a frozen server":     {[]record{got(2), got(1)}, "b#1", true, []window{{"pause-server", 0, 1}}},
 		"twice from a frozen server":    {[]record{got(2), got(1), got(1)}, "b#1", false, []window{{"pause-server", 0, 1}}},
 		"out of order in another fault": {[]record{got(2), got(1)}, "b#1", false, []window{{"isolate-server", 0, 1}}},
+		"an index in turn":              {[]record{holds(1, 10), holds(3, 10), holds(5, 20)}, "a#1", true, nil},
+		"an index held twice":           {[]record{holds(1, 10), holds(3, 20), holds(5, 10)}, "a#1", false, nil},
+		"asked as it was handed over":   {[]record{holds(4, 20), holds(5, 10)}, "a#1", true, nil},
+		"told late":                     {[]record{holds(5, 20), holds(1, 10)}, "a#1", true, nil},
+		"another index":                 {[]record{holds(1, 10), holds(3, 20), elsewhere}, "a#1", true, nil},
 		"answered and not got":          {[]record{sent(1)}, "a#1", false, nil},
 	} {
 		l := newNemesisLog()
@@ -45,6 +55,12 @@ func TestNemesisChecker(t *testing.T) {
 		}
 	}
 	l := newNemesisLog()
+	l.add("a#1", holds(1, 10))
+	l.add("b#1", holds(2, 10))
+	if err := l.check(nil); err == nil {
+		t.Error("a token of two processes is not found")
+	}
+	l = newNemesisLog()
 	l.add("b#1", got(1))
 	l.add("a#1", sent(1))
 	if err := l.check(nil); err != nil {

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/natsfabric/natsfabric/balance"
 	"github.com/natsfabric/natsfabric/election"
 	"github.com/natsfabric/natsfabric/fabric"
 )
@@ -46,11 +47,12 @@ type memberJob struct {
 // A record is one thing that a member saw or did. Times are of the clock that all
 // processes of a machine share and that no one sets.
 type record struct {
-	Kind  string // joined, event, term, believes, resigned, sent, got, view, stats
-	At    int64  `json:",omitempty"` // in nanoseconds; believes: before the check; term: after it
+	Kind  string // joined, event, term, believes, holds, sent, got, view, stats
+	At    int64  `json:",omitempty"` // in nanoseconds; believes, holds: before the check; term: after it
+	Done  int64  `json:",omitempty"` // holds: after the check
 	Run   string `json:",omitempty"` // of the process that sent
 	PID   fabric.PID
-	N     uint64            `json:",omitempty"`
+	N     uint64            `json:",omitempty"` // of a message; holds: the index
 	OK    bool              `json:",omitempty"` // sent: answered
 	Inc   uint64            `json:",omitempty"`
 	Term  uint64            `json:",omitempty"`
@@ -114,6 +116,7 @@ func beMember(text string) error {
 	wg.Go(func() { m.events(ctx) })
 	wg.Go(func() { m.views(ctx) })
 	wg.Go(func() { m.lead(ctx) })
+	wg.Go(func() { m.hold(ctx) })
 	wg.Go(func() { m.receive(ctx) })
 	wg.Go(func() { m.stats(ctx) })
 	for _, to := range m.job.Peers {
@@ -182,6 +185,33 @@ func (m *memberProcess) lead(ctx context.Context) {
 		}
 		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		_ = term.Resign(bounded) // goes on in the background
+		cancel()
+	}
+}
+
+// hold belongs to a group whose indices nobody holds twice, and writes down what it
+// holds as often as somebody who works would ask.
+func (m *memberProcess) hold(ctx context.Context) {
+	for ctx.Err() == nil {
+		g, err := balance.Join(ctx, m.node, balance.Config{
+			Group: nemesisGroup, Workers: nemesisWorkers, Mode: balance.StrictIndex,
+			OnRevoke: func(context.Context, []int) {}, // who works asks before each unit
+		})
+		if err != nil {
+			pauseFor(ctx, 50*time.Millisecond)
+			continue
+		}
+		for ctx.Err() == nil && g.Context().Err() == nil {
+			for i := range g.Share().Indices() {
+				began := sharedClock()
+				if token, err := g.Token(i); err == nil { // it is held at some moment of the call
+					m.write(record{Kind: "holds", At: began, Done: sharedClock(), N: uint64(i), Token: token})
+				}
+			}
+			pauseFor(ctx, 50*time.Millisecond)
+		}
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		_ = g.Leave(bounded) // the node's Leave goes on with it
 		cancel()
 	}
 }

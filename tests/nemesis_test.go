@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -15,8 +16,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/natsfabric/natsfabric/fabric"
 	"github.com/natsfabric/natsfabric/internal/natstest"
@@ -32,6 +31,8 @@ var (
 const (
 	nemesisLease   = 5 * time.Second
 	nemesisMembers = 5
+	nemesisWorkers = 2 // indices that each member wants
+	nemesisGroup   = "work"
 	// loadFloor is how many messages a second are answered when nothing is broken: a
 	// run that asks for less proves less.
 	loadFloor = 100
@@ -175,43 +176,25 @@ func (nm *nemesis) rest(d time.Duration) {
 	nm.served += nm.log.answered() - before
 }
 
-// resources are what the members and the servers use.
-type resources struct{ goroutines, files map[string]int }
-
-func (nm *nemesis) resources() resources {
-	nm.log.mu.Lock()
-	defer nm.log.mu.Unlock()
-	r := resources{map[string]int{}, map[string]int{}}
-	for _, m := range nm.members {
-		s := nm.log.stats[m.process()]
-		r.goroutines[string(m.pid)], r.files[string(m.pid)] = s.Procs, s.Files
-	}
-	return r
-}
-
-// checkResources fails if members have more goroutines or files than fresh ones, or if
-// consumers were left behind.
-func (nm *nemesis) checkResources(fresh resources) {
+// awaitHolders waits until every index of the group is held, and returns how often one
+// was handed out so far.
+func (nm *nemesis) awaitHolders() (handed int) {
 	nm.t.Helper()
-	now := nm.resources()
-	for pid, n := range now.goroutines {
-		if n > fresh.goroutines[pid]+fresh.goroutines[pid]/10+5 {
-			nm.t.Errorf("member %s has %d goroutines, had %d", pid, n, fresh.goroutines[pid])
+	since := sharedClock()
+	var processes []string
+	for _, m := range nm.members {
+		processes = append(processes, m.process())
+	}
+	ctx := within(nm.t, patience)
+	for {
+		handed, held := nm.log.holdings(processes, since)
+		if len(held) == nemesisMembers*nemesisWorkers {
+			return handed
 		}
-		if n := now.files[pid]; n > fresh.files[pid]+3 {
-			nm.t.Errorf("member %s has %d open files, had %d", pid, n, fresh.files[pid])
+		if ctx.Err() != nil {
+			nm.t.Fatalf("after %v only the indices %v are held", patience, slices.Sorted(maps.Keys(held)))
 		}
-	}
-	js, err := jetstream.New(nm.c.Connect())
-	if err != nil {
-		nm.t.Fatal(err)
-	}
-	s, err := js.Stream(within(nm.t, patience), bucket)
-	if err != nil {
-		nm.t.Fatal(err)
-	}
-	if n := s.CachedInfo().State.Consumers; n > nemesisMembers {
-		nm.t.Errorf("the bucket has %d consumers, want at most one for each member", n)
+		pauseFor(ctx, 200*time.Millisecond)
 	}
 }
 
@@ -226,6 +209,7 @@ func TestNemesis(t *testing.T) {
 	t.Logf("faults of this run: -nemesis.seed %d", seed)
 	nm := newNemesis(t, seed)
 	nm.settle(patience)
+	nm.awaitHolders()
 	nm.rest(2 * time.Second)
 	fresh := nm.resources()
 
@@ -245,6 +229,7 @@ func TestNemesis(t *testing.T) {
 			break
 		}
 	}
+	handed := nm.awaitHolders()
 	if err := nm.log.check(nm.past); err != nil {
 		t.Error(err)
 	}
@@ -258,8 +243,8 @@ func TestNemesis(t *testing.T) {
 		total += n
 	}
 	t.Logf("%d faults of %d kinds; %d messages got, %d answered, %.0f a second when nothing was broken; %d terms, %d looks at one; "+
-		"views equal %v after healing at the latest", total, len(nm.faults), nm.log.tally("got"), nm.log.answered(), rate,
-		nm.log.tally("term"), nm.log.tally("believes"), nm.slow.Round(time.Millisecond))
+		"indices handed out %d times, %d looks at one; views equal %v after healing at the latest", total, len(nm.faults), nm.log.tally("got"), nm.log.answered(), rate,
+		nm.log.tally("term"), nm.log.tally("believes"), handed, nm.log.tally("holds"), nm.slow.Round(time.Millisecond))
 	t.Logf("faults: %v", nm.faults)
 	if nm.log.late > 0 {
 		t.Logf("%d messages came after later ones, all from servers that were frozen: order is per path", nm.log.late)
@@ -269,6 +254,9 @@ func TestNemesis(t *testing.T) {
 	}
 	if nm.log.tally("term") == 0 || nm.log.tally("believes") == 0 {
 		t.Error("nobody led")
+	}
+	if nm.faults["kill-member"] > 0 && handed <= nemesisMembers*nemesisWorkers {
+		t.Error("no index changed hands")
 	}
 }
 

@@ -1,8 +1,13 @@
 package tests
 
 import (
+	"context"
+	"errors"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -73,6 +78,10 @@ var prohibitions = []prohibition{
 	{"mallory", listen, "P.r.mallory.>", []string{"P.r.m1.>", "P.r.*.>", "P.r.>"}, "reads answers to another"},
 	{"mallory", listen, "P.s.mallory.*.*", []string{"P.s.m1.*.*", "P.s.>"}, "reads chunks for another"},
 	{"mallory", listen, "P.i.mallory.x.*", []string{"P.i.m1.>", "P.i.*.>", "P.i.>", "_INBOX.>", "_R_.>", "$SYS.>", "$SYS.REQ.>"}, "reads what the server answers to another"},
+	{"mallory", listen, "P.q.work.* fab.t.production", []string{
+		"P.q.work.*", "P.q.*.*", "P.q.>", "P.q.work.m1", "P.q.work.* workers", "P.q.work.* fab.t", "P.q.*.* fab.t.production.x", "P.q.> fab.t.production", "P.q.work.* *", "P.q.work.* >",
+	}, "has copies of requests to a service"},
+	{"mallory", listen, "P.r.mallory.>", []string{"$SRV.PING", "$SRV.INFO.fab-t", "$SRV.STATS.fab-t.production_mallory", "$SRV.>"}, "answers as a micro service without that scope"},
 	{"mallory", feedOp, "P.kv.>", []string{"$KV.>", "KV.>", "KV.s.mallory", "$JS.API.>", "$JS.ACK.>", "$JS.EVENT.>", "$JSC.>", "P.d.m1.*", "P.d.mallory.*", "P.u.m1.*", ">"}, "listens to the bucket's own subjects"},
 	{"o1", messages, "P.u.m1.o1", []string{"P.u.m1.m1", "P.b.m1", "P.y.open.o1", "P.y.view-members.o1"}, "an observer speaks as a member"},
 	{"o1", bucketOp, "API.STREAM.MSG.GET.BUCKET", []string{"KV.c.p.o1", "KV.s.o1", "KV.g.crawl.o1", "KV.c.e.billing", "API.STREAM.CREATE.BUCKET", "API.CONSUMER.MSG.NEXT.MAIL.mb-o1"}, "an observer writes"},
@@ -99,9 +108,9 @@ func TestRefused(t *testing.T) {
 				case bucketOp:
 					allowed = a.mayPublish(a.ctl, nats.NewMsg(full))
 				case listen:
-					allowed = a.maySubscribe(a.msg, full, "")
+					allowed = a.maySubscribe(a.msg, full)
 				case feedOp:
-					allowed = a.maySubscribe(a.ctl, full, "")
+					allowed = a.maySubscribe(a.ctl, full)
 				}
 				if twin := i == 0; twin != allowed {
 					t.Errorf("%s: %s%s by %s: allowed is %v, want %v", p.explanation, p.op, subject, p.pid, allowed, twin)
@@ -117,13 +126,74 @@ func TestRefused(t *testing.T) {
 func TestQueueGroupsAreNoWayIn(t *testing.T) {
 	everywhere(t, func(t *testing.T, r *realm) {
 		a := r.attacker("mallory")
-		if !a.maySubscribe(a.msg, "fab.t.production.q.work.*", "workers") {
+		if !a.maySubscribe(a.msg, "fab.t.production.q.work.* fab.t.production") {
 			t.Error("a member cannot take part in a service")
 		}
 		for _, subject := range []string{"fab.t.production.u.m1.*", "fab.t.production.>", ">"} {
-			if a.maySubscribe(a.msg, subject, "workers") {
-				t.Errorf("a queue subscription to %s is allowed", subject)
+			for _, queue := range []string{"workers", "fab.t.production"} {
+				if a.maySubscribe(a.msg, subject+" "+queue) {
+					t.Errorf("a queue subscription to %s in %s is allowed", subject, queue)
+				}
 			}
+		}
+	})
+}
+
+// TestServicesAreNotTapped: who may serve gets its share of a service's requests, by
+// whatever subscriptions the server allows it, and never what another serves as well.
+func TestServicesAreNotTapped(t *testing.T) {
+	everywhere(t, func(t *testing.T, r *realm) {
+		r.found()
+		c1, m1 := r.join("c1"), r.join("m1")
+		ctx := within(t, patience)
+		var served atomic.Int64
+		serving, stop := context.WithCancel(ctx)
+		ended := make(chan error, 1)
+		go func() {
+			ended <- m1.Serve(serving, "work", 4, func(context.Context, *fabric.Message) ([]byte, error) {
+				served.Add(1)
+				return nil, nil
+			})
+		}()
+		for { // until it serves
+			if _, err := c1.Anycast(ctx, "work", nil); err == nil {
+				break
+			} else if !errors.Is(err, fabric.ErrNoReceiver) {
+				t.Fatal(err)
+			}
+		}
+		mallory := r.attacker("mallory")
+		var tapped atomic.Int64
+		for _, subject := range []string{"q.work.*", "q.*.*", "q.work.c1"} {
+			for _, queue := range []string{"", "workers", "fab.t.production"} {
+				mallory.refused(mallory.msg, func() error {
+					_, err := mallory.msg.QueueSubscribe("fab.t.production."+subject, queue, func(*nats.Msg) { tapped.Add(1) })
+					return err
+				})
+			}
+		}
+		served.Store(0)
+		const requests = 200
+		var wg sync.WaitGroup
+		for range requests {
+			wg.Go(func() {
+				try, cancel := context.WithTimeout(ctx, time.Second) // mallory answers nothing
+				defer cancel()
+				_, _ = c1.Anycast(try, "work", nil)
+			})
+		}
+		wg.Wait()
+		stop()
+		<-ended
+		if err := mallory.msg.FlushTimeout(patience); err != nil {
+			t.Fatal(err)
+		}
+		settled(t, func() any { return tapped.Load() })
+		if served.Load()+tapped.Load() != requests {
+			t.Errorf("%d requests were served and %d were seen by mallory, of %d", served.Load(), tapped.Load(), requests)
+		}
+		if tapped.Load() == 0 || served.Load() == 0 {
+			t.Errorf("%d served, %d seen by mallory: nothing is shown", served.Load(), tapped.Load())
 		}
 	})
 }

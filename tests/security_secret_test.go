@@ -5,6 +5,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -187,5 +191,49 @@ func TestSecretsStay(t *testing.T) {
 				t.Error("nothing was said at all")
 			}
 		})
+	}
+}
+
+// TestWhoStartsProcesses: only the commands that a user hands over are started, in one
+// place, so nothing of ours puts anything on another's command line. What tests start
+// is no part of a program.
+func TestWhoStartsProcesses(t *testing.T) {
+	starters := map[string]bool{}
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			if sel, ok := n.(*ast.SelectorExpr); ok {
+				x, _ := sel.X.(*ast.Ident)
+				switch name := sel.Sel.Name; {
+				case x == nil:
+				case x.Name == "exec" && (name == "Command" || name == "CommandContext" || name == "Cmd"),
+					x.Name == "os" && name == "StartProcess",
+					(x.Name == "syscall" || x.Name == "unix") && (name == "ForkExec" || name == "StartProcess" || name == "Exec"):
+					starters[filepath.ToSlash(path)] = true
+				}
+			}
+			return true
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path := range starters {
+		switch {
+		case strings.HasPrefix(path, "../internal/natstest/"):
+		case strings.HasPrefix(path, "../cmd/fabric-node/child"):
+		default:
+			t.Errorf("%s starts processes: see that no secret is on their command line", path)
+		}
+	}
+	if !starters["../cmd/fabric-node/child.go"] {
+		t.Error("nothing starts processes: the test looks for something else")
 	}
 }

@@ -63,9 +63,8 @@ func (r *realm) config(pid fabric.PID) fabric.Config {
 	return fabric.Config{Cluster: "t", PID: pid}
 }
 
-// join joins as pid, with what its user may do.
-func (r *realm) join(pid fabric.PID, tune ...func(*fabric.Config)) *fabric.Node {
-	r.t.Helper()
+// as is what pid joins with, as the user that it is.
+func (r *realm) as(pid fabric.PID, tune ...func(*fabric.Config)) fabric.Config {
 	cfg := r.config(pid)
 	cfg.URL, cfg.Role, cfg.Logger = r.server.URL(), r.roles[pid], slog.New(slog.NewTextHandler(r.t.Output(), nil)).With("node", string(pid))
 	cfg.Inbox.MembersOnly = true
@@ -76,7 +75,13 @@ func (r *realm) join(pid fabric.PID, tune ...func(*fabric.Config)) *fabric.Node 
 	for _, f := range tune {
 		f(&cfg)
 	}
-	n, err := fabric.Join(within(r.t, patience), cfg)
+	return cfg
+}
+
+// join joins as pid, with what its user may do.
+func (r *realm) join(pid fabric.PID, tune ...func(*fabric.Config)) *fabric.Node {
+	r.t.Helper()
+	n, err := fabric.Join(within(r.t, patience), r.as(pid, tune...))
 	if err != nil {
 		r.t.Fatalf("join as %s: %v\n%s", pid, err, r.server.Logs())
 	}
@@ -99,8 +104,10 @@ func (r *realm) found() {
 }
 
 // refusals returns the lines of the server's log that report a violation.
-func (r *realm) refusals() (lines []string) {
-	for line := range strings.Lines(r.server.Logs()) {
+func (r *realm) refusals() []string { return violations(r.server.Logs()) }
+
+func violations(log string) (lines []string) {
+	for line := range strings.Lines(log) {
 		if strings.Contains(line, "Violation") {
 			lines = append(lines, strings.TrimSpace(line))
 		}
@@ -160,8 +167,10 @@ func (a *attacker) mayPublish(nc *nats.Conn, m *nats.Msg) bool {
 	return !a.refused(nc, func() error { return nc.PublishMsg(m) })
 }
 
-func (a *attacker) maySubscribe(nc *nats.Conn, subject, queue string) bool {
+// A subject may be followed by a blank and a queue group.
+func (a *attacker) maySubscribe(nc *nats.Conn, subject string) bool {
 	a.r.t.Helper()
+	subject, queue, _ := strings.Cut(subject, " ")
 	return !a.refused(nc, func() error {
 		_, err := nc.QueueSubscribeSync(subject, queue)
 		return err

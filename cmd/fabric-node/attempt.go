@@ -36,7 +36,8 @@ func (d *doctor) attempt(nc *nats.Conn, needed fabric.Subjects) (refused int) {
 	for _, subject := range needed.Subscribe {
 		var sub *nats.Subscription
 		ok := d.try(nc, func() (err error) {
-			sub, err = nc.Subscribe(subject, func(*nats.Msg) {})
+			subject, group, _ := strings.Cut(subject, " ")
+			sub, err = nc.QueueSubscribe(subject, group, func(*nats.Msg) {})
 			return err
 		})
 		if sub != nil {

@@ -57,13 +57,18 @@ func TestDoctorFindsNothing(t *testing.T) {
 	cleanEnv(t)
 	addr := natsServer(t, &server.Options{JetStream: true, Username: "u", Password: "right"})
 	at := "nats://u:right@" + addr
+	t.Setenv("FABRIC_SERVER", at)
 	node := joinShop(t, at, "web-1")
 	for _, role := range []string{"observer", "member", "candidate", "admin"} {
-		if code, _, wrong := examine(t, "-s", at, "--role", role); code != exitOK || len(wrong) > 0 {
+		if code, _, wrong := examine(t, "--role", role); code != exitOK || len(wrong) > 0 {
 			t.Errorf("role %s: exit code %d, found %v", role, code, wrong)
 		}
 	}
-	_, out, _ := runCLI(t, "doctor", "-k", "shop", "-s", at)
+	code, _, wrong := examine(t, "-s", at)
+	if f := wrong["identity"]; code != int(warning) || !strings.Contains(f.Message, "command line") || !strings.Contains(f.Fix, "FABRIC_SERVER") {
+		t.Errorf("a password on the command line: exit code %d, found %v", code, wrong)
+	}
+	_, out, _ := runCLI(t, "doctor", "-k", "shop")
 	for _, check := range []string{"limits", "connection", "server", "payload", "jetstream", "bucket", "clock", "records", "members", "permissions"} {
 		if !strings.Contains(out, "ok        "+check+" ") {
 			t.Errorf("%s is not looked at:\n%s", check, out)
@@ -72,7 +77,7 @@ func TestDoctorFindsNothing(t *testing.T) {
 	if strings.Contains(out, "right") && strings.Contains(out, "u:right") {
 		t.Errorf("the password is shown:\n%s", out)
 	}
-	code, out, _ := runCLI(t, "doctor", "-k", "shop", "-s", at, "--nagios")
+	code, out, _ = runCLI(t, "doctor", "-k", "shop", "--nagios")
 	first, _, _ := strings.Cut(out, "\n")
 	if code != 0 || !strings.HasPrefix(first, "FABRIC OK: ") || !strings.Contains(first, " | rtt=0.") || !strings.Contains(first, "members=1") {
 		t.Errorf("exit code %d, %s", code, first)
@@ -183,8 +188,8 @@ func TestDoctorFinds(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			cleanEnv(t)
-			at := tt.start(t)
-			code, all, wrong := examine(t, append([]string{"-s", at}, tt.args...)...)
+			t.Setenv("FABRIC_SERVER", tt.start(t))
+			code, all, wrong := examine(t, tt.args...)
 			f := wrong[tt.check]
 			if severity(code) != tt.code || !strings.Contains(f.Message, tt.message) || !strings.Contains(f.Fix, tt.fix) {
 				t.Errorf("exit code %d, found %v; want %d, %s: %q, fix %q", code, wrong, tt.code, tt.check, tt.message, tt.fix)
@@ -241,13 +246,17 @@ func TestDoctorTriesPermissions(t *testing.T) {
 		at := func(name string) string {
 			return (&url.URL{Scheme: "nats", User: url.UserPassword(name, "p"), Host: addr}).String()
 		}
+		as := func(name string) []string {
+			t.Setenv("FABRIC_SERVER", at(name))
+			return []string{"-i", "web-1", "--role", role.String()}
+		}
 		joinShop(t, at("root"), "a")
-		if code, _, wrong := examine(t, "-i", "web-1", "--role", role.String(), "-s", at(complete)); code != exitOK {
+		if code, _, wrong := examine(t, as(complete)...); code != exitOK {
 			t.Errorf("%v: with all permissions: exit code %d, %v", role, code, wrong)
 		}
 		named := 0
 		for name, subject := range lacks {
-			code, _, wrong := examine(t, "-i", "web-1", "--role", role.String(), "-s", at(name))
+			code, _, wrong := examine(t, as(name)...)
 			covered := covers(append(all.Publish, all.Subscribe...), subject)
 			if !covered && (severity(code) != critical || len(wrong) == 0) {
 				t.Errorf("%v without %s: exit code %d, %v", role, subject, code, wrong)

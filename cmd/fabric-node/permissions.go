@@ -41,6 +41,7 @@ func (p *allowance) bind(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&p.scope.Elections, "only-election", nil, "only these elections (`name`, repeatable)")
 	fs.StringSliceVar(&p.scope.Topics, "only-topic", nil, "only these topics (`name`, repeatable)")
 	fs.StringSliceVar(&p.scope.Services, "only-service", nil, "only these services (`name`, repeatable)")
+	fs.BoolVar(&p.scope.Micro, "micro", false, "also answer as a micro service, and plain NATS clients: it may then publish at _INBOX.>")
 	fs.StringVar(&p.signing.seedFile, "signing-key", "", "`file` with the seed of the account or its signing key (creds only)")
 	fs.BoolVar(&p.signing.scoped, "signing-key-scoped", false, "the signing key has the template of --scoped (creds only)")
 	fs.StringVar(&p.signing.account, "issuer-account", "", "public `key` of the account, if the signing key is not its own (creds only)")

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -12,18 +13,22 @@ import (
 func newRepair(a *app) *cobra.Command {
 	var replicas int
 	var dry bool
+	var mailboxes []string
 	cmd := &cobra.Command{
 		Use:   "repair",
 		Short: "Give the fabric's bucket the settings it needs, and more copies",
 		Long: `Compare the settings of the fabric's bucket with what a fabric needs, and set those
-that differ. With --replicas 3, have three servers of the cluster keep the bucket.
-Members may be running. The user needs the permission to update the stream.`,
+that differ. With --replicas 3, have three servers of the cluster keep the bucket. With
+--mailbox, make the mailboxes of processes that may not make their own. Members may be
+running. The user needs the permissions of an admin.`,
 		Example: `  fabric-node repair -k shop --dry-run
-  fabric-node repair -k shop --replicas 3    # the server became a cluster`,
-		Args: exactly(0, 0, "[--replicas N] [--dry-run]"),
-		RunE: a.oneShot(func(ctx context.Context, _ []string) error { return a.repair(ctx, replicas, dry) }),
+  fabric-node repair -k shop --replicas 3    # the server became a cluster
+  fabric-node repair -k shop --mailbox web-1 # it is a member, and no admin`,
+		Args: exactly(0, 0, "[--replicas N] [--mailbox PID]... [--dry-run]"),
+		RunE: a.oneShot(func(ctx context.Context, _ []string) error { return a.repair(ctx, replicas, mailboxes, dry) }),
 	}
 	cmd.Flags().IntVar(&replicas, "replicas", 0, "have `N` servers keep the bucket (default as it is)")
+	cmd.Flags().StringSliceVar(&mailboxes, "mailbox", nil, "make the mailbox of `PID`, if it has none (repeatable)")
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "say what would change, and change nothing")
 	return cmd
 }
@@ -31,6 +36,8 @@ Members may be running. The user needs the permission to update the stream.`,
 type repairObject struct {
 	DryRun  bool         `json:"dry_run"`
 	Changes []repairItem `json:"changes"`
+
+	Mailboxes []string `json:"mailboxes,omitempty"` // that are there now
 }
 
 type repairItem struct {
@@ -39,7 +46,7 @@ type repairItem struct {
 	Want  string `json:"want"`
 }
 
-func (a *app) repair(ctx context.Context, replicas int, dry bool) error {
+func (a *app) repair(ctx context.Context, replicas int, mailboxes []string, dry bool) error {
 	ctx, cancel := context.WithTimeout(ctx, a.opts.timeout)
 	defer cancel()
 	ep, err := a.endpoint()
@@ -50,25 +57,43 @@ func (a *app) repair(ctx context.Context, replicas int, dry bool) error {
 	if err != nil {
 		return err
 	}
-	if a.table() {
-		verb := "set "
-		switch {
-		case len(changes) == 0:
-			_, err := fmt.Fprintln(a.stdout, "the bucket is as it should be")
-			return err
-		case dry:
-			verb = "would set "
-		}
-		for _, c := range changes {
-			if _, err := fmt.Fprintln(a.stdout, verb+c.String()); err != nil {
-				return err
-			}
-		}
-		return nil
+	if dry {
+		mailboxes = nil
 	}
-	o := repairObject{DryRun: dry, Changes: []repairItem{}}
+	if len(mailboxes) > 0 {
+		var pids []fabric.PID
+		for _, pid := range mailboxes {
+			pids = append(pids, fabric.PID(pid))
+		}
+		if err := fabric.CreateMailboxes(ctx, a.config(ep, true), pids...); err != nil {
+			return err
+		}
+	}
+	if a.table() {
+		return a.repairText(changes, mailboxes, dry)
+	}
+	o := repairObject{DryRun: dry, Changes: []repairItem{}, Mailboxes: mailboxes}
 	for _, c := range changes {
 		o.Changes = append(o.Changes, repairItem{c.Field, fmt.Sprint(c.Got), fmt.Sprint(c.Want)})
 	}
 	return a.object(o)
+}
+
+func (a *app) repairText(changes []fabric.BucketChange, mailboxes []string, dry bool) error {
+	var b strings.Builder
+	verb := "set "
+	if dry {
+		verb = "would set "
+	}
+	for _, c := range changes {
+		b.WriteString(verb + c.String() + "\n")
+	}
+	if len(changes) == 0 {
+		b.WriteString("the bucket is as it should be\n")
+	}
+	for _, pid := range mailboxes {
+		b.WriteString(pid + " has a mailbox\n")
+	}
+	_, err := fmt.Fprint(a.stdout, b.String())
+	return err
 }

@@ -57,23 +57,32 @@ func NeedsOf(bucket, domain string) Needs {
 // pattern of keys.
 func (n Needs) Write(key string) string { return n.prefix + key }
 
-// MailNeeds returns the needs of the streams of durable messages (internal/mail), in
-// which every process has a consumer of its own: to read is to take what it has, and to
-// acknowledge it. To make one is not in it: who makes a consumer says where it
+// MailNeeds are the subjects that a process publishes to in order to use the streams of
+// durable messages (internal/mail), beside those of the messages themselves.
+type MailNeeds struct {
+	Send   []string // find the streams, and who has a mailbox
+	Take   []string // take what is in one's own mailbox, and acknowledge it
+	Fetch  string   // the one of Take whose answer is many messages
+	Create []string // make the streams
+	Repair []string // change them, make and remove mailboxes, read dead letters
+}
+
+// MailNeedsOf returns the needs of the mail that belongs to a bucket. Every process has
+// a consumer of its own. To make it is not in Take: who makes a consumer says where it
 // delivers, and JetStream asks nobody whether that is allowed.
-func MailNeeds(bucket, domain, pid string) Needs {
+func MailNeedsOf(bucket, domain, pid string) MailNeeds {
 	api, _ := subjects(bucket, domain)
-	stream := bucket + "_mail"
-	consumer, dead := stream+".mb-"+pid, bucket+"_dead"
-	return Needs{
-		Read: []string{
-			api + verbInfo + stream, api + verbInfo + dead,
-			api + "CONSUMER.NAMES." + stream,
-			api + "CONSUMER.INFO." + consumer,
-			api + "CONSUMER.MSG.NEXT." + consumer,
-			"$JS.ACK." + consumer + ".>",
-		},
+	stream, dead := bucket+"_mail", bucket+"_dead"
+	consumer := stream + ".mb-" + pid
+	fetch := api + "CONSUMER.MSG.NEXT." + consumer
+	return MailNeeds{
+		Send:   []string{api + verbInfo + stream, api + verbInfo + dead, api + "CONSUMER.NAMES." + stream},
+		Take:   []string{api + "CONSUMER.INFO." + consumer, fetch, "$JS.ACK." + consumer + ".>"},
+		Fetch:  fetch,
 		Create: []string{api + verbCreate + stream, api + verbCreate + dead},
-		Repair: []string{api + verbUpdate + stream, api + verbUpdate + dead, api + verbGet + dead, api + "CONSUMER.CREATE." + stream + ".>", api + "CONSUMER.DELETE." + stream + ".*"},
+		Repair: []string{
+			api + verbUpdate + stream, api + verbUpdate + dead, api + verbGet + dead,
+			api + "CONSUMER.CREATE." + stream + ".>", api + "CONSUMER.DELETE." + stream + ".*",
+		},
 	}
 }

@@ -154,6 +154,7 @@ func (w *writer) allow(what string, subjects []string) {
 func (w *writer) exports(users []User, list []fabric.Permissions) {
 	allowed := map[string][]string{} // accounts, by subject
 	var services, streams []string   // in the order of the list
+	many := map[string]bool{}        // services that answer more than once
 	note := func(order *[]string, key, account string) {
 		if allowed[key] == nil {
 			*order = append(*order, key)
@@ -165,10 +166,15 @@ func (w *writer) exports(users []User, list []fabric.Permissions) {
 			note(&services, s, account(u))
 		}
 		note(&streams, list[i].Feed, account(u))
+		many[list[i].Fetch] = true
 	}
 	w.open("exports: [")
 	for _, s := range services {
-		w.line("{ service: %q, accounts: [%s] }", s, strings.Join(allowed[s], ", "))
+		response := ""
+		if many[s] {
+			response = "response: stream, "
+		}
+		w.line("{ service: %q, %saccounts: [%s] }", s, response, strings.Join(allowed[s], ", "))
 	}
 	for _, s := range streams {
 		w.line("{ stream: %q, accounts: [%s] }", s, strings.Join(allowed[s], ", "))
