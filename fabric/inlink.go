@@ -24,8 +24,8 @@ type inLink struct {
 	mu      sync.Mutex       // guards the fields below
 	win     *window.Receiver // nil if the link is none, or no longer
 	life    uint64           // the sender's incarnation, once it was in the view
-	partial *partial // the message that comes in parts
-	telling bool     // its sender is about to be told the state
+	partial *partial         // the message that comes in parts
+	telling bool             // its sender is about to be told the state
 	used    time.Time
 }
 

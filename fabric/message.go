@@ -111,7 +111,7 @@ func (m *Message) ReplyMsg(ctx context.Context, answer *Message) error {
 // [ErrReplied].
 func (m *Message) Done(ctx context.Context, err error) error {
 	switch {
-	case m.asked != nil && m.asked.kind == kindMail:
+	case m.isMail():
 		return m.settle(ctx, err)
 	case m.asked == nil || m.asked.kind != kindHandle:
 		return nil
