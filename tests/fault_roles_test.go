@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -17,12 +18,27 @@ import (
 	"github.com/natsfabric/natsfabric/fabric"
 )
 
-const (
-	faultSize   = 128 // of a message
-	ackPatience = time.Second
-)
+const faultSize = 128 // of a message
 
-// record is message n of a lane: both numbers, bytes that follow from them, and a sum.
+// patienceOf is how long a message that is acknowledged one by one is waited for.
+func (p part) patienceOf() time.Duration {
+	if p.mode() == fabric.Durable {
+		return 20 * time.Second // a mail stream is without a leader for 4 to 8 s
+	}
+	return time.Second
+}
+
+// mode is that of messages that are acknowledged one by one.
+func (p part) mode() fabric.Mode {
+	for _, m := range []fabric.Mode{fabric.Reliable, fabric.Durable} {
+		if p.Mode == m.String() {
+			return m
+		}
+	}
+	return fabric.Acked
+}
+
+// recordOf is message n of a lane: both numbers, bytes that follow from them, and a sum.
 func recordOf(buf []byte, lane, n uint64) []byte {
 	binary.BigEndian.PutUint64(buf, lane)
 	binary.BigEndian.PutUint64(buf[8:], n)
@@ -52,13 +68,13 @@ type talker struct {
 	j  *journal
 
 	sent, acked      atomic.Int64 // in mode Reliable
-	calls            atomic.Int64 // in mode Acked: acknowledged
+	calls            atomic.Int64 // one by one: acknowledged
 	unknown, refused atomic.Int64
 }
 
-// talk sends p.Rate messages a second in mode Reliable, and beside them in mode Acked
-// what p.Lanes goroutines can, until it is stopped. Then all of mode Reliable must be
-// acknowledged.
+// talk sends p.Rate messages a second in mode Reliable, and beside them in mode Acked,
+// or p.Mode, what p.Lanes goroutines can, until it is stopped. Then all of mode Reliable
+// must be acknowledged.
 func talk(ctx context.Context, n *fabric.Node, p part, stop <-chan struct{}) error {
 	j, err := newJournal(p.History)
 	if err != nil {
@@ -78,7 +94,9 @@ func talk(ctx context.Context, n *fabric.Node, p part, stop <-chan struct{}) err
 			}
 		})
 	}
-	play(func() error { return k.stream(ctx, stop) })
+	if p.Rate > 0 {
+		play(func() error { return k.stream(ctx, stop) })
+	}
 	for range p.Lanes {
 		play(func() error { return k.call(ctx, stop) })
 	}
@@ -190,7 +208,7 @@ func (k *talker) confirm(ctx context.Context, lane string, done <-chan struct{})
 	return err
 }
 
-// call is a lane of mode Acked. A life of the lane is of numbers in a row.
+// call is a lane of messages that are acknowledged one by one.
 func (k *talker) call(ctx context.Context, stop <-chan struct{}) error {
 	lane := rand.Uint64()
 	name := laneName(lane)
@@ -208,15 +226,16 @@ func (k *talker) call(ctx context.Context, stop <-chan struct{}) error {
 			intent = n + 99
 			k.write(deed{"sent", name, n, intent})
 		}
-		limit, cancel := context.WithTimeout(ctx, ackPatience)
-		err := k.n.SendMsg(limit, &fabric.Message{To: "listener", Mode: fabric.Acked, Data: recordOf(buf, lane, n)})
+		limit, cancel := context.WithTimeout(ctx, k.p.patienceOf())
+		err := k.n.SendMsg(limit, &fabric.Message{To: "listener", Mode: k.p.mode(), Data: recordOf(buf, lane, n)})
 		kind, counter := "acked", &k.calls
 		switch {
 		case errors.Is(err, fabric.ErrUnknownOutcome):
 			kind, counter = "unknown", &k.unknown
-		case errors.Is(err, fabric.ErrDisconnected), errors.Is(err, fabric.ErrUnreachable), errors.Is(err, fabric.ErrInboxFull):
+		case errors.Is(err, fabric.ErrDisconnected), errors.Is(err, fabric.ErrUnreachable),
+			errors.Is(err, fabric.ErrInboxFull), errors.Is(err, fabric.ErrNoMail):
 			kind, counter = "refused", &k.refused
-			<-limit.Done() // as long as that would have taken, so that not all are refused
+			<-time.After(100 * time.Millisecond) // or thousands are refused until it is back
 		case err != nil:
 			cancel()
 			return fmt.Errorf("acked message %d: %w", n, err)
@@ -229,8 +248,8 @@ func (k *talker) call(ctx context.Context, stop <-chan struct{}) error {
 	}
 }
 
-// hear receives until it is stopped and has received all that came, and writes down
-// what.
+// hear receives until it is stopped and has received all that came, its mail included,
+// and writes down what.
 func hear(ctx context.Context, n *fabric.Node, p part, stop <-chan struct{}) error {
 	j, err := newJournal(p.History)
 	if err != nil {
@@ -251,6 +270,10 @@ func hear(ctx context.Context, n *fabric.Node, p part, stop <-chan struct{}) err
 	}()
 	go func() {
 		<-stop
+		every(ctx, 50*time.Millisecond, func() bool { // while mail waits, or nobody knows
+			counts, err := n.Mail(ctx)
+			return err != nil || slices.ContainsFunc(counts, func(c fabric.MailCount) bool { return c.PID == n.PID() && c.Waiting > 0 })
+		})
 		left <- n.Drain(ctx)
 	}()
 	for {
@@ -265,7 +288,14 @@ func hear(ctx context.Context, n *fabric.Node, p part, stop <-chan struct{}) err
 		if err != nil {
 			return err
 		}
-		j.remember("got", lane, i)
+		if m.Attempt() > 1 {
+			j.remember("again", lane, i)
+		} else {
+			j.remember("got", lane, i)
+		}
+		if err := m.Done(ctx, nil); err != nil && !errors.Is(err, fabric.ErrDisconnected) {
+			return err
+		}
 		got.Add(1)
 	}
 	cancel()
@@ -284,13 +314,9 @@ func sendOne(ctx context.Context, n *fabric.Node, p part, _ <-chan struct{}) err
 	}
 	lane := rand.Uint64()
 	j.write(deed{"sent", laneName(lane), 1, 1})
-	mode := fabric.Reliable
-	if p.Mode == fabric.Acked.String() {
-		mode = fabric.Acked
-	}
 	data := recordOf(make([]byte, p.Size), lane, 1)
 	say("sending", 1)
-	if err := n.SendMsg(ctx, &fabric.Message{To: "listener", Mode: mode, Data: data}); err != nil {
+	if err := n.SendMsg(ctx, &fabric.Message{To: "listener", Mode: p.mode(), Data: data}); err != nil {
 		return err
 	}
 	if err := n.Flush(ctx); err != nil {
