@@ -370,7 +370,7 @@ func (b *mailbox) decode(m jetstream.Msg) (msg *Message, id, reason string) {
 	if !ok || !tagged || t.kind != kindMail {
 		return nil, "", "its id is not of its sender"
 	}
-	msg.ID, msg.Type = t.id, t.typ
+	msg.ID, msg.Type, msg.origin = t.id, t.typ, &origin{t.nonce}
 	return msg, ids[0], ""
 }
 
