@@ -83,23 +83,23 @@ var parcels = sync.Pool{New: func() any { return new(parcel) }}
 // post hands o to the connection, or queues it for the batcher. An error of
 // publishing it then is the clerk's to report.
 func (b *batcher) post(d *dest, o *outgoing) error {
-	if b.alone && b.offline.cfg.TTL <= 0 {
+	if b.alone && o.ttl <= 0 {
 		return b.c.emit(d, o)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.offline.queue) > 0 && b.shelve(newParcel(d, o)) {
+	if len(b.offline.queue) > 0 && o.ttl > 0 && b.shelve(newParcel(d, o)) {
 		return nil // behind those that wait already
 	}
 	if !b.take(o.framed() && !b.alone) {
 		err := b.c.emit(d, o)
-		if b.offline.cfg.TTL > 0 && errors.Is(err, ErrDisconnected) && b.shelve(newParcel(d, o)) {
+		if o.ttl > 0 && errors.Is(err, ErrDisconnected) && b.shelve(newParcel(d, o)) {
 			return nil
 		}
 		b.last = time.Since(b.start)
 		return err
 	}
-	if p := d.open; p != nil && o.framed() && b.grows(p, len(o.data)) && p.ids.add(o.id) {
+	if p := d.open; p != nil && o.framed() && p.o.ttl == o.ttl && b.grows(p, len(o.data)) && p.ids.add(o.id) {
 		p.buf = appendItem(p.buf, o.item())
 		p.n++
 		b.bytes += len(o.data)

@@ -12,7 +12,8 @@ import (
 // Drain leaves without losing anything, as far as ctx allows: it refuses new sends
 // with [ErrDraining], waits until everything sent has left and, on links, been
 // acknowledged, a broken connection included, then takes no more messages in, waits
-// until those that came were received and handled, and leaves as [Node.Leave] does.
+// until those that came were received and handled, of mode Durable by [Message.Done],
+// and leaves as [Node.Leave] does.
 //
 // If ctx ends first it leaves all the same, in no time, and the error wraps a
 // [*DrainError] that counts what was lost.
@@ -35,7 +36,7 @@ type DrainError struct {
 	// Unacknowledged were sent on links; they may have arrived.
 	Unacknowledged int
 	// Unhandled were received by the node and not by the program, or are still being
-	// handled.
+	// handled: of mode Durable until [Message.Done]. Those come again, to the next process.
 	Unhandled int
 	// Err is why it did not wait longer.
 	Err error
@@ -98,6 +99,9 @@ func (c *courier) stopIntake(ctx context.Context) error {
 		return nil
 	}
 	c.services.drain()
+	if err := c.mail.stopIntake(ctx); err != nil {
+		return err
+	}
 	c.subsMu.Lock()
 	for _, sub := range c.subs {
 		if sub.Type() == nats.ChanSubscription {
@@ -153,7 +157,9 @@ func (c *courier) depart(ctx context.Context) {
 }
 
 // unhandled returns how many messages wait to be received, or are being handled.
-func (c *courier) unhandled() int { return c.inbox.unhandled() + c.services.unhandled() }
+func (c *courier) unhandled() int {
+	return c.inbox.unhandled() + c.services.unhandled() + c.mail.inHand()
+}
 
 // pollEvery is how often a drain looks whether it is through.
 const pollEvery = 2 * time.Millisecond

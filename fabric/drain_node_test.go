@@ -115,6 +115,79 @@ func TestDrainEnds(t *testing.T) {
 	})
 }
 
+// TestDrainMail: what a mailbox has fetched is waited for, until Done; nothing more is
+// fetched meanwhile, however much comes, and the next process gets it.
+func TestDrainMail(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		const before, after = 40, 60
+		a := join(t, s, "a")
+		b := join(t, s, "b", mailbox, func(c *fabric.Config) { c.Inbox.Messages = 10 })
+		await(t, a, "a", "b")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		for i := range before {
+			mustPost(t, a, "b", fmt.Sprint(i))
+		}
+		first := next(t, b) // taken, and not done while Drain begins
+		drained := make(chan error, 1)
+		go func() { drained <- b.Drain(ctx) }()
+		time.Sleep(2 * time.Second) // in fake time: it waits
+		for i := range after {
+			mustPost(t, a, "b", fmt.Sprint(before+i))
+		}
+		handled := 1
+		for {
+			m, err := b.Receive(ctx)
+			if err != nil {
+				break
+			}
+			time.Sleep(10 * time.Millisecond) // in fake time
+			if handled == before-1 {
+				done(t, first, nil) // the last but one
+			}
+			done(t, m, nil)
+			handled++
+		}
+		if err := <-drained; err != nil {
+			t.Errorf("Drain: %v", err)
+		}
+		if handled != before {
+			t.Errorf("%d messages were handled before it was over, want the %d that had come", handled, before)
+		}
+		b = join(t, s, "b", mailbox)
+		for i := range after {
+			m := next(t, b)
+			if want := fmt.Sprint(before + i); string(m.Data) != want || m.Attempt() != 1 {
+				t.Fatalf("received %q, attempt %d, want %q", m.Data, m.Attempt(), want)
+			}
+			done(t, m, nil)
+		}
+	})
+}
+
+// TestDrainMailEnds: mail in hand that is not done is counted, in the inbox or taken, and
+// what is done or failed is not.
+func TestDrainMailEnds(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a := join(t, s, "a")
+		b := join(t, s, "b", mailbox)
+		await(t, a, "a", "b")
+		for i := range 7 {
+			mustPost(t, a, "b", fmt.Sprint(i))
+		}
+		done(t, next(t, b), nil)
+		done(t, next(t, b), errors.New("not now"))
+		next(t, b) // 4 stay in the inbox
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		err := b.Drain(ctx)
+		if e, ok := errors.AsType[*fabric.DrainError](err); !ok || e.Unhandled != 5 {
+			t.Errorf("Drain = %v, want 5 that are not handled", err)
+		}
+		awaitWaiting(t, a, "b", 6)
+	})
+}
+
 // TestReliableNewLife: a message to a process that was replaced while nothing was under
 // way goes to the new one.
 func TestReliableNewLife(t *testing.T) {

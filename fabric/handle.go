@@ -53,7 +53,7 @@ func (c *courier) work(ctx context.Context, q *inbox, f handler) error {
 		}
 		data, err := f(ctx, m)
 		c.finish(m, data, err)
-		q.worked()
+		q.worked(m)
 	}
 }
 

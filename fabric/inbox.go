@@ -30,7 +30,8 @@ type inbox struct {
 	bytes      int64 // of those
 	bySender   map[PID]int
 	waiting    int // in take, to be woken
-	working    int // messages that are being handled
+	mail       int // of n, those that a mailbox counts
+	working    int // messages that are being handled, without mail
 	received   uint64
 	rejected   uint64
 	dropped    uint64
@@ -116,6 +117,9 @@ func (q *inbox) full(from PID, size int64) bool {
 // gone notes that m, which was popped, waits no more. It needs q.mu.
 func (q *inbox) gone(m *Message) {
 	q.n--
+	if m.isMail() {
+		q.mail--
+	}
 	if !q.limited(m) {
 		return
 	}
@@ -142,6 +146,7 @@ func (q *inbox) offer(m *Message) (room <-chan struct{}) {
 		return q.room
 	}
 	q.n++
+	q.mail++
 	q.bound++
 	q.bytes += size
 	if q.quota > 0 {
@@ -190,7 +195,9 @@ func (q *inbox) take(ctx context.Context, closed <-chan struct{}, work int) (*Me
 	}
 	m := q.pop()
 	q.gone(m)
-	q.working += work
+	if !m.isMail() {
+		q.working += work
+	}
 	wake := q.waiting > 0 && q.n > 0
 	if q.room != nil {
 		close(q.room)
@@ -204,7 +211,10 @@ func (q *inbox) take(ctx context.Context, closed <-chan struct{}, work int) (*Me
 	return m, nil
 }
 
-func (q *inbox) worked() {
+func (q *inbox) worked(m *Message) {
+	if m.isMail() {
+		return
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.working--
@@ -239,7 +249,7 @@ func (q *inbox) abandon() (asked []*Message) {
 	defer q.mu.Unlock()
 	for range q.n { // each is looked at once, and the order stays
 		m := q.pop()
-		if m.asked == nil || m.asked.kind == kindMail {
+		if m.asked == nil || m.isMail() {
 			q.push(m)
 			continue
 		}
@@ -251,11 +261,12 @@ func (q *inbox) abandon() (asked []*Message) {
 	return asked
 }
 
-// unhandled returns how many messages wait to be received, or are being handled.
+// unhandled returns how many messages wait to be received, or are being handled,
+// without mail.
 func (q *inbox) unhandled() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.n + q.working
+	return q.n - q.mail + q.working
 }
 
 func (q *inbox) signal() {

@@ -21,10 +21,11 @@ type inLink struct {
 	stream *InStream   // if the link is a stream's
 	resume atomic.Bool // what was refused for want of memory may come
 
-	mu      sync.Mutex // guards the fields below
-	win     *window.Receiver
-	partial *partial // the message that comes in parts
-	telling bool     // its sender is about to be told the state
+	mu      sync.Mutex       // guards the fields below
+	win     *window.Receiver // nil if the link is none, or no longer
+	life    uint64           // the sender's incarnation, once it was in the view
+	partial *partial         // the message that comes in parts
+	telling bool             // its sender is about to be told the state
 	used    time.Time
 }
 
@@ -69,6 +70,11 @@ func (d *decoder) linked(batch []*Message, m *nats.Msg, s *sender, t tag) []*Mes
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.used = time.Now()
+	if in.win == nil {
+		c.stray.Add(1)
+		in.tell()
+		return batch
+	}
 	if t.kind == kindLinked {
 		it := item{kind: kindSend, typ: t.typ, id: t.id, header: m.Header, data: m.Data}
 		batch, _ = in.take(batch, t.seq, &it)
@@ -197,7 +203,7 @@ func (c *courier) inLink(s *sender, t tag) *inLink {
 	}
 	c.links.in[in.name] = in
 	limit := c.grant(len(c.links.in))
-	in.win = window.NewReceiver(limit)
+	in.win, in.life = window.NewReceiver(limit), c.cfg.lifeOf(s.from)
 	return in
 }
 
@@ -219,7 +225,7 @@ func (in *inLink) consumed(m *Message) {
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if in.win.Consume(1, uint64(m.charge)) {
+	if in.win != nil && in.win.Consume(1, uint64(m.charge)) {
 		in.tell()
 	}
 }
@@ -280,22 +286,29 @@ func (in *inLink) speak() {
 	}
 }
 
-// expire forgets links that nothing comes on, and messages in parts that do not
-// continue.
+// expire ends links whose message in parts does not continue, and forgets those that
+// nothing comes on.
 func (s *links) expire(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for name, in := range s.in {
+		life := s.c.cfg.lifeOf(in.from)
 		in.mu.Lock()
-		if in.partial != nil && now.Sub(in.used) > stallLimit {
-			in.dropPartial()
-		}
 		if !s.c.nc.IsConnected() {
 			in.used = now // nobody can be heard
 		}
 		idle := now.Sub(in.used)
+		if in.life == 0 {
+			in.life = life
+		}
+		if in.partial != nil && (idle > stallLimit || idle > expireEvery && life != in.life) {
+			in.end()
+		}
+		over := in.win == nil
 		in.mu.Unlock()
 		switch {
+		case over && idle > linkIdle:
+			delete(s.in, name)
 		case s.c.cfg.known(in.from):
 		case in.stream != nil && idle > stallLimit:
 			in.stream.fail(ErrStreamStalled)
@@ -304,4 +317,14 @@ func (s *links) expire(now time.Time) {
 			delete(s.in, name)
 		}
 	}
+}
+
+// end gives the link up: what came of a message in parts is forgotten, and the sender,
+// should it go on, is told that there is no such link. It is remembered as one that is
+// over, because it must not begin again: what was accepted on it would be, once more. It
+// needs in.mu.
+func (in *inLink) end() {
+	in.dropPartial()
+	in.win = nil
+	in.c.log.Warn("message in parts does not continue", "pid", in.c.cfg.pid, "from", in.from)
 }

@@ -184,6 +184,13 @@ func (q *memory) reserve(n int64, in *inLink) bool {
 	return false
 }
 
+// reserved is how much is in use.
+func (q *memory) reserved() int64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.used
+}
+
 // free gives n bytes back, and has those told who wait for some. It takes no link's
 // lock: the caller may have one.
 func (q *memory) free(n int64) {

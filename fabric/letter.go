@@ -58,6 +58,8 @@ func (m *Message) Attempt() int {
 	return m.asked.attempt
 }
 
+func (m *Message) isMail() bool { return m.asked != nil && m.asked.kind == kindMail }
+
 // settle does what [Message.Done] promises of a durable message.
 func (m *Message) settle(ctx context.Context, err error) error {
 	if ctx.Err() != nil {

@@ -69,7 +69,7 @@ const keepEvery = 50 * time.Millisecond
 // keep asks receivers that are silent for their state, and ends links that lead
 // nowhere any more.
 func (s *links) keep() {
-	timer := time.NewTimer(time.Hour)
+	timer := time.NewTimer(expireEvery)
 	defer timer.Stop()
 	for {
 		select {
@@ -183,7 +183,7 @@ func (c *courier) linkWord(from PID, t tag, data []byte) bool {
 			l.fail(fmt.Errorf("%w: %s does not take it", ErrStreamAborted, from))
 			return true
 		}
-		l.fail(fmt.Errorf("%w: %s has begun anew", ErrUnknownOutcome, from))
+		l.fail(fmt.Errorf("%w: %s has begun anew, or given up waiting", ErrUnknownOutcome, from))
 		return true
 	}
 	st, ok := parseState(data)

@@ -40,8 +40,10 @@ type mailbox struct {
 	desc mail.Box
 	cons jetstream.Consumer // of the next serve; run's alone
 
-	idle    chan struct{} // capacity 1: a token means that a message was settled
-	parking chan struct{} // capacity 1: a token means that there is something to park
+	stop    context.CancelFunc // ends the fetching; nil before it begins
+	stopped chan struct{}      // closed when nothing is fetched any more
+	idle    chan struct{}      // capacity 1: a token means that a message was settled
+	parking chan struct{}      // capacity 1: a token means that there is something to park
 
 	mu      sync.Mutex         // guards the fields below
 	letters map[uint64]*letter // delivered and not settled, by their place in the stream
@@ -55,7 +57,7 @@ func newMailbox(p *mailer) *mailbox {
 	cfg := p.c.cfg.mailbox.withDefaults()
 	return &mailbox{
 		p: p, c: p.c, cfg: cfg, desc: boxOf(p.c.subj, cfg, p.c.cfg.ackWait),
-		idle: make(chan struct{}, 1), parking: make(chan struct{}, 1), letters: make(map[uint64]*letter),
+		stopped: make(chan struct{}), idle: make(chan struct{}, 1), parking: make(chan struct{}, 1), letters: make(map[uint64]*letter),
 	}
 }
 
@@ -85,16 +87,55 @@ func (p *mailer) begin(ctx context.Context) (err error) {
 	if p.c.closed.Load() {
 		return ErrClosed
 	}
-	p.c.wg.Go(p.box.run)
+	fetching, stop := context.WithCancel(life{p.c})
+	p.box.stop = stop
+	p.c.wg.Go(func() { p.box.run(fetching) })
 	p.c.wg.Go(p.box.keep)
 	p.c.wg.Go(p.box.park)
 	return nil
 }
 
-// run receives until the courier closes, and opens the mailbox again when it was lost.
-func (b *mailbox) run() {
-	defer b.close()
-	ctx := life{b.c}
+// stopIntake has the mailbox fetch nothing more, and waits until what was fetched is in
+// the inbox, or waits for room there.
+func (p *mailer) stopIntake(ctx context.Context) error {
+	if p.box == nil || p.box.stop == nil {
+		return nil
+	}
+	p.box.stop()
+	select {
+	case <-p.box.stopped:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// inHand returns how many messages were fetched and are not settled, nor to come again.
+func (p *mailer) inHand() (n int) {
+	if p.box == nil {
+		return 0
+	}
+	p.box.mu.Lock()
+	defer p.box.mu.Unlock()
+	for _, l := range p.box.letters {
+		if l.state != failed {
+			n++
+		}
+	}
+	return n
+}
+
+// run receives until ctx ends, and gives back what is held when the courier closes.
+func (b *mailbox) run(ctx context.Context) {
+	defer b.stop()
+	b.fetch(ctx)
+	close(b.stopped)
+	<-b.c.done
+	b.close()
+}
+
+// fetch receives until ctx ends, and opens the mailbox again when it was lost.
+func (b *mailbox) fetch(ctx context.Context) {
 	err := b.inherit(ctx)
 	for try := 0; ctx.Err() == nil; {
 		if err == nil {
@@ -195,7 +236,7 @@ func (b *mailbox) awaitHeld(ctx context.Context, n int) error {
 // nats.go has room for them; a message must fit.
 const fetchBytes = 16 << 20
 
-// serve receives until the courier closes or the mailbox is lost.
+// serve receives until ctx ends or the mailbox is lost.
 func (b *mailbox) serve(ctx context.Context) error {
 	lost := make(chan error, 1)
 	cc, err := b.cons.Consume(b.deliver,
@@ -334,7 +375,7 @@ func (b *mailbox) decode(m jetstream.Msg) (msg *Message, id, reason string) {
 	if !ok || !tagged || t.kind != kindMail {
 		return nil, "", "its id is not of its sender"
 	}
-	msg.ID, msg.Type = t.id, t.typ
+	msg.ID, msg.Type, msg.origin = t.id, t.typ, &origin{t.nonce}
 	return msg, ids[0], ""
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/nats-io/nats.go"
 )
@@ -48,12 +49,15 @@ type Message struct {
 	Mode Mode
 	// Ack says when a message of Mode [Acked] is acknowledged.
 	Ack Ack
+	// TTL is how long a message of mode Fast may wait for the connection, in the
+	// [Config].Offline buffer. Default Offline.TTL; a negative one has it not wait.
+	TTL time.Duration
 	// Data belongs to the receiver once received, and must not be changed by the
 	// sender until Send returned.
 	Data []byte
 
 	asked  *asked  // nil if the sender awaits nothing
-	origin *origin // nil if it was not received over the network from a node
+	origin *origin // nil if it is not from a node
 	link   *inLink // to be told when the program takes the message; nil if it came otherwise
 	charge int64   // what it counts for on link, in its window, or if large in memory
 	large  bool
@@ -76,6 +80,17 @@ type asked struct {
 // IsRequest reports whether the sender awaits an answer: to a request, an anycast or
 // a query. Other messages, and the answer to a request, are none.
 func (m *Message) IsRequest() bool { return m.asked != nil && m.asked.kind == kindRequest }
+
+// Epoch tells the lives of a sender apart: From, Epoch and ID together name one message,
+// if the sender leaves the choice of its IDs to the node, or never has two messages of
+// one ID. It is chosen at random by each Join, and the same for all messages of that node,
+// over lapses of its lease. It is empty for what is From [External], and for answers.
+func (m *Message) Epoch() string {
+	if m.origin == nil {
+		return ""
+	}
+	return m.origin.nonce
+}
 
 // Reply answers a request, once: afterwards it returns [ErrReplied]. It returns
 // [ErrNotRequest] if m is none, [ErrTooLarge] if data and the subject do not fit the
@@ -111,7 +126,7 @@ func (m *Message) ReplyMsg(ctx context.Context, answer *Message) error {
 // [ErrReplied].
 func (m *Message) Done(ctx context.Context, err error) error {
 	switch {
-	case m.asked != nil && m.asked.kind == kindMail:
+	case m.isMail():
 		return m.settle(ctx, err)
 	case m.asked == nil || m.asked.kind != kindHandle:
 		return nil

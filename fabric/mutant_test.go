@@ -71,6 +71,14 @@ var mutants = []natstest.Mutant{
 		Suites: []natstest.Suite{links},
 	},
 	{
+		Name: "parts that were dropped are acknowledged", File: "fabric/inlink.go",
+		Old: "	in.dropPartial()\n	in.win = nil\n", New: "	in.dropPartial()\n", Suites: []natstest.Suite{links},
+	},
+	{
+		Name: "nobody looks after what does not continue", File: "fabric/links.go",
+		Old: "	timer := time.NewTimer(expireEvery)\n", New: "	timer := time.NewTimer(time.Hour)\n", Suites: []natstest.Suite{links},
+	},
+	{
 		Name: "no memory is given back", File: "fabric/inlink.go",
 		Old: "	if m.large {\n		in.c.memory.free(m.charge)\n", New: "	if m.large {\n", Suites: []natstest.Suite{links},
 	},

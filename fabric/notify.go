@@ -100,7 +100,7 @@ func (c *courier) tell(batch []notice) {
 			err = m.reply(life{c}, kindFull, "", nil)
 		case m.asked != nil:
 			err = m.reply(life{c}, kindAck, "", nil)
-		case m.To == Everyone || m.origin == nil:
+		case m.To == Everyone || m.origin == nil || m.origin == &c.own:
 			// One of many, or one who cannot be told.
 		default:
 			p := peer{m.From, m.origin.nonce, n.tooLarge}

@@ -1,6 +1,9 @@
 package fabric
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // An Offline buffer keeps messages of mode Fast while the connection is down. By
 // default there is none: a send then fails at once with [ErrDisconnected].
@@ -9,7 +12,8 @@ import "time"
 // are not, and are reported as undeliverable with [ErrDisconnected] when they
 // become so. It is for an owned connection; a borrowed one has nats.go's own buffer.
 type Offline struct {
-	// TTL is how long a message is kept. Zero keeps none.
+	// TTL is how long a message is kept that says nothing else ([Message].TTL). Zero keeps
+	// none of these.
 	TTL time.Duration
 	// Messages and Bytes bound the buffer; when one is reached, a send fails with
 	// [ErrDisconnected]. Default DefaultInboxMessages and DefaultInboxBytes.
@@ -33,11 +37,11 @@ type waiting struct {
 // shelve keeps p for later, if that is wanted and there is room. It needs b.mu.
 func (b *batcher) shelve(p *parcel) bool {
 	f := &b.offline
-	if f.cfg.TTL <= 0 || p.o.kind.awaits() || p.marker != nil || p.link != nil ||
+	if p.o.ttl <= 0 || p.o.kind.awaits() || p.marker != nil || p.link != nil ||
 		f.n+p.n > f.cfg.Messages || f.bytes+int64(len(p.buf)) > f.cfg.Bytes {
 		return false
 	}
-	f.queue = append(f.queue, waiting{p, time.Now().Add(f.cfg.TTL)})
+	f.queue = append(f.queue, waiting{p, time.Now().Add(p.o.ttl)})
 	f.n += p.n
 	f.bytes += int64(len(p.buf))
 	b.c.links.rouse() // the keeper looks for those that become too old
@@ -71,18 +75,20 @@ func (b *batcher) unshelve() {
 func (b *batcher) lapse(now time.Time) (waits bool) {
 	b.mu.Lock()
 	f := &b.offline
-	n := 0
-	for n < len(f.queue) && !now.Before(f.queue[n].until) {
-		f.n -= f.queue[n].p.n
-		f.bytes -= int64(len(f.queue[n].p.buf))
-		n++
-	}
-	late := f.queue[:n]
-	f.queue = f.queue[n:]
+	var late []*parcel
+	f.queue = slices.DeleteFunc(f.queue, func(w waiting) bool {
+		if now.Before(w.until) {
+			return false
+		}
+		late = append(late, w.p)
+		f.n -= w.p.n
+		f.bytes -= int64(len(w.p.buf))
+		return true
+	})
 	waits = len(f.queue) > 0
 	b.mu.Unlock()
-	for _, w := range late {
-		w.p.report(b.c, ErrDisconnected)
+	for _, p := range late {
+		p.report(b.c, ErrDisconnected)
 	}
 	return waits
 }

@@ -101,14 +101,14 @@ func TestOffline(t *testing.T) {
 	for range 3 { // as if the connection were down
 		id := a.courier.ids.Add(1)
 		g.mu.Lock()
-		ok := g.shelve(newParcel(mustDest(t, a, "b"), &outgoing{kind: kindSend, id: id, data: []byte("x")}))
+		ok := g.shelve(newParcel(mustDest(t, a, "b"), &outgoing{kind: kindSend, id: id, data: []byte("x"), ttl: time.Hour}))
 		g.mu.Unlock()
 		if !ok {
 			t.Fatal("not kept")
 		}
 	}
 	g.mu.Lock()
-	if g.shelve(newParcel(mustDest(t, a, "b"), &outgoing{kind: kindSend, id: 9})) {
+	if g.shelve(newParcel(mustDest(t, a, "b"), &outgoing{kind: kindSend, id: 9, ttl: time.Hour})) {
 		t.Error("more are kept than the bound says")
 	}
 	g.offline.queue[0].until = time.Now() // too old by the time it is looked at

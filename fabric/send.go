@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -154,7 +155,7 @@ func (c *courier) send(ctx context.Context, to PID, data []byte) error {
 	}
 	d, err := c.ready(ctx, to)
 	if err == nil {
-		err = c.post(d, &outgoing{kind: d.plain, id: c.ids.Add(1), data: data})
+		err = c.post(d, &outgoing{kind: d.plain, id: c.ids.Add(1), data: data, ttl: c.cfg.offline.TTL})
 	}
 	if err != nil {
 		return fmt.Errorf("send to %s: %w", to, err)
@@ -178,7 +179,10 @@ func (c *courier) sendMsg(ctx context.Context, m *Message) error {
 
 // dispose sends m as its mode wants it.
 func (c *courier) dispose(ctx context.Context, d *dest, m *Message) error {
-	o := outgoing{kind: d.plain, id: m.ID, typ: m.Type, header: m.Header, data: m.Data}
+	o := outgoing{
+		kind: d.plain, id: m.ID, typ: m.Type, header: m.Header, data: m.Data,
+		ttl: cmp.Or(m.TTL, c.cfg.offline.TTL),
+	}
 	if o.id == 0 {
 		o.id = c.ids.Add(1)
 	}
@@ -210,6 +214,7 @@ type outgoing struct {
 	typ    string
 	header nats.Header
 	data   []byte
+	ttl    time.Duration // how long it may wait for the connection; none if not positive
 }
 
 // post hands o to the connection, or to the node's own inbox.
@@ -249,7 +254,7 @@ func (c *courier) postReliable(ctx context.Context, d *dest, o *outgoing) error 
 func (c *courier) postSelf(o *outgoing) error {
 	m := &Message{
 		From: c.cfg.pid, To: c.cfg.pid, ID: o.id, Type: o.typ, Mode: modeOf(o.kind),
-		Header: cloneHeader(o.header), Data: bytes.Clone(o.data),
+		Header: cloneHeader(o.header), Data: bytes.Clone(o.data), origin: &c.own,
 	}
 	if o.kind.awaits() {
 		m.asked = &asked{courier: c, kind: o.kind, nonce: c.nonce, end: endOf(o.id, o.secret)}

@@ -30,6 +30,9 @@ type Stats struct {
 	Stray uint64
 	// Waiting is how many messages are in the inbox at the moment.
 	Waiting int
+	// Assembling is the memory, in bytes, that is reserved at the moment for messages in
+	// parts: those that come, and those that wait to be received.
+	Assembling int
 	// Parked are the durable messages to this node that became dead letters.
 	Parked uint64
 	// Redelivered are the durable messages that came again after they had been
@@ -57,6 +60,7 @@ func (c *courier) stats() Stats {
 		Redelivered:   c.mail.repeated.Load(),
 	}
 	c.inbox.stats(&s)
+	s.Assembling = int(c.memory.reserved())
 	c.services.stats(&s)
 	s.Rejected += c.queries.refused.Load()
 	s.Dropped += dropped

@@ -9,10 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"os/exec"
 	"runtime"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -114,74 +111,35 @@ func TestReliableBroadcast(t *testing.T) {
 }
 
 const (
-	roleVariable = "NATSFABRIC_TEST_ROLE"
-	largeSize    = 10_000_000
-	largeMemory  = 256 << 20
+	largeSize   = 10_000_000
+	largeMemory = 256 << 20
 )
 
 // TestLargeLoad: messages of 10 000 000 bytes from one process to another, each once,
 // in order and whole, in a quarter of a gigabyte of memory at either end. ClusterTalk
 // had this test with 5000 messages, switched off; -full runs it so.
 func TestLargeLoad(t *testing.T) {
-	count := 100
+	count := 300
 	if *full {
 		count = 5000
 	}
 	s := natstest.Start(t)
 	began := time.Now()
-	receiver := role(t, "large-receiver", s.URL(), count)
-	sender := role(t, "large-sender", s.URL(), count)
-	for _, p := range []*exec.Cmd{sender, receiver} {
-		if err := p.Wait(); err != nil {
-			t.Fatalf("%v: %v\n%s", p.Env[len(p.Env)-1], err, p.Stderr)
-		}
-		rss := p.ProcessState.SysUsage().(*syscall.Rusage).Maxrss
+	receiver := act(t, part{Role: "large-receiver", PID: "receiver", URL: s.URL(), Count: count})
+	sender := act(t, part{Role: "large-sender", PID: "sender", URL: s.URL(), Count: count})
+	sender.wait()
+	receiver.end()
+	for _, a := range []*actor{sender, receiver} {
+		rss := a.cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss
 		if runtime.GOOS == "linux" {
 			rss *= 1024 // elsewhere it is in bytes
 		}
-		t.Logf("%s: %d MiB at most", p.Env[len(p.Env)-1], rss>>20)
+		t.Logf("%s: %d MiB at most", a.part.PID, rss>>20)
 		if rss > largeMemory {
-			t.Errorf("%s took %d MiB, want at most %d", p.Env[len(p.Env)-1], rss>>20, largeMemory>>20)
+			t.Errorf("%s took %d MiB, want at most %d", a.part.PID, rss>>20, largeMemory>>20)
 		}
 	}
 	t.Logf("%d messages of %d bytes in %v", count, largeSize, time.Since(began))
-}
-
-// role starts this program again, to do what play says.
-func role(t *testing.T, name, url string, count int) *exec.Cmd {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), os.Args[0])
-	cmd.Stderr = new(bytes.Buffer)
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %d", roleVariable, name, url, count))
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	return cmd
-}
-
-// play plays the role that the environment gives this process, if any.
-func play() (played bool, err error) {
-	var name, url string
-	var count int
-	text := os.Getenv(roleVariable)
-	if text == "" {
-		return false, nil
-	}
-	if _, err := fmt.Sscan(text, &name, &url, &count); err != nil {
-		return true, err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute)
-	defer cancel()
-	n, err := fabric.Join(ctx, fabric.Config{Cluster: "t", PID: fabric.PID(strings.TrimPrefix(name, "large-")), URL: url})
-	if err != nil {
-		return true, err
-	}
-	if name == "large-sender" {
-		err = sendLarge(ctx, n, count)
-	} else {
-		err = receiveLarge(ctx, n, count)
-	}
-	return true, errors.Join(err, n.Leave(ctx))
 }
 
 // content is what message i is.
@@ -191,18 +149,12 @@ func content(data []byte, i int) {
 	_, _ = rand.NewChaCha8(seed).Read(data)
 }
 
-func sendLarge(ctx context.Context, n *fabric.Node, count int) error {
-	for { // the receiver may still be joining
-		if v := n.View(); len(v.Members) == 2 {
-			break
-		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		runtime.Gosched()
+func sendLarge(ctx context.Context, n *fabric.Node, p part, _ <-chan struct{}) error {
+	if _, err := viewOf(ctx, n, members(2)); err != nil { // the receiver may still be joining
+		return err
 	}
 	data := make([]byte, largeSize)
-	for i := range count {
+	for i := range p.Count {
 		content(data, i)
 		if err := n.SendMsg(ctx, &fabric.Message{To: "receiver", Mode: fabric.Reliable, Data: data}); err != nil {
 			return err
@@ -211,9 +163,9 @@ func sendLarge(ctx context.Context, n *fabric.Node, count int) error {
 	return n.Flush(ctx)
 }
 
-func receiveLarge(ctx context.Context, n *fabric.Node, count int) error {
+func receiveLarge(ctx context.Context, n *fabric.Node, p part, stop <-chan struct{}) error {
 	want := make([]byte, largeSize)
-	for i := range count {
+	for i := range p.Count {
 		m, err := n.Receive(ctx)
 		if err != nil {
 			return err
@@ -222,5 +174,6 @@ func receiveLarge(ctx context.Context, n *fabric.Node, count int) error {
 			return fmt.Errorf("message %d is not what was sent: %d bytes", i, len(m.Data))
 		}
 	}
+	<-stop // until the sender knows that they have arrived
 	return nil
 }

@@ -70,7 +70,7 @@ func TestSecretsAreNotPrinted(t *testing.T) {
 		},
 	}
 	commands := [][]string{
-		{"run"}, {"members"}, {"watch"}, {"send", "a", "x"}, {"broadcast", "x"}, {"request", "a", "x"}, {"leader", "e"},
+		{"run"}, {"members"}, {"watch"}, {"send", "a", "x"}, {"broadcast", "x"}, {"request", "a", "x"}, {"publish", "t", "x"}, {"anycast", "s", "x"}, {"gather", "x"}, {"leader", "e"},
 		{"lead", "e", "--", "true"}, {"balance"}, {"doctor"}, {"doctor", "--nagios"},
 	}
 	for way, give := range ways {

@@ -91,6 +91,8 @@ type messageEvent struct {
 	To        fabric.PID `json:"to"`
 	ID        uint64     `json:"id"`
 	Broadcast bool       `json:"broadcast"`
+	Topic     string     `json:"topic,omitempty"`   // to which it was published
+	Service   string     `json:"service,omitempty"` // of which it is a request
 	Attempt   int        `json:"attempt,omitempty"` // of a durable message
 	payload
 
@@ -99,22 +101,16 @@ type messageEvent struct {
 
 func newMessageEvent(m *fabric.Message, print bool) messageEvent {
 	return messageEvent{
-		Type: "message", From: m.From, To: m.To, ID: m.ID, Broadcast: m.To == fabric.Everyone, Attempt: m.Attempt(),
+		Type: "message", From: m.From, To: m.To, ID: m.ID, Broadcast: m.To == fabric.Everyone && m.Topic == "", Attempt: m.Attempt(),
+		Topic:   m.Topic,
 		payload: newPayload(m.Data), print: print,
 	}
 }
 
 func (e messageEvent) line() (string, string) {
-	details := fmt.Sprintf("from %s, %d bytes", e.From, e.size)
-	if e.Broadcast {
-		details = fmt.Sprintf("from %s to all, %d bytes", e.From, e.size)
-	}
-	switch {
-	case !e.print:
-	case e.Data != nil:
-		details += ": " + *e.Data
-	default:
-		details += ": " + *e.DataBase64 + " (base64)"
+	details := fmt.Sprintf("from %s%s, %d bytes", e.From, e.via(), e.size)
+	if e.print {
+		details += ": " + e.text()
 	}
 	return e.Type, details
 }
@@ -124,6 +120,14 @@ type payload struct {
 	Data       *string `json:"data,omitempty"`
 	DataBase64 *string `json:"data_base64,omitempty"`
 	size       int
+}
+
+// text is p for people.
+func (p payload) text() string {
+	if p.Data != nil {
+		return *p.Data
+	}
+	return *p.DataBase64 + " (base64)"
 }
 
 func newPayload(data []byte) payload {

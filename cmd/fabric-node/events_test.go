@@ -42,6 +42,11 @@ func TestEvents(t *testing.T) {
 			"message       from a, 2 bytes: /wA= (base64)",
 		},
 		{
+			newMessageEvent(&fabric.Message{From: "a", To: fabric.Everyone, Topic: "t", ID: 6}, false),
+			`{"type":"message","from":"a","to":"*","id":6,"broadcast":false,"topic":"t","data":""}`,
+			"message       from a to topic t, 0 bytes",
+		},
+		{
 			newLeaderEvent("billing", election.Leader{PID: "web-1", Term: 2, Token: 99}),
 			`{"type":"leader","name":"billing","pid":"web-1","term":2,"token":99}`,
 			"leader        web-1 leads billing, term 2, token 99",

@@ -170,7 +170,7 @@ func TestEveryFlag(t *testing.T) {
 func TestEveryCommand(t *testing.T) {
 	want := map[string]bool{
 		"demo": true, "run": true, "members": true, "watch": true, "send": true, "broadcast": true,
-		"recv": true, "request": true, "tap": true, "mail": true, "leader": true, "lead": true, "transfer": true,
+		"recv": true, "request": true, "publish": true, "anycast": true, "gather": true, "tap": true, "mail": true, "leader": true, "lead": true, "transfer": true,
 		"resign": true, "elections": true, "balance": true, "evict": true, "server": true, "repair": true, "permissions": true,
 		"doctor": true, "version": true,
 	}

@@ -102,7 +102,7 @@ func exitCode(err error) int {
 	case is(fabric.ErrConnect, fabric.ErrNoJetStream, fabric.ErrOldServer, fabric.ErrPermission,
 		fabric.ErrDisconnected, fabric.ErrConnClosed):
 		return exitConnect
-	case is(fabric.ErrNoPeer, fabric.ErrUnreachable, fabric.ErrNoMail, election.ErrNoLeader, election.ErrNoCandidate):
+	case is(fabric.ErrNoPeer, fabric.ErrUnreachable, fabric.ErrNoReceiver, fabric.ErrNoMail, election.ErrNoLeader, election.ErrNoCandidate):
 		return exitNotFound
 	case is(context.DeadlineExceeded, nats.ErrTimeout):
 		return exitTimeout
@@ -143,6 +143,8 @@ func (a *app) hint(err error) string {
 		return "a member with a mailbox makes the mail stream: fabric-node run --mailbox " + where + " -i PID"
 	case isField(err, "Mailbox"):
 		return "name this process with --pid, so that its mail finds it"
+	case errors.Is(err, fabric.ErrNoReceiver):
+		return "members that serve it, or have joined it, are started with: fabric-node run --serve SERVICE, or --topic TOPIC " + where
 	case errors.Is(err, fabric.ErrNoPeer), errors.Is(err, fabric.ErrUnreachable):
 		return "see who is here: fabric-node members " + where
 	case isField(err, "Lease"):

@@ -24,16 +24,8 @@ are: a newline follows only on a terminal, and between replies with --count.`,
   fabric-node request -k shop web-1 --timeout 30s - <query.json >answer.json`,
 		Args: exactly(1, 2, "PID [DATA or -]"),
 		RunE: a.oneShot(func(ctx context.Context, args []string) error {
-			if err := data.read(a.stdin, args[1:]); err != nil {
-				return err
-			}
-			return a.observe(ctx, func(node *fabric.Node) error {
-				for i := range data.len() {
-					if err := a.request(ctx, node, fabric.PID(args[0]), data.at(i), data.numbered()); err != nil {
-						return err
-					}
-				}
-				return nil
+			return a.ask(ctx, &data, args, func(ctx context.Context, node *fabric.Node, text []byte) (*fabric.Message, error) {
+				return node.Request(ctx, fabric.PID(args[0]), text)
 			})
 		}),
 	}
@@ -47,11 +39,29 @@ type replyObject struct {
 	RTT float64 `json:"rtt_ms"`
 }
 
-func (a *app) request(ctx context.Context, node *fabric.Node, to fabric.PID, data []byte, newline bool) error {
+// ask sends args[1], as often as data says, and prints the replies of what args[0]
+// names.
+func (a *app) ask(ctx context.Context, data *input, args []string, f func(context.Context, *fabric.Node, []byte) (*fabric.Message, error)) error {
+	if err := data.read(a.stdin, args[1:]); err != nil {
+		return err
+	}
+	return a.observe(ctx, func(node *fabric.Node) error {
+		for i := range data.len() {
+			request := func(ctx context.Context) (*fabric.Message, error) { return f(ctx, node, data.at(i)) }
+			if err := a.request(ctx, args[0], data.numbered(), request); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// request makes one request of to, and prints the reply.
+func (a *app) request(ctx context.Context, to string, newline bool, f func(context.Context) (*fabric.Message, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, a.opts.timeout)
 	defer cancel()
 	start := time.Now()
-	reply, err := node.Request(ctx, to, data)
+	reply, err := f(ctx)
 	if errors.Is(err, context.DeadlineExceeded) {
 		return &exitError{exitTimeout, err, fmt.Sprintf("see that %s answers requests (fabric-node run --echo does), or allow more with --timeout (now %v)", to, a.opts.timeout)}
 	}

@@ -125,7 +125,7 @@ signal n. A wrapped command's own code passes through.`,
 		}
 	}
 	group("cluster", newRun(a), newMembers(a), newWatch(a))
-	group("message", newSend(a), newRecv(a), newBroadcast(a), newRequest(a), newMail(a), newTap(a))
+	group("message", newSend(a), newRecv(a), newBroadcast(a), newRequest(a), newPublish(a), newAnycast(a), newGather(a), newMail(a), newTap(a))
 	group("coord", newLeader(a), newLead(a), newTransfer(a), newResign(a), newElections(a), newBalance(a), newEvict(a))
 	group("other", newDemo(a), newServer(a), newRepair(a), newPermissions(a), newDoctor(a), newVersion(a))
 	root.SetHelpCommandGroupID("other")

@@ -18,6 +18,8 @@ import (
 type runFlags struct {
 	workers     int
 	elect       []string
+	topics      []string
+	services    []string
 	meta        stringMap
 	print, echo bool
 	mailbox     bool
@@ -35,6 +37,7 @@ process at once.`,
 		Example: `  fabric-node run -k shop -i web-1 --print
   fabric-node run -k shop -n 4 --elect billing -o ndjson
   fabric-node run -k shop -i web-1 --mailbox
+  fabric-node run -k shop --topic prices --serve echo --print
   fabric-node run -k shop --meta zone=a --meta role=web --echo
   fabric-node run --embedded --store /var/lib/fabric   # with a server of its own`,
 		Args: exactly(0, 0, "[-n WORKERS] [--elect NAME]... [--meta KEY=VALUE]..."),
@@ -43,6 +46,8 @@ process at once.`,
 	fs := cmd.Flags()
 	fs.IntVarP(&f.workers, "workers", "n", 0, "take `N` indices of the balance group -p (default 0: not in the group)")
 	fs.StringArrayVar(&f.elect, "elect", nil, "stand for election `NAME`; repeatable")
+	fs.StringArrayVar(&f.topics, "topic", nil, "join topic `NAME`: report what others publish to it; repeatable")
+	fs.StringArrayVar(&f.services, "serve", nil, "serve `SERVICE`: answer each anycast to it with its own data; repeatable")
 	fs.Var(&f.meta, "meta", "what members shows of this one; repeatable")
 	fs.BoolVar(&f.print, "print", false, "show messages' data in the table output too")
 	fs.BoolVar(&f.echo, "echo", false, "answer each request with its own data")
@@ -78,6 +83,12 @@ func (a *app) member(ctx context.Context, cfg fabric.Config, f *runFlags) error 
 	m.out.emit(m.joined(node.Incarnation()))
 	m.watchNode()
 	m.messages(f.print, f.echo)
+	for _, name := range f.topics {
+		m.topic(name)
+	}
+	for _, name := range f.services {
+		m.serve(name, f.print)
+	}
 	for _, name := range f.elect {
 		m.elect(name)
 	}

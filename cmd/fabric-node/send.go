@@ -79,7 +79,8 @@ too.`,
 }
 
 type sentObject struct {
-	To    fabric.PID `json:"to"`
+	To    fabric.PID `json:"to,omitempty"`
+	Topic string     `json:"topic,omitempty"`
 	Sent  int        `json:"sent"`
 	Bytes int        `json:"bytes"`
 }
@@ -91,10 +92,10 @@ func (a *app) send(ctx context.Context, data *input, args []string, to fabric.PI
 	return a.observe(ctx, func(node *fabric.Node) error {
 		ctx, cancel := context.WithTimeout(ctx, a.opts.timeout)
 		defer cancel()
-		sent := sentObject{To: to}
+		sent := sentObject{To: to, Topic: data.topic}
 		for i := range data.len() {
 			text := data.at(i)
-			if err := node.SendMsg(ctx, &fabric.Message{To: to, Mode: data.mode.Mode, Data: text}); err != nil {
+			if err := node.SendMsg(ctx, &fabric.Message{To: to, Topic: data.topic, Mode: data.mode.Mode, Data: text}); err != nil {
 				return err
 			}
 			sent.Sent++
@@ -114,6 +115,7 @@ func (a *app) send(ctx context.Context, data *input, args []string, to fabric.PI
 type input struct {
 	count int
 	text  []byte
+	topic string // it is published to, if any
 	mode  mode
 	flags *pflag.FlagSet
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"maps"
+	"strconv"
 	"sync"
 	"time"
 
@@ -36,8 +37,8 @@ type Dedup struct {
 	// without it is handled as it is. Default [DefaultDedupHeader].
 	Header string
 	// Key is where a handler takes the key from instead. Keys of different senders are
-	// different. An empty one is none. Message.ID is not a key: a process that starts
-	// again begins with 1.
+	// different. An empty one is none. [ByID] costs no header; Message.ID alone is not a
+	// key: a process that starts again begins with 1.
 	Key func(*fabric.Message) string
 	// Window is how long a key is remembered from the first message with it. Default
 	// [DefaultWindow].
@@ -48,8 +49,22 @@ type Dedup struct {
 	OnDuplicate func(*fabric.Message)
 }
 
-// Sender gives messages a key.
+// ByID is a Key of Dedup: the ID, within the life of the sender. Who sends a message again
+// must give it the ID that it had, and no other message that one: so either it chooses all
+// of its IDs ([fabric.Message].ID), or those it chooses are above what the node will come
+// to, such as from 2^32.
+func ByID(m *fabric.Message) string {
+	if m.Epoch() == "" {
+		return ""
+	}
+	return m.Epoch() + "." + strconv.FormatUint(m.ID, 10)
+}
+
+// Sender gives messages a key, unless Key says what else is one.
 func (d Dedup) Sender(next Sender) Sender {
+	if d.Key != nil {
+		return next
+	}
 	header := cmp.Or(d.Header, DefaultDedupHeader)
 	return func(ctx context.Context, m *fabric.Message, request bool) (*fabric.Message, error) {
 		if len(m.Header[header]) == 0 {

@@ -152,6 +152,7 @@ func TestRetry(t *testing.T) {
 		{"passes", middleware.Retry{}, []error{fabric.ErrDisconnected, fabric.ErrInboxFull}, 3, nil},
 		{"stays", middleware.Retry{}, []error{fabric.ErrUnreachable, fabric.ErrUnreachable, fabric.ErrDisconnected}, 3, fabric.ErrDisconnected},
 		{"more", middleware.Retry{Tries: 5}, []error{fabric.ErrUnreachable, fabric.ErrUnreachable, fabric.ErrUnreachable, fabric.ErrUnreachable}, 5, nil},
+		{"nobody serves", middleware.Retry{}, []error{fmt.Errorf("x: %w", fabric.ErrNoReceiver)}, 2, nil},
 		{"nobody", middleware.Retry{}, []error{fabric.ErrNoPeer}, 1, fabric.ErrNoPeer},
 		{"perhaps arrived", middleware.Retry{}, []error{fmt.Errorf("%w: %w", fabric.ErrUnknownOutcome, fabric.ErrDisconnected)}, 1, fabric.ErrUnknownOutcome},
 		{"some have it", middleware.Retry{}, []error{some}, 1, fabric.ErrUnreachable},
@@ -477,6 +478,50 @@ func TestDedupOverANetwork(t *testing.T) {
 			if _, err := p.Request(t.Context(), "b", []byte(data)); !errors.Is(err, want) {
 				t.Errorf("%s: %v, want %v", data, err, want)
 			}
+		}
+	})
+}
+
+// TestDedupByID: a message that is sent again under its ID is handled once, one of the
+// sender's next life with that ID is not the same, and no header is needed.
+func TestDedupByID(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		b, _ := join(t, s, "b")
+		var handled []string
+		d := middleware.Dedup{Key: middleware.ByID}
+		go func() {
+			_ = b.Handle(t.Context(), 1, middleware.Handle(func(_ context.Context, m *fabric.Message) ([]byte, error) {
+				if m.Header != nil {
+					t.Errorf("a header: %v", m.Header)
+				}
+				handled = append(handled, string(m.Data))
+				return nil, nil
+			}, d))
+		}()
+		for life := range 2 {
+			a, _ := join(t, s, "a")
+			p := middleware.Wrap(a, d)
+			for _, mode := range []fabric.Mode{fabric.Fast, fabric.Acked, fabric.Reliable} {
+				m := &fabric.Message{To: "b", ID: 1<<32 + uint64(mode), Mode: mode, Ack: fabric.Handled, Data: fmt.Append(nil, life, mode)}
+				for range 3 {
+					if err := p.SendMsg(t.Context(), m); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := a.Flush(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := a.Leave(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		if got, want := fmt.Sprint(handled), "[0 fast 0 acked 0 reliable 1 fast 1 acked 1 reliable]"; got != want {
+			t.Errorf("handled %s, want %s", got, want)
+		}
+		if key := middleware.ByID(&fabric.Message{From: fabric.External, ID: 7}); key != "" {
+			t.Errorf("ByID of what is from outside = %q", key)
 		}
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/natsfabric/natsfabric/fabric"
@@ -34,13 +35,15 @@ type Retry struct {
 
 // NotArrived reports whether an error of a send or request is one that passes and
 // says that nobody got the message: the node is disconnected, the receiver
-// unreachable, or its inbox full. The error of a broadcast that reached some members
+// unreachable, its inbox full, or nobody there who serves or has joined. The error of a broadcast that reached some members
 // is none.
 func NotArrived(err error) bool {
 	if _, some := errors.AsType[fabric.Undeliverable](err); some || errors.Is(err, fabric.ErrUnknownOutcome) {
 		return false
 	}
-	return errors.Is(err, fabric.ErrDisconnected) || errors.Is(err, fabric.ErrUnreachable) || errors.Is(err, fabric.ErrInboxFull)
+	return slices.ContainsFunc([]error{
+		fabric.ErrDisconnected, fabric.ErrUnreachable, fabric.ErrInboxFull, fabric.ErrNoReceiver,
+	}, func(passing error) bool { return errors.Is(err, passing) })
 }
 
 func notFinal(err error) bool {

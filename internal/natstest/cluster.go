@@ -140,10 +140,19 @@ func (nd *node) write(routes []string, setup Setup) error {
 	conf := fmt.Sprintf(`server_name: %q
 listen: %q
 jetstream { store_dir: %q, max_memory_store: 256MB, max_file_store: 1GB, sync_interval: %s }
-cluster { name: natstest, listen: "127.0.0.1:%d", routes: [ %s ] %s}
 %s
-`, nd.name, nd.addr(), filepath.ToSlash(nd.dir), sync, nd.route, strings.Join(routes, ", "), hidden(setup), setup.Config)
+%s
+`, nd.name, nd.addr(), filepath.ToSlash(nd.dir), sync, nd.cluster(routes, setup), setup.Config)
 	return os.WriteFile(nd.conf, []byte(conf), 0o600)
+}
+
+// cluster is the part of the configuration about the others. A server that is alone has
+// none: it would wait for them.
+func (nd *node) cluster(routes []string, setup Setup) string {
+	if len(routes) == 1 {
+		return ""
+	}
+	return fmt.Sprintf(`cluster { name: natstest, listen: "127.0.0.1:%d", routes: [ %s ] %s}`, nd.route, strings.Join(routes, ", "), hidden(setup))
 }
 
 func (nd *node) addr() string { return fmt.Sprintf("127.0.0.1:%d", nd.port) }

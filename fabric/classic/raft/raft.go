@@ -18,6 +18,11 @@
 // later not to have arrived, because the receiver has left or failed, is what
 // [Member.Close], or the node's OnUndeliverable, reports.
 //
+// With [fabric.Durable] as Config.Mode, and a Mailbox in each node's Config, envelopes
+// are kept for servers that do not run yet, or not at the moment: those that Config.Peers
+// names, or that have joined before. Each arrives at least once; one that the program had
+// not taken from the inbox when the server ended may come after later ones.
+//
 // # What Msg can be
 //
 // What encoding/json can encode; it arrives as JSON without a type: numbers as float64,

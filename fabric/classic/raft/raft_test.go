@@ -154,6 +154,67 @@ func TestBroadcast(t *testing.T) {
 	}
 }
 
+// The availability test of vibhor1403/Raft: servers broadcast while one of them has not
+// been started, and it receives everything when it is. In mode Durable it need not have
+// run ever before.
+func TestAvailability(t *testing.T) {
+	const total, each = 5, 200
+	s := natstest.Start(t)
+	pids := []int{1, 2, 3, 4, 5}
+	begin := func(pid int) *cluster.Member {
+		node, err := fabric.Join(t.Context(), fabric.Config{
+			Cluster: "c", PID: fabric.PID(strconv.Itoa(pid)), URL: s.URL(), Mailbox: fabric.Mailbox{On: true},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { node.Leave(context.WithoutCancel(t.Context())) })
+		m, err := cluster.New(node, cluster.Config{
+			Peers: pids, Mode: fabric.Durable,
+			OnError: func(e *cluster.Envelope, err error) { t.Errorf("%d: %+v: %v", pid, e, err) },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { m.Close(context.WithoutCancel(t.Context())) })
+		return m
+	}
+	var up []*cluster.Member
+	var wg sync.WaitGroup
+	for _, pid := range pids[:total-1] {
+		m := begin(pid)
+		up = append(up, m)
+		go func() {
+			for range m.Inbox() {
+			}
+		}()
+	}
+	for _, m := range up {
+		wg.Go(func() {
+			for i := range each {
+				m.Outbox() <- &cluster.Envelope{SendTo: cluster.BROADCAST, MsgId: int64(i), Msg: "hello"}
+			}
+			if err := m.Close(t.Context()); err != nil {
+				t.Errorf("%d: %v", m.Pid(), err)
+			}
+		})
+	}
+	wg.Wait()
+	last := begin(total)
+	next := make([]int64, total+1) // by sender
+	for range (total - 1) * each {
+		select {
+		case e := <-last.Inbox():
+			if e.MsgId != next[e.SendBy] || e.SendTo != cluster.BROADCAST || e.Msg != "hello" {
+				t.Fatalf("%+v, want number %d", e, next[e.SendBy])
+			}
+			next[e.SendBy]++
+		case <-time.After(30 * time.Second):
+			t.Fatalf("only %v of %d messages of each came", next, each)
+		}
+	}
+}
+
 // The length test of vibhor1403/Raft, in which 10^6 bytes are more than a NATS server
 // takes at once.
 func TestMessageLength(t *testing.T) {
