@@ -62,6 +62,10 @@ func (v *Vigil) See(rev uint64, lease time.Duration, at time.Time) (renewed bool
 	return renewed
 }
 
+// Amend takes the lease that the record of the watched revision states, where another
+// was taken on the word of the feed.
+func (v *Vigil) Amend(lease time.Duration) { v.lease = lease }
+
 // Postpone restarts the wait: until the time given the store took no writes, so
 // silence proves nothing. Not for an outage so short that no lease ran out in it.
 func (v *Vigil) Postpone(until time.Time) {
