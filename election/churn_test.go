@@ -44,7 +44,7 @@ type world struct {
 
 	mu      sync.Mutex // guards the fields below
 	procs   []*process
-	history []belief
+	history []natstest.Belief
 	buckets int // how many were lost
 	joins   int
 	faults  map[string]int
@@ -192,10 +192,10 @@ func (w *world) byLead(ctx context.Context, p *process, e *election.Election, mo
 		defer timer.Stop()
 		select {
 		case <-timer.C:
-			b.to = time.Now()
+			b.To = time.Now()
 			return nil
 		case <-p.ctx.Done():
-			b.to = time.Now()
+			b.To = time.Now()
 			return nil
 		case <-ctx.Done():
 		}
@@ -210,19 +210,19 @@ func (w *world) byLead(ctx context.Context, p *process, e *election.Election, mo
 			case <-p.ctx.Done():
 			}
 		}
-		b.to = time.Now()
+		b.To = time.Now()
 		return nil
 	})
 }
 
 // believe begins a belief.
-func (w *world) believe(p *process, term *election.Term) *belief {
+func (w *world) believe(p *process, term *election.Term) *natstest.Belief {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return &belief{pid: p.pid, bucket: w.buckets, term: term.Number(), token: term.Token(), from: time.Now(), to: time.Now()}
+	return &natstest.Belief{PID: p.pid, Bucket: w.buckets, Term: term.Number(), Token: term.Token(), From: time.Now(), To: time.Now()}
 }
 
-func (w *world) record(b *belief) {
+func (w *world) record(b *natstest.Belief) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.history = append(w.history, *b)
@@ -235,7 +235,7 @@ func (w *world) lead(p *process, term *election.Term, most time.Duration, hold b
 	b := w.believe(p, term)
 	defer w.record(b)
 	defer w.keeping(p, term)()
-	deadline := b.from.Add(most)
+	deadline := b.From.Add(most)
 	suspended := false
 	for time.Now().Before(deadline) && p.ctx.Err() == nil {
 		// Either is enough to act on, so either is a belief; unless suspended, where the
@@ -245,7 +245,7 @@ func (w *world) lead(p *process, term *election.Term, most time.Duration, hold b
 			break
 		}
 		if valid || !hold {
-			b.to = time.Now()
+			b.To = time.Now()
 		}
 		if valid && suspended {
 			w.mu.Lock()
@@ -431,7 +431,7 @@ func TestChurn(t *testing.T) {
 		if got, want := w.puts, int(500*churnFor.Hours()); got < want {
 			t.Errorf("%d values were kept in %v, want %d for the test to mean anything", got, *churnFor, want)
 		}
-		for _, wrong := range append(check(w.history), stuck(w.history, healed, 15*time.Second)...) {
+		for _, wrong := range append(natstest.CheckBeliefs(w.history), natstest.Leaderless(w.history, healed, 15*time.Second)...) {
 			t.Error(wrong)
 		}
 		hours := churnFor.Hours()

@@ -274,12 +274,9 @@ func TestLengths(t *testing.T) {
 	}
 }
 
-// TestGuaranteesAreTested checks that every test which the README names exists.
+// TestGuaranteesAreTested checks that every test which the documents name exists.
 func TestGuaranteesAreTested(t *testing.T) {
-	names := regexp.MustCompile("`(Test[A-Z]\\w+)`").FindAllStringSubmatch(read(t, "README.md"), -1)
-	if len(names) < 10 {
-		t.Errorf("README.md names %d tests", len(names))
-	}
+	name := regexp.MustCompile("`(Test[A-Z]\\w+)`")
 	all := run(t, "go", "list", "-f", "{{$d := .Dir}}{{range .TestGoFiles}}{{$d}}/{{.}}\n{{end}}{{range .XTestGoFiles}}{{$d}}/{{.}}\n{{end}}", "./...")
 	var text strings.Builder
 	for file := range strings.Lines(all) {
@@ -291,9 +288,15 @@ func TestGuaranteesAreTested(t *testing.T) {
 			text.Write(b)
 		}
 	}
-	for _, m := range names {
-		if !strings.Contains(text.String(), "func "+m[1]+"(t *testing.T)") {
-			t.Errorf("README.md names %s, which does not exist", m[1])
+	for document, least := range map[string]int{"README.md": 10, "docs/ELECTION.md": 40} {
+		names := name.FindAllStringSubmatch(read(t, document), -1)
+		if len(names) < least {
+			t.Errorf("%s names %d tests", document, len(names))
+		}
+		for _, m := range names {
+			if !strings.Contains(text.String(), "func "+m[1]+"(t *testing.T)") {
+				t.Errorf("%s names %s, which does not exist", document, m[1])
+			}
 		}
 	}
 }

@@ -1,176 +1,129 @@
 package lease_test
 
 import (
-	"encoding/json"
-	"errors"
 	"flag"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"regexp"
-	"strings"
 	"testing"
+
+	"github.com/natsfabric/natsfabric/internal/natstest"
 )
 
 // Deliberately broken variants of the protocol, which the tests must catch:
 //
 //	go test ./internal/lease -run Mutants -mutate -v -timeout 60m
-//	go test ./internal/lease -run Mutants/death_guard -mutate -v
+//	go test ./internal/lease -run Mutants/no_death_guard -mutate -v
 //
-// A variant is a text replaced in one file, laid over the module by go test
-// -overlay; the files themselves stay as they are. Every variant must fail one of
-// the tests it is run against; the first is the hour of churn, unless it cannot
-// tell by its nature.
+// Each is run against the quickest tests that must notice it; where they draw lots,
+// against others after that.
 var mutate = flag.Bool("mutate", false, "run the broken variants of TestMutants")
 
-// A suite is a package and which of its tests to run.
-type suite struct{ pkg, run string }
+func suite(pkg, run string) natstest.Suite { return natstest.Suite{Pkg: "./" + pkg, Run: run} }
 
 var (
-	churn   = suite{"./election", "TestChurn"}
-	elects  = suite{"./election", "Test"}
-	leases  = suite{"./internal/lease", "Test"}
-	buckets = suite{"./internal/kv", "Test"}
-	rosters = suite{"./internal/roster", "Test"}
-	members = suite{"./fabric", "Test"}
+	sims    = suite("internal/lease", "TestSimulation")
+	leases  = suite("internal/lease", "Test([^S]|S[^i])")
+	churn   = suite("election", "TestChurn")
+	elects  = suite("election", "Test")
+	buckets = suite("internal/kv", "Test")
+	rosters = suite("internal/roster", "Test")
+	members = suite("fabric", "Test")
 )
 
-var mutants = []struct {
-	name, file, old, new string
-	suites               []suite
-}{
-	{"deadline from ack", "internal/lease/renew.go",
-		"			s.acked(failed)\n", "			s.acked(failed)\n			sent = s.cfg.Clock.Now()\n", []suite{churn, leases}},
-	{"no deadline", "internal/lease/timing.go",
-		"return lease - margin(lease)", "return 2 * lease", []suite{churn}},
-	{"a grant outlives its deadline", "internal/lease/hold.go",
-		"	return !h.ended.Load() && h.left(grace) > 0\n", "	return h.cause == nil || h.cause == ErrLost\n", []suite{churn, leases}},
-	{"no renewal guard", "internal/kv/bucket.go",
+func mutant(name, file, old, changed string, suites ...natstest.Suite) natstest.Mutant {
+	return natstest.Mutant{Name: name, File: file, Old: old, New: changed, Suites: suites}
+}
+
+var mutants = []natstest.Mutant{
+	mutant("deadline from ack", "internal/lease/renew.go",
+		"			s.acked(failed)\n", "			s.acked(failed)\n			sent = s.cfg.Clock.Now()\n", sims, leases, churn),
+	mutant("no deadline", "internal/lease/timing.go",
+		"return lease - margin(lease)", "return 2 * lease", sims, churn),
+	mutant("a grant outlives its deadline", "internal/lease/hold.go",
+		"	return !h.ended.Load() && h.left(grace) > 0\n", "	return h.cause == nil || h.cause == ErrLost\n", sims, leases, churn),
+	mutant("no renewal guard", "internal/kv/bucket.go",
 		`	msg.Header["Nats-Expected-Last-Subject-Sequence"] =`, `	if !strings.HasPrefix(w.Key, "s.") {
 		msg.Header["Nats-Expected-Last-Subject-Sequence"] = []string{strconv.FormatUint(w.GuardRev, 10)}
 	} else {
 		w.GuardKey = ""
 	}
-	_ =`, []suite{churn, leases}},
-	{"no death guard", "internal/kv/bucket.go",
+	_ =`, sims, leases, churn),
+	mutant("no death guard", "internal/kv/bucket.go",
 		`	msg.Header["Nats-Expected-Last-Subject-Sequence"] =`, `	if !strings.HasPrefix(w.GuardKey, "s.") {
 		msg.Header["Nats-Expected-Last-Subject-Sequence"] = []string{strconv.FormatUint(w.GuardRev, 10)}
 	} else {
 		w.GuardKey = ""
 	}
-	_ =`, []suite{churn, leases}},
-	{"no guard of a claim", "internal/kv/bucket.go",
+	_ =`, sims, leases, churn),
+	mutant("no guard of a claim", "internal/kv/bucket.go",
 		`	msg.Header["Nats-Expected-Last-Subject-Sequence"] =`, `	if !strings.HasPrefix(w.Key, "c.e.") {
 		msg.Header["Nats-Expected-Last-Subject-Sequence"] = []string{strconv.FormatUint(w.GuardRev, 10)}
 	}
-	_ =`, []suite{churn}},
-	{"challenger's own lease", "internal/lease/watcher.go",
-		"w.v.See(e.Rev, r.Lease(), e.Seen)", "w.v.See(e.Rev, w.s.cfg.Lease, e.Seen)", []suite{churn}},
-	{"impatient challenger", "internal/lease/timing.go",
-		"	return lease + time.Duration(float64(lease)*drift) + slack\n", "	return lease / 2\n", []suite{churn}},
-	{"an unknown death counts", "internal/lease/watcher.go",
-		"	case err == nil:\n		return true, 0\n", "	case err == nil, errors.Is(err, kv.ErrUnknown):\n		return true, 0\n", []suite{churn, leases}},
-	{"a refused death counts", "internal/lease/watcher.go",
-		"	case err == nil:\n		return true, 0\n", "	case err == nil, errors.Is(err, kv.ErrRefused):\n		return true, 0\n", []suite{churn, leases}},
-	{"the feed decides", "internal/lease/watcher.go",
-		"		if told { //", "		if told {\n			return nil\n		}\n		if told { //", []suite{churn, leases}},
-	{"no re-reading", "internal/kv/watch.go",
-		"time.NewTimer(Reread*4/5 + rand.N(Reread*2/5))", "time.NewTimer(1000*time.Hour + rand.N(Reread))", []suite{churn, buckets}},
-	{"no FirstSeq", "internal/kv/open.go",
-		"max(uint64(now.UnixMicro()), highest+1)", "min(highest, 0)", []suite{churn, buckets}},
-	{"a new bucket is open at once", "internal/kv/open.go",
-		"	wait := b.Longest()\n", "	wait := time.Duration(0)\n", []suite{churn, buckets}},
-	{"nobody asks who is there", "internal/kv/open.go",
-		"	ask := made || newcomer\n", "	ask := made && !newcomer\n", []suite{churn, elects}},
-	{"guard 0 counts in a new bucket", "internal/kv/settle.go",
-		"	if rev != 0 {\n		return nil\n	}\n", "	if rev >= 0 {\n		return nil\n	}\n", []suite{churn, buckets}},
-	{"a claim in doubt is forgotten", "internal/lease/claim.go",
-		"			c.giveUp(d) // and the turn with it\n", "			_ = d\n			<-c.turn\n", []suite{churn, leases}},
-	{"a lost ack is a refusal", "internal/kv/settle.go",
-		"			doubt = true\n", "			return 0, ErrRefused\n", []suite{churn, buckets}},
-	{"a lost term is kept", "internal/lease/grant.go",
-		"			g.Release(s.life) //", "			_ = g.err //", []suite{churn, leases}},
-	{"release before the work ends", "election/election.go",
-		"	err = f(term, t)\n", "	defer context.AfterFunc(term, func() { t.Resign(context.WithoutCancel(ctx)) })()\n	err = f(term, t)\n", []suite{churn, elects}},
-	{"the view's token does not count", "internal/roster/coordinate.go",
-		"v.Token > token {", "v.Token > token && false {", []suite{rosters, members}},
-	{"an old session ends a young incarnation", "internal/lease/watcher.go",
-		"	if e.Seen.Before(w.born) {\n", "	if false {\n", []suite{churn, leases}},
-	{"a grace used up stays so", "internal/lease/hold.go",
-		"	delete(h.fuses, grace) //", "	//", []suite{churn, leases}},
-	{"a challenge during an outage", "internal/lease/renew.go",
-		"	if s.outageOf > outage(v.lease) {\n", "	if false {\n", []suite{members}},
+	_ =`, sims, churn),
+	mutant("challenger's own lease", "internal/lease/watcher.go",
+		"		lease = r.Lease()\n", "		lease = w.s.cfg.Lease\n", sims, churn),
+	mutant("impatient challenger", "internal/lease/timing.go",
+		"	return lease + time.Duration(float64(lease)*drift) + slack\n", "	return lease / 2\n", sims, churn),
+	mutant("an unknown death counts", "internal/lease/watcher.go",
+		"	case err == nil:\n		return true, 0\n", "	case err == nil, errors.Is(err, kv.ErrUnknown):\n		return true, 0\n", sims, leases, churn),
+	mutant("a refused death counts", "internal/lease/watcher.go",
+		"	case err == nil:\n		return true, 0\n", "	case err == nil, errors.Is(err, kv.ErrRefused):\n		return true, 0\n", sims, leases, churn),
+	mutant("the feed decides", "internal/lease/watcher.go",
+		"		if told { //", "		if told {\n			return nil\n		}\n		if told { //", suite("internal/lease", "Forged"), sims),
+	mutant("no re-reading", "internal/kv/watch.go",
+		"time.NewTimer(Reread*4/5 + rand.N(Reread*2/5))", "time.NewTimer(1000*time.Hour + rand.N(Reread))", buckets, suite("internal/lease", "Deaf")),
+	mutant("no FirstSeq", "internal/kv/open.go",
+		"max(uint64(now.UnixMicro()), highest+1)", "min(highest, 0)", buckets, sims, churn),
+	mutant("a new bucket is open at once", "internal/kv/open.go",
+		"	wait := b.Longest()\n", "	wait := time.Duration(0)\n", buckets, sims, churn),
+	mutant("nobody asks who is there", "internal/kv/open.go",
+		"	ask := made || newcomer\n", "	ask := made && !newcomer\n", suite("election", "Bucket"), elects),
+	mutant("guard 0 counts in a new bucket", "internal/kv/settle.go",
+		"	if rev != 0 {\n		return nil\n	}\n", "	if rev >= 0 {\n		return nil\n	}\n", buckets, sims, churn),
+	mutant("a claim in doubt is forgotten", "internal/lease/claim.go",
+		"			c.giveUp(d) // and the turn with it\n", "			_ = d\n			<-c.turn\n", suite("internal/lease", "Unacknowledged"), leases, sims),
+	mutant("a lost ack is a refusal", "internal/kv/settle.go",
+		"			doubt = true\n", "			return 0, ErrRefused\n", buckets, sims, churn),
+	mutant("a lost term is kept", "internal/lease/grant.go",
+		"			g.Release(s.life) //", "			_ = g.err //", sims, leases, churn),
+	mutant("release before the work ends", "election/election.go",
+		"	err = f(term, t)\n", "	defer context.AfterFunc(term, func() { t.Resign(context.WithoutCancel(ctx)) })()\n	err = f(term, t)\n", suite("election", "Lead|Leave"), elects),
+	mutant("the view's token does not count", "internal/roster/coordinate.go",
+		"v.Token > token {", "v.Token > token && false {", rosters, members),
+	mutant("an old session ends a young incarnation", "internal/lease/watcher.go",
+		"	if e.Seen.Before(w.born) {\n", "	if false {\n", suite("internal/lease", "Young"), sims),
+	mutant("a grace used up stays so", "internal/lease/hold.go",
+		"	delete(h.fuses, grace) //", "	//", suite("internal/lease", "Fuse|Grace"), churn),
+	mutant("a challenge during an outage", "internal/lease/renew.go",
+		"	if s.outageOf > outage(v.lease) {\n", "	if false {\n", suite("internal/lease", "Outage"), members),
+	mutant("absence is vacancy", "internal/lease/watcher.go",
+		"	lease := w.s.b.Longest()\n", "	lease := w.s.b.Longest() / 4\n", sims, churn),
+	mutant("a forged lease counts", "internal/lease/watcher.go",
+		"	if guard != 0 && guard == w.told {", "	if guard == 0 && guard == w.told {", suite("internal/lease", "Forged"), sims),
+	mutant("a forged release counts", "internal/lease/waiter.go",
+		"	n, err := w.c.s.b.Get(ctx, w.c.key)\n", "	n, err := entries[0], error(nil)\n", suite("internal/lease", "Forged"), sims),
+	mutant("a read-back that finds nothing is an outcome", "internal/kv/settle.go",
+		"readErr == nil && e.Rev > rev {", "readErr == nil {", buckets, sims),
+	mutant("two actors on one claim", "internal/lease/claim.go",
+		"turn: make(chan struct{}, 1)", "turn: make(chan struct{}, 2)", sims, suite("election", "Queue")),
+	mutant("a guard of another's key", "internal/kv/bucket.go",
+		`+ w.GuardKey}`, `+ strings.Replace(w.GuardKey, "s.", "s.*.", 1)}`, suite("internal/lease", "TestPIDOf|TestClaimPasses")),
+	mutant("priority usurps", "internal/lease/claim.go",
+		"		free := !r.Held()\n", "		free := !r.Held() || p.Priority > r.Priority\n", sims, churn),
+	mutant("busy is a loss", "internal/kv/errors.go",
+		"		return target == ErrBusy\n", "		return target == ErrRefused\n", buckets, sims, churn),
+	mutant("the server forgets the living", "internal/lease/timing.go",
+		"return max(time.Minute, 10*lease)", "return lease", suite("internal/lease", "TestTimes")),
+	mutant("a TTL is truncated", "internal/kv/bucket.go",
+		"int64((w.TTL+time.Second-1)/time.Second)", "int64(w.TTL/time.Second)", buckets),
+	mutant("a token is a random number", "internal/lease/claim.go",
+		"	g := newGrant(c, hold, p, token, r)\n", "	g := newGrant(c, hold, p, uint64(r.Nonce[len(r.Nonce)-1])<<32+token%7, r)\n", sims, churn),
+	mutant("leaves before its work has stopped", "internal/lease/leave.go",
+		"	err := s.work.wait(ctx)\n", "	err := ctx.Err()\n", suite("election", "Leave"), elects),
+	mutant("fenced after the record is sent", "internal/lease/leave.go",
+		"	s.leave(ErrLeft)\n	err := s.work.wait(ctx)\n", "	err := s.work.wait(ctx)\n	if inc := s.inc; err == nil {\n		s.writeLeft(ctx, inc)\n	}\n	s.leave(ErrLeft)\n", sims, elects),
+	mutant("what is kept is not guarded", "internal/lease/ledger.go",
+		"GuardKey: g.c.key, GuardRev: g.book.rev}", "GuardKey: KeyPID(g.record.PID), GuardRev: g.record.Inc}", sims, elects),
+	mutant("a resumed lease keeps a lost claim", "internal/lease/grant.go",
+		"		case st.Hold != nil:\n			g.cancel(", "		case st.Hold != nil && st.Hold.Incarnation == 0:\n			g.cancel(", sims, churn),
 }
 
-func TestMutants(t *testing.T) {
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, m := range mutants { // always, so that they keep up with the files
-		layOver(t, filepath.Join(root, filepath.FromSlash(m.file)), m.old, m.new)
-	}
-	if !*mutate {
-		t.Skip("runs other tests for minutes: see -mutate")
-	}
-	for _, m := range mutants {
-		t.Run(strings.ReplaceAll(m.name, "'", ""), func(t *testing.T) {
-			overlay := layOver(t, filepath.Join(root, filepath.FromSlash(m.file)), m.old, m.new)
-			for _, s := range m.suites {
-				if found := failing(t, root, overlay, s); found != "" {
-					t.Logf("caught by %s %s", s.pkg, found)
-					return
-				}
-				t.Logf("not caught by %s %s", s.pkg, s.run)
-			}
-			t.Error("not caught")
-		})
-	}
-}
-
-// layOver writes the changed file and the overlay that puts it in place of the other.
-func layOver(t *testing.T, file, old, changed string) string {
-	t.Helper()
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if n := strings.Count(string(text), old); n != 1 {
-		t.Fatalf("%s has the text to replace %d times, want once:\n%s", file, n, old)
-	}
-	dir := t.TempDir()
-	mutant := filepath.Join(dir, "mutant.go")
-	if err := os.WriteFile(mutant, []byte(strings.Replace(string(text), old, changed, 1)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	data, err := json.Marshal(map[string]map[string]string{"Replace": {file: mutant}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	overlay := filepath.Join(dir, "overlay.json")
-	if err := os.WriteFile(overlay, data, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return overlay
-}
-
-var fails = regexp.MustCompile(`(?m)^--- FAIL: (\S+)|^panic: (test timed out)`)
-
-// failing returns the name of a test of the suite that fails, or "".
-func failing(t *testing.T, root, overlay string, s suite) string {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", "test", "-count=1", "-timeout", "120s", "-overlay", overlay, "-run", s.run, s.pkg)
-	cmd.Dir = root
-	out, err := cmd.CombinedOutput()
-	if err == nil {
-		return ""
-	}
-	if _, ok := errors.AsType[*exec.ExitError](err); !ok || strings.Contains(string(out), "[build failed]") || strings.Contains(string(out), "[setup failed]") {
-		t.Fatalf("the variant cannot be tested: %v\n%s", err, out)
-	}
-	found := fails.FindStringSubmatch(string(out))
-	if found == nil {
-		t.Fatalf("the tests failed otherwise: %v\n%s", err, out)
-	}
-	return found[1] + found[2]
-}
+func TestMutants(t *testing.T) { natstest.Mutants(t, "../..", *mutate, mutants) }

@@ -129,7 +129,7 @@ func (s *Session) renewOnce(hold *Hold, n uint64) (Instant, error) {
 			if err := s.over(hold); err != nil {
 				return Instant{}, err
 			}
-		} else if errors.Is(err, nats.ErrNoResponders) && s.b.Gone(s.life) {
+		} else if errors.Is(err, nats.ErrNoResponders) && s.gone(try) {
 			return Instant{}, fmt.Errorf("%w: the bucket is gone", ErrLost)
 		}
 		if !hold.Valid(0) {
@@ -139,6 +139,15 @@ func (s *Session) renewOnce(hold *Hold, n uint64) (Instant, error) {
 			return Instant{}, err
 		}
 	}
+}
+
+// gone reports whether the bucket is known to be lost. While the servers elect a leader
+// nobody answers that either, and the next renewal may be the one that is taken: so it
+// is asked for a short time at first.
+func (s *Session) gone(try int) bool {
+	ctx, cancel := context.WithTimeout(s.life, min(firstAsk<<min(try, 8), renewEvery(s.cfg.Lease)))
+	defer cancel()
+	return s.b.Gone(ctx)
 }
 
 func (s *Session) record(inc, n uint64) SessionRecord {

@@ -10,6 +10,8 @@ const (
 	slack = 5 * time.Millisecond
 	// minMargin is the least time between a holder's stop and a lease's end.
 	minMargin = 20 * time.Millisecond
+	// firstAsk is how long a server may first take to say whether the bucket is lost.
+	firstAsk = 50 * time.Millisecond
 	// handoverWindow is how long a claim that was given to one is left to it.
 	handoverWindow = time.Second
 )
@@ -61,6 +63,10 @@ func (v *Vigil) See(rev uint64, lease time.Duration, at time.Time) (renewed bool
 	v.rev, v.since, v.lease = rev, at, lease
 	return renewed
 }
+
+// Amend takes the lease that the record of the watched revision states, where another
+// was taken on the word of the feed.
+func (v *Vigil) Amend(lease time.Duration) { v.lease = lease }
 
 // Postpone restarts the wait: until the time given the store took no writes, so
 // silence proves nothing. Not for an outage so short that no lease ran out in it.

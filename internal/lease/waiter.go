@@ -14,6 +14,7 @@ type waiter struct {
 	c     *Claim
 	p     Policy
 	claim *kv.Watch // once there is something to wait for
+	told  bool      // by the feed, that there is a newer record than the one known
 }
 
 func (w *waiter) close() {
@@ -30,15 +31,22 @@ func (w *waiter) watch(ctx context.Context) (err error) {
 	return err
 }
 
-// newer takes what the watch has, and returns the record if it is newer than e.
-func (w *waiter) newer(e kv.Entry) (kv.Entry, bool) {
+// newer takes what the watch has and, if that is newer than e, reads the record: a
+// person can publish on the feed. If there is a newer one, it is returned.
+func (w *waiter) newer(ctx context.Context, e kv.Entry) (kv.Entry, bool) {
 	entries, _ := w.claim.Take()
 	for _, n := range entries {
-		if n.Rev > e.Rev {
-			return n, true
-		}
+		w.told = n.Rev > e.Rev
 	}
-	return e, false
+	if !w.told {
+		return e, false
+	}
+	n, err := w.c.s.b.Get(ctx, w.c.key)
+	if err != nil || n.Rev <= e.Rev {
+		return e, false // tried again in a while
+	}
+	w.told = false
+	return n, true
 }
 
 // outlive waits until the holder that e names is over, which it makes so when its
@@ -90,9 +98,10 @@ func (w *waiter) outlive(ctx context.Context, e kv.Entry, r ClaimRecord) (over b
 		case <-again:
 			return false, e, nil
 		case <-w.claim.Changed():
-			if n, ok := w.newer(e); ok {
-				return false, n, nil
-			}
+		case <-retry(w.told):
+		}
+		if n, ok := w.newer(ctx, e); ok {
+			return false, n, nil
 		}
 	}
 }
@@ -126,9 +135,10 @@ func (w *waiter) giveWay(ctx context.Context, e kv.Entry, r ClaimRecord) (change
 		case <-timer.C:
 			return false, e, nil
 		case <-w.claim.Changed():
-			if n, ok := w.newer(e); ok {
-				return true, n, nil
-			}
+		case <-retry(w.told):
+		}
+		if n, ok := w.newer(ctx, e); ok {
+			return true, n, nil
 		}
 	}
 }

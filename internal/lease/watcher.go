@@ -23,6 +23,9 @@ type Watcher struct {
 	// younger than a record that an earlier one left behind.
 	born time.Time
 	v    Vigil
+	// told is the revision whose record is known from the feed only, where a person can
+	// publish, and with it the lease that it states.
+	told uint64
 	// denied is why the server will not let us end it, if it does not.
 	denied error
 }
@@ -38,14 +41,23 @@ func (w *Watcher) See(e kv.Entry) (renewed bool) {
 	if e.Seen.Before(w.born) {
 		e.Seen = w.born
 	}
+	// Absent, foreign, or of another incarnation: nothing of this one is known, so its
+	// lease may be the longest there is.
+	lease := w.s.b.Longest()
 	r, err := ParseSession(e)
-	if err != nil || r.Inc != w.inc {
-		// Absent, foreign, or of another incarnation: nothing of this one is known,
-		// so its lease may be the longest there is.
-		w.v.See(e.Rev, w.s.b.Longest(), e.Seen)
-		return false
+	alive := err == nil && r.Inc == w.inc
+	if alive {
+		lease = r.Lease()
 	}
-	return w.v.See(e.Rev, r.Lease(), e.Seen)
+	read := e.Value == nil || !e.Stored.IsZero()
+	switch guard, _ := w.v.Due(); {
+	case !read && (e.Rev != guard || w.v.since.IsZero()):
+		w.told = e.Rev
+	case read && e.Rev == w.told:
+		w.told = 0
+		w.v.Amend(lease)
+	}
+	return w.v.See(e.Rev, lease, e.Seen) && alive
 }
 
 // Challenge ends the incarnation if its time has come. It returns whether it is
@@ -54,15 +66,23 @@ func (w *Watcher) Challenge(ctx context.Context) (over bool, wait time.Duration)
 	if w.v.since.IsZero() {
 		return false, renewEvery(w.s.cfg.Lease) // nothing read yet
 	}
-	if _, due := w.v.Due(); time.Until(due) > 0 {
-		return false, time.Until(due)
+	guard, due := w.v.Due()
+	if wait := time.Until(due); wait > 0 {
+		return false, wait
+	}
+	if guard != 0 && guard == w.told { // the record decides
+		e, err := w.s.b.Get(ctx, KeySession(w.pid))
+		if err != nil {
+			return false, retryChallenge
+		}
+		w.See(e)
+		return false, 0
 	}
 	if !w.s.mayChallenge(&w.v) {
 		return false, retryChallenge
 	}
-	guard, due := w.v.Due()
-	if wait := time.Until(due); wait > 0 {
-		return false, wait // put off
+	if _, due := w.v.Due(); time.Until(due) > 0 {
+		return false, time.Until(due) // put off
 	}
 	err := w.s.End(ctx, w.pid, w.inc, guard)
 	switch {
