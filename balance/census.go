@@ -145,7 +145,7 @@ func (c *counter) count(ctx context.Context, fabric *roster.View, now time.Time)
 	}
 	return again, roster.Count{
 		Members: members, Plan: p.plan,
-		Failed: func(g roster.Member) bool { return fabric.Failed(g.PID, g.Inc) },
+		Ended: func(g roster.Member) (bool, roster.Sign) { return fabric.Ended(g.PID, g.Inc) },
 	}
 }
 

@@ -36,7 +36,7 @@ func (n *Node) Changes(ctx context.Context) iter.Seq2[Change, error] {
 	return func(yield func(Change, error) bool) {
 		told, changed := n.members.View()
 		for _, m := range told.Members {
-			if !yield(Change{Joined, memberOf(m), told.Epoch}, nil) {
+			if !yield(Change{Kind: Joined, Member: memberOf(m), Epoch: told.Epoch}, nil) {
 				return
 			}
 		}
@@ -65,8 +65,8 @@ func (n *Node) Changes(ctx context.Context) iter.Seq2[Change, error] {
 	}
 }
 
-// steps yields what leads from one view to another: who is gone, then who is new
-// or changed, each in the order of the PIDs.
+// steps yields what leads from one view to another: who is gone, who is new or
+// changed, who is suspected and who no longer is, each in the order of the PIDs.
 func steps(from, to *roster.View) iter.Seq[Change] {
 	return func(yield func(Change) bool) {
 		now := make(map[string]roster.Member, len(to.Members))
@@ -79,28 +79,39 @@ func steps(from, to *roster.View) iter.Seq[Change] {
 			if now[m.PID].Inc == m.Inc {
 				continue
 			}
-			kind := Left
-			if to.Failed(m.PID, m.Inc) {
-				kind = Failed
+			c := Change{Kind: Left, Member: memberOf(m), Epoch: to.Epoch}
+			if failed, by := to.Ended(m.PID, m.Inc); failed {
+				c.Kind, c.Reason = Failed, reasonOf(by)
 			}
-			if !yield(Change{kind, memberOf(m), to.Epoch}) {
+			if !yield(c) {
 				return
 			}
 		}
 		for _, m := range to.Members {
-			old := before[m.PID]
-			kind := Joined
-			if old.Inc == m.Inc {
-				kind = Updated
-				if maps.Equal(old.Meta, m.Meta) {
-					continue
+			for _, kind := range kindsOf(from, to, before[m.PID], m) {
+				if !yield(Change{Kind: kind, Member: memberOf(m), Epoch: to.Epoch}) {
+					return
 				}
-			}
-			if !yield(Change{kind, memberOf(m), to.Epoch}) {
-				return
 			}
 		}
 	}
+}
+
+// kindsOf says what has changed of the member m, which was old before, if it was one.
+func kindsOf(from, to *roster.View, old, m roster.Member) (kinds []ChangeKind) {
+	was, is := from.Suspects[m.PID] == m.Inc, to.Suspects[m.PID] == m.Inc
+	if old.Inc != m.Inc {
+		kinds, was = append(kinds, Joined), false
+	} else if !maps.Equal(old.Meta, m.Meta) {
+		kinds = append(kinds, Updated)
+	}
+	switch {
+	case is && !was:
+		kinds = append(kinds, Suspected)
+	case was && !is:
+		kinds = append(kinds, Alive)
+	}
+	return kinds
 }
 
 // keepEvents is how many events a slow reader of Events can be behind.

@@ -105,6 +105,21 @@ type Config struct {
 	// is several times as fast; a plain NATS subscriber then sees a frame.
 	NoBatch bool
 
+	// System is a connection on which the server's $SYS.ACCOUNT.*.DISCONNECT is heard:
+	// one of the system account, or of an account that imports it. With it the node
+	// learns at once that a member's connection has ended, and the members that one
+	// has [Failed], a tenth of a second after its end instead of a lease. One node with
+	// it serves the whole fabric, two are better. The connections of members count that
+	// the node made itself and that have the name it gave them. The caller closes it,
+	// after Leave. Default: none.
+	System *nats.Conn
+
+	// LeaseOnly has this node, while it coordinates the members, hold nobody to have
+	// failed before its lease has run out. Otherwise it also goes by evidence: that a
+	// member's connection has ended (System), or that the server knows no receiver for
+	// it, asked for twice. Give every member the same.
+	LeaseOnly bool
+
 	// Offline keeps messages while the connection is down. Default: none.
 	Offline Offline
 

@@ -81,7 +81,7 @@ func dialControl(ctx context.Context, cfg Config, messages *link) (*link, error)
 func (l *link) options(ctx context.Context, cfg Config) []nats.Option {
 	ping := min(max(cfg.Lease/4, 250*time.Millisecond), 10*time.Second)
 	opts := []nats.Option{
-		nats.Name("natsfabric " + cfg.Cluster + "/" + cfg.Env + " " + string(cfg.PID)),
+		nats.Name(connNamePrefix(cfg.Cluster, cfg.Env) + string(cfg.PID)),
 		nats.MaxReconnects(-1),
 		nats.ReconnectBufSize(-1), // nothing is sent late: a send fails, or it is out
 		nats.ReconnectWait(250 * time.Millisecond),

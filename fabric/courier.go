@@ -38,6 +38,9 @@ type courierConfig struct {
 	// known reports whether a PID is in the view. It does no I/O and may be called
 	// from any goroutine.
 	known func(PID) bool
+	// unheard is told of a PID in the view for which the server knows no receiver. It
+	// waits for nobody. Optional.
+	unheard func(PID)
 	// lifeOf returns a PID's incarnation in the view, 0 if it has none. As known.
 	lifeOf func(PID) uint64
 	// others returns the PIDs in the view but this node's. As known.

@@ -174,6 +174,9 @@ func (k *clerk) report(marker tag) {
 // verdict says why the server knows no receiver for a PID.
 func (c *courier) verdict(ctx context.Context, to PID) error {
 	if c.cfg.known(to) {
+		if c.cfg.unheard != nil {
+			c.cfg.unheard(to)
+		}
 		return ErrUnreachable
 	}
 	ctx, cancel := context.WithTimeout(ctx, goneTimeout)

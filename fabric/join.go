@@ -105,12 +105,19 @@ func (n *Node) join(ctx context.Context) (err error) {
 		return err
 	}
 	n.holder.Store(n.session)
+	if err := n.watchSystem(); err != nil {
+		return err
+	}
 	rc := roster.Config{
 		Name: lease.RosterMembers, Session: n.session, Signals: signals{n.courier},
 		Quiet: roster.DefaultQuiet, Ceiling: roster.DefaultCeiling, Logger: n.cfg.Logger,
 	}
 	if !n.cfg.Passive {
-		rc.Census = roster.Living(n.session, n.foreign, n.cfg.Logger)
+		survey := roster.Survey{Session: n.session, Foreign: n.foreign, Logger: n.cfg.Logger}
+		if !n.cfg.LeaseOnly {
+			survey.Evidence, survey.Probe = n.evidence, n.present
+		}
+		rc.Census = roster.Living(survey)
 	}
 	if n.members, err = roster.Start(ctx, rc); err != nil {
 		return err
@@ -137,11 +144,12 @@ func (n *Node) subscribe(ctx context.Context) (err error) {
 		mode: n.cfg.Mode, noBatch: n.cfg.NoBatch, offline: n.cfg.Offline,
 		others: n.others, members: n.peers, refused: n.link.denies,
 		mail: n.office, mailbox: n.cfg.Mailbox, ackWait: n.cfg.Lease, fixedMail: n.cfg.Role < RoleAdmin,
-		logger: n.cfg.Logger, onUndeliverable: n.cfg.OnUndeliverable, known: n.knows, lifeOf: n.lifeOf, gone: n.gone,
+		logger: n.cfg.Logger, onUndeliverable: n.cfg.OnUndeliverable, known: n.knows, unheard: n.unheard, lifeOf: n.lifeOf, gone: n.gone,
 	})
 	if err != nil {
 		return err
 	}
+	n.evidence = roster.NewEvidence(signals{n.courier}, n.cfg.Logger)
 	if !n.cfg.Passive {
 		if n.opens, err = n.link.nc.Subscribe(n.subjects.signalAll(signalOpen), n.opened); err != nil {
 			return err

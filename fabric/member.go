@@ -1,6 +1,10 @@
 package fabric
 
-import "time"
+import (
+	"time"
+
+	"github.com/natsfabric/natsfabric/internal/roster"
+)
 
 // A Member is one process in a fabric's view.
 type Member struct {
@@ -32,22 +36,64 @@ const (
 	Synced
 	// Left: the member left by itself.
 	Left
-	// Failed: the member's lease ran out.
+	// Failed: the member ended without a word, as the Reason of the [Change] says. One
+	// that failed for another reason than [LeaseOver] may be alive: then it is back,
+	// with [Joined] and the same incarnation, when it renews its lease.
 	Failed
 	// Updated: the member's Meta changed.
 	Updated
+	// Suspected: there are signs that the member has ended. It is still one: [Alive],
+	// [Left] or [Failed] follows.
+	Suspected
+	// Alive: a member that was suspected was found, or has renewed its lease.
+	Alive
 )
 
-var changeNames = [...]string{Joined: "join", Synced: "synced", Left: "leave", Failed: "fail", Updated: "update"}
+var changeNames = [...]string{
+	Joined: "join", Synced: "synced", Left: "leave", Failed: "fail", Updated: "update", Suspected: "suspect", Alive: "alive",
+}
 
-// String returns "join", "synced", "leave", "fail" or "update".
+// String returns "join", "synced", "leave", "fail", "update", "suspect" or "alive".
 func (k ChangeKind) String() string { return changeNames[k] }
+
+// A Reason says by what a member was found to have [Failed].
+type Reason uint8
+
+const (
+	// LeaseOver: its lease ran out, or it was replaced under its PID.
+	LeaseOver Reason = iota + 1
+	// ConnClosed: its connection was closed from its side, which did not come back.
+	ConnClosed
+	// ConnDropped: the server closed its connection, and it did not come back.
+	ConnDropped
+	// Unreachable: messages to it found no receiver.
+	Unreachable
+)
+
+var reasonNames = [...]string{LeaseOver: "lease", ConnClosed: "closed", ConnDropped: "dropped", Unreachable: "unreachable"}
+
+// String returns "lease", "closed", "dropped" or "unreachable", and "" for no reason.
+func (r Reason) String() string { return reasonNames[r] }
+
+// reasonOf is the reason of a sign.
+func reasonOf(s roster.Sign) Reason {
+	switch s {
+	case roster.Closed:
+		return ConnClosed
+	case roster.Dropped:
+		return ConnDropped
+	case roster.Unheard:
+		return Unreachable
+	}
+	return LeaseOver
+}
 
 // A Change is one step from one view to the next.
 type Change struct {
 	Kind   ChangeKind
 	Member Member
 	Epoch  uint64
+	Reason Reason // of Failed
 }
 
 // An EventKind says what an [Event] is about.

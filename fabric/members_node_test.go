@@ -53,11 +53,12 @@ func deleteBucket(t *testing.T, s *natstest.Server) {
 
 // A fold is what a reader of Changes believes.
 type fold struct {
-	mu      sync.Mutex // guards the fields below
-	members map[fabric.PID]fabric.Member
-	epoch   uint64
-	synced  bool
-	wrong   []string
+	mu       sync.Mutex // guards the fields below
+	members  map[fabric.PID]fabric.Member
+	suspects map[fabric.PID]bool
+	epoch    uint64
+	synced   bool
+	wrong    []string
 }
 
 func (f *fold) apply(c fabric.Change) {
@@ -92,8 +93,15 @@ func (f *fold) apply(c fabric.Change) {
 			complain("was %+v", old)
 		}
 		delete(f.members, c.Member.PID)
+	case fabric.Suspected, fabric.Alive:
+		if !known || old.Incarnation != c.Member.Incarnation || f.suspects[c.Member.PID] == (c.Kind == fabric.Suspected) {
+			complain("was %+v", old)
+		}
 	default:
 		complain("of no known kind")
+	}
+	if c.Kind != fabric.Updated {
+		f.suspects[c.Member.PID] = c.Kind == fabric.Suspected
 	}
 	if !f.synced && c.Kind != fabric.Joined {
 		complain("before Synced")
@@ -119,7 +127,7 @@ func (f *fold) equals(v fabric.View) string {
 
 // follow folds n's changes until n ends. pause makes it a slow reader.
 func follow(n *fabric.Node, pause time.Duration) *fold {
-	f := &fold{members: map[fabric.PID]fabric.Member{}}
+	f := &fold{members: map[fabric.PID]fabric.Member{}, suspects: map[fabric.PID]bool{}}
 	go func() {
 		for c, err := range n.Changes(context.Background()) {
 			if err != nil {
@@ -219,7 +227,7 @@ func TestFoldFindsWhatIsPlanted(t *testing.T) {
 		"Synced twice":              {{Kind: fabric.Synced}, {Kind: fabric.Synced}},
 		"epoch goes back":           {{Kind: fabric.Synced, Epoch: 2}, {Kind: fabric.Joined, Member: member("a", 1), Epoch: 1}},
 	} {
-		f := &fold{members: map[fabric.PID]fabric.Member{}}
+		f := &fold{members: map[fabric.PID]fabric.Member{}, suspects: map[fabric.PID]bool{}}
 		for _, c := range changes {
 			f.apply(c)
 		}

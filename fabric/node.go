@@ -30,6 +30,8 @@ type Node struct {
 	members  *roster.Roster
 	roster   atomic.Pointer[roster.Roster] // members, for the courier, which begins before it
 	opens    *nats.Subscription
+	evidence *roster.Evidence
+	system   *nats.Subscription // of Config.System
 
 	ctx    context.Context // ends with the node
 	cancel context.CancelCauseFunc
@@ -133,6 +135,7 @@ func (n *Node) followConn(l *link) {
 				n.events.add(Event{Kind: Disconnected, Err: l.nc.LastError()})
 			case nats.CONNECTED:
 				n.events.add(Event{Kind: Reconnected})
+				n.evidence.Reconnected()
 				n.courier.reconnected()
 				n.session.Poke()
 				n.bucket.Nudge()
@@ -265,6 +268,9 @@ func (n *Node) shut(cause error) {
 		n.members.Close()
 	}
 	n.wg.Wait()
+	if n.system != nil {
+		n.system.Unsubscribe() // fails on a closed connection only
+	}
 	if n.opens != nil {
 		n.opens.Unsubscribe() // fails on a closed connection only
 	}

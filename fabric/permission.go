@@ -7,6 +7,7 @@ import (
 
 	"github.com/natsfabric/natsfabric/internal/kv"
 	"github.com/natsfabric/natsfabric/internal/lease"
+	"github.com/natsfabric/natsfabric/internal/roster"
 	"github.com/natsfabric/natsfabric/internal/token"
 )
 
@@ -185,7 +186,7 @@ func (s Scope) messages(c Config, of subjects) (p Subjects) {
 		[]string{of.chunk("*", "*"), of.reply("*", of.me) + ">", of.signal(signalProbe)})
 	p.Subscribe = []string{of.replyAll(), of.signalAll("*"), of.inbox() + ".>"}
 	if s.Role >= RoleMember {
-		p.Publish = append(p.Publish, of.signal(signalOpen))
+		p.Publish = append(p.Publish, of.signal(signalOpen), of.signal(roster.KindSuspect))
 		p.Subscribe = slices.Concat(p.Subscribe, []string{of.peerAll(), of.castAll()},
 			each(s.Topics, of.topicAll), []string{of.chunkAll()},
 			each(s.Services, func(name string) string { return of.serviceAll(name) + " " + of.group() }))

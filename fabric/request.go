@@ -228,6 +228,9 @@ func (c *courier) await(ctx context.Context, s *calls, w *call) (answer, error) 
 // nobody.
 func (c *courier) onReply(m *nats.Msg) {
 	from, rest, ok := c.subj.parseReply(m.Subject)
+	if ok && rest == presence {
+		return // the server has seen that we are here
+	}
 	t, tagged := parseTag(rest)
 	if !ok || !tagged || t.nonce != c.nonce {
 		c.drop(m)

@@ -27,6 +27,7 @@ type endpoint struct {
 	// control are the options of a second connection, for the bucket; nil if there is one.
 	control []nats.Option
 	domain  string
+	system  *nats.Conn // of a server in this process, to hear which connections end; or nil
 }
 
 // endpoint finds the server: --server, FABRIC_SERVER, the named context, NATS_URL,
@@ -207,6 +208,7 @@ func (a *app) config(ep endpoint, passive bool) fabric.Config {
 		Control: ep.control,
 		Role:    a.opts.role,
 		Domain:  ep.domain,
+		System:  ep.system,
 		Lease:   a.opts.ttl,
 		Passive: passive,
 		Logger:  a.log,

@@ -231,13 +231,18 @@ type changeEvent struct {
 	Incarnation uint64     `json:"incarnation"`
 	Epoch       uint64     `json:"epoch"`
 	Time        time.Time  `json:"time"`
+	Reason      string     `json:"reason,omitempty"` // of fail
 	host        string
 }
 
 func newChangeEvent(c fabric.Change, now time.Time) changeEvent {
-	return changeEvent{c.Kind.String(), c.Member.PID, c.Member.Incarnation, c.Epoch, now.UTC(), c.Member.Host}
+	return changeEvent{c.Kind.String(), c.Member.PID, c.Member.Incarnation, c.Epoch, now.UTC(), c.Reason.String(), c.Member.Host}
 }
 
 func (e changeEvent) line() (string, string) {
-	return e.Type, fmt.Sprintf("%s on %s, incarnation %d, epoch %d", e.PID, e.host, e.Incarnation, e.Epoch)
+	details := fmt.Sprintf("%s on %s, incarnation %d, epoch %d", e.PID, e.host, e.Incarnation, e.Epoch)
+	if e.Reason != "" {
+		details += ", by " + e.Reason
+	}
+	return e.Type, details
 }

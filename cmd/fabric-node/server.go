@@ -322,7 +322,11 @@ func (a *app) server(ctx context.Context, m *master, fs *pflag.FlagSet) (endpoin
 	if m.tlsCert != "" { // whose names need not include this address
 		ep = endpoint{url: srv.Addr(), domain: srv.Domain(), nats: []nats.Option{nats.InProcessServer(srv)}}
 	}
-	return ep, func() error { return ms.stop(ctx) }, nil
+	if ep.system, err = srv.Connect(nats.UserInfo("system", "")); err != nil {
+		a.log.Debug("crashes are seen by leases only", "err", err) // whoever has set up accounts
+		return ep, func() error { return ms.stop(ctx) }, nil
+	}
+	return ep, func() error { ep.system.Close(); return ms.stop(ctx) }, nil
 }
 
 func newServer(a *app) *cobra.Command {

@@ -15,7 +15,9 @@ func newWatch(a *app) *cobra.Command {
 		Use:   "watch",
 		Short: "Follow who joins, leaves, fails and changes",
 		Long: `Print the present members as joins, then every change, until INT or TERM. A
-member whose lease ran out has failed; one that said goodbye has left.`,
+member that said goodbye has left; one that did not has failed, by its lease or
+before that by evidence: its connection was closed or dropped, or it is unreachable.
+There is a suspect first; an alive follows if it was nothing.`,
 		Example: `  fabric-node watch -k shop
   fabric-node watch -k shop -o ndjson | jq -r 'select(.type == "fail").pid'`,
 		Args: exactly(0, 0, ""),

@@ -6,30 +6,51 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/natsfabric/natsfabric/internal/kv"
 	"github.com/natsfabric/natsfabric/internal/lease"
 )
 
+// A Survey is what the census of a fabric goes by.
+type Survey struct {
+	Session *lease.Session
+	// Foreign is told of each record that is not the fabric's, once for each revision.
+	Foreign func(error)
+	// Evidence has reports of members that may have ended; nil: leases alone count.
+	Evidence *Evidence
+	Probe    Probe // required with Evidence
+	Logger   *slog.Logger
+}
+
 // Living returns the census of a fabric: every PID whose claim is held and whose
-// session was seen under that incarnation. It ends the sessions whose lease ran
-// out; nobody else follows them all. foreign is told of each record that is not
-// the fabric's, once for each revision.
-func Living(s *lease.Session, foreign func(error), logger *slog.Logger) Census {
+// session was seen under that incarnation, but for those that evidence says have
+// failed. It ends the sessions whose lease ran out; nobody else follows them all.
+// Evidence ends none: who is held to have failed keeps all that its lease gives it, and
+// is counted again when it renews that.
+func Living(v Survey) Census {
 	return func(ctx context.Context, before *View, report func(Count)) error {
-		pids, err := s.Bucket().Watch(ctx, lease.PIDs)
+		pids, err := v.Session.Bucket().Watch(ctx, lease.PIDs)
 		if err != nil {
 			return err
 		}
 		defer pids.Close()
-		sessions, err := s.Bucket().Watch(ctx, lease.Sessions)
+		sessions, err := v.Session.Bucket().Watch(ctx, lease.Sessions)
 		if err != nil {
 			return err
 		}
 		defer sessions.Close()
-		c := &living{s: s, foreign: foreign, logger: logger, before: before, people: map[string]*person{}}
-		return c.run(ctx, pids, sessions, report)
+		c := &living{Survey: v, before: before, people: map[string]*person{}, doubts: newDoubts(), answers: make(chan answer)}
+		if v.Evidence == nil {
+			return c.run(ctx, pids, sessions, &desk{}, report)
+		}
+		desk, done, err := v.Evidence.open()
+		if err != nil {
+			return err
+		}
+		defer done()
+		return c.run(ctx, pids, sessions, desk, report)
 	}
 }
 
@@ -45,19 +66,30 @@ type person struct {
 }
 
 type living struct {
-	s       *lease.Session
-	foreign func(error)
-	logger  *slog.Logger
+	Survey
 	crowded bool // the last count left members out
 	before  *View
 	people  map[string]*person
 	next    time.Time // when the first lease may run out; the renewals only put it off
+
+	doubts  *doubts
+	asking  sync.WaitGroup
+	answers chan answer
 }
 
-func (c *living) run(ctx context.Context, pids, sessions *kv.Watch, report func(Count)) error {
+// An answer is what came of asking for an incarnation.
+type answer struct {
+	incarnation
+	finding finding
+}
+
+func (c *living) run(ctx context.Context, pids, sessions *kv.Watch, desk *desk, report func(Count)) error {
+	defer c.asking.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
-	reported := false
+	reported, changed := false, false
 	for {
 		select {
 		case <-ctx.Done():
@@ -65,23 +97,64 @@ func (c *living) run(ctx context.Context, pids, sessions *kv.Watch, report func(
 		case <-timer.C:
 		case <-pids.Changed():
 		case <-sessions.Changed():
+		case r := <-desk.reports:
+			c.consider(r)
+		case <-desk.reconnected:
+			c.doubts.hold(time.Now(), reconnecting)
+		case a := <-c.answers:
+			changed = c.conclude(a) || changed
 		}
 		claims, claimsRead := pids.Take()
-		changed := c.claims(claims)
+		changed = c.claims(claims) || changed
 		seen, sessionsRead := sessions.Take()
 		changed = c.sessions(seen) || changed
 		if !claimsRead || !sessionsRead {
 			continue
 		}
 		if changed || !reported {
-			reported = true
-			report(Count{Members: c.members(), Failed: c.failed()})
+			reported, changed = true, false
+			report(Count{Members: c.members(), Ended: c.ended(), Suspects: c.doubts.suspects()})
 		}
 		if !time.Now().Before(c.next) {
 			c.next = time.Now().Add(c.challenge(ctx))
 		}
-		timer.Reset(time.Until(c.next))
+		timer.Reset(time.Until(c.inquire(ctx)))
 	}
+}
+
+// consider takes a report, if it is about somebody who is here.
+func (c *living) consider(r report) {
+	if p := c.people[r.pid]; p != nil && p.held && p.inc == r.inc && r.pid != c.Session.PID() {
+		c.doubts.see(time.Now(), r.incarnation, r.sign, len(c.people))
+	}
+}
+
+// inquire asks for those whose turn it is, and returns when something is to be done
+// again.
+func (c *living) inquire(ctx context.Context) time.Time {
+	ask, next := c.doubts.due(time.Now())
+	for _, id := range ask {
+		c.asking.Go(func() {
+			a := answer{id, c.Probe.ask(ctx, id.pid)}
+			select {
+			case c.answers <- a:
+			case <-ctx.Done():
+			}
+		})
+	}
+	if next.IsZero() || c.next.Before(next) {
+		return c.next
+	}
+	return next
+}
+
+// conclude takes the outcome of asking, and reports whether it changes anything.
+func (c *living) conclude(a answer) (changed bool) {
+	changed = c.doubts.found(time.Now(), a.incarnation, a.finding)
+	if s := c.doubts.failed(a.incarnation); changed && s != 0 {
+		c.Logger.Info("a member failed before its lease ran out", "pid", a.pid, "rev", a.inc, "sign", s)
+	}
+	return changed
 }
 
 func (c *living) of(pid string) *person {
@@ -107,9 +180,15 @@ func (c *living) claims(entries []kv.Entry) (changed bool) {
 		}
 		p := c.of(r.PID)
 		p.held, p.left, p.inc, p.watch = r.Held(), r.Left(), e.Rev, nil
+		c.doubts.forget(r.PID, e.Rev)
 		if p.held {
+			if _, here := c.before.Find(r.PID); !here && c.Evidence != nil {
+				if failed, by := c.before.Ended(r.PID, e.Rev); failed && by != 0 {
+					c.doubts.adopt(incarnation{r.PID, e.Rev}, by)
+				}
+			}
 			c.next = time.Time{}
-			p.watch = c.s.Watcher(r.PID, e.Rev)
+			p.watch = c.Session.Watcher(r.PID, e.Rev)
 			p.watch.See(p.session)
 			// The session of a member may be missing at the moment: no proof either.
 			if m, ok := c.before.Find(r.PID); ok && m.Inc == e.Rev && p.member.Inc == 0 {
@@ -125,6 +204,7 @@ func (c *living) claims(entries []kv.Entry) (changed bool) {
 func (c *living) sessions(entries []kv.Entry) (changed bool) {
 	for _, e := range entries {
 		p := c.of(strings.TrimPrefix(e.Key, lease.KeySession("")))
+		anew := p.session.Rev != 0 && e.Rev > p.session.Rev // not the first that was read
 		p.session = e
 		if p.watch != nil {
 			p.watch.See(e)
@@ -133,6 +213,9 @@ func (c *living) sessions(entries []kv.Entry) (changed bool) {
 		if err != nil {
 			c.report(e, err)
 			continue
+		}
+		if anew && c.doubts.renewed(time.Now(), incarnation{r.PID, r.Inc}) {
+			changed = true
 		}
 		m := Member{PID: r.PID, Inc: r.Inc, Host: r.Host, Since: r.Since, Meta: r.Meta}
 		if !p.member.equal(m) {
@@ -146,7 +229,7 @@ func (c *living) sessions(entries []kv.Entry) (changed bool) {
 // report tells of a record that is there and not the fabric's.
 func (c *living) report(e kv.Entry, err error) {
 	if e.Value != nil {
-		c.foreign(err)
+		c.Foreign(err)
 	}
 }
 
@@ -155,7 +238,7 @@ func (c *living) report(e kv.Entry, err error) {
 func (c *living) members() (list []Member) {
 	total := 0
 	for _, p := range c.people {
-		if p.held && p.member.Inc == p.inc {
+		if p.held && p.member.Inc == p.inc && c.doubts.failed(incarnation{p.member.PID, p.inc}) == 0 {
 			list = append(list, p.member)
 			total += p.size
 		}
@@ -172,20 +255,28 @@ func (c *living) members() (list []Member) {
 			list = next
 		}
 		if !c.crowded {
-			c.logger.Warn("more members than a view holds: those who came last are left out", "members", all, "kept", len(list))
+			c.Logger.Warn("more members than a view holds: those who came last are left out", "members", all, "kept", len(list))
 		}
 	}
 	c.crowded = crowded
 	return list
 }
 
-// failed returns what tells a failure from a leave: a claim that says "left".
-func (c *living) failed() func(Member) bool {
+// ended returns what tells how a member ended: it left if its claim says so, and else
+// failed.
+func (c *living) ended() func(Member) (failed bool, by Sign) {
 	left := make(map[string]bool, len(c.people))
+	signs := make(map[incarnation]Sign)
 	for pid, p := range c.people {
 		left[pid] = p.left
+		if id := (incarnation{pid, p.inc}); c.doubts.failed(id) != 0 {
+			signs[id] = c.doubts.failed(id)
+		}
 	}
-	return func(m Member) bool { return !left[m.PID] }
+	return func(m Member) (bool, Sign) {
+		by := signs[incarnation{m.PID, m.Inc}]
+		return by != 0 || !left[m.PID], by
+	}
 }
 
 // challenge ends whoever's time has come, and returns when to look again.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -33,7 +34,8 @@ func (r *Roster) coordinate(until context.Context, g *lease.Grant) error {
 		})
 	}()
 	defer func() { cancel(); <-failed; failed <- nil }()
-	var last time.Time // when the last view was written
+	var last time.Time             // when the last view was written
+	var suspects map[string]uint64 // announced last
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -50,14 +52,19 @@ func (r *Roster) coordinate(until context.Context, g *lease.Grant) error {
 			if base, rev, err = r.publish(ctx, g, base, rev, c); err != nil {
 				return ended(ctx, err)
 			}
-			last = time.Now()
+			last, suspects = time.Now(), c.Suspects
 			timer.Reset(beacon)
 			continue
+		}
+		if c != nil && !maps.Equal(c.Suspects, suspects) {
+			suspects = c.Suspects
+			r.suspect(base.Token, base.Epoch, suspects)
+			r.announce(beaconOf(base.Epoch, base.Token, r.cfg.Session.PID(), suspects))
 		}
 		select {
 		case <-changed:
 		case <-timer.C:
-			r.announce(beaconOf(base.Epoch, base.Token, r.cfg.Session.PID()))
+			r.announce(beaconOf(base.Epoch, base.Token, r.cfg.Session.PID(), suspects))
 			timer.Reset(beacon)
 		case err := <-failed:
 			failed <- nil
@@ -98,7 +105,7 @@ func (r *Roster) settle(ctx context.Context, base *View, count *latest.Value[*Co
 			continue
 		case <-sign.C:
 			timer.Stop()
-			r.announce(beaconOf(base.Epoch, base.Token, r.cfg.Session.PID()))
+			r.announce(beaconOf(base.Epoch, base.Token, r.cfg.Session.PID(), c.Suspects))
 			continue
 		case <-timer.C:
 		case <-ceiling.C:
@@ -175,7 +182,7 @@ func (r *Roster) announce(a announcement) {
 	r.heardOne()
 	err := r.cfg.Signals.Signal(r.kind, a.encode())
 	if err != nil { // too large, or disconnected: name the epoch only, now or later
-		if err := r.cfg.Signals.Signal(r.kind, beaconOf(a.Epoch, a.Token, a.PID).encode()); err != nil {
+		if err := r.cfg.Signals.Signal(r.kind, beaconOf(a.Epoch, a.Token, a.PID, nil).encode()); err != nil {
 			r.cfg.Logger.Debug("view not announced", "roster", r.cfg.Name, "err", err)
 		}
 	}

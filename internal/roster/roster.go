@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -28,9 +29,12 @@ type Census func(ctx context.Context, before *View, report func(Count)) error
 type Count struct {
 	// Members is everyone, in any order.
 	Members []Member
-	// Failed tells of a member that is no longer there whether it failed rather than
-	// left.
-	Failed func(Member) bool
+	// Ended tells of a member that is no longer there whether it failed rather than
+	// left, and by which sign, if that was before its lease ran out.
+	Ended func(Member) (failed bool, by Sign)
+	// Suspects are the members of which there are signs that they have ended, with
+	// their incarnations. They are announced, and are members.
+	Suspects map[string]uint64
 	// Plan, if there is one, fills in what next says beyond the members: next is the
 	// view to follow before, with Members, which it may change. It must do nothing
 	// but compute, and come to an end: planning again after a view that it made,
@@ -229,7 +233,10 @@ func (r *Roster) take(a announcement) bool {
 	switch {
 	case sifted:
 		return false // there is a coordinator: its view counts
-	case a.Token < v.Token, a.Token == v.Token && a.Epoch <= v.Epoch:
+	case a.Token == v.Token && a.Epoch == v.Epoch:
+		r.suspect(a.Token, a.Epoch, a.Suspects)
+		return true
+	case a.Token < v.Token, a.Token == v.Token && a.Epoch < v.Epoch:
 		return true // old news
 	case a.After != v.Token, a.Prev != v.Epoch, a.Prev == a.Epoch:
 		return false // a gap, or a new bucket
@@ -243,6 +250,18 @@ func (r *Roster) take(a announcement) bool {
 func (r *Roster) advance(v *View) {
 	r.view.Update(func(old *View) (*View, bool) {
 		return v, v.Token > old.Token || v.Token == old.Token && v.Epoch > old.Epoch
+	})
+}
+
+// suspect notes whom the coordinator suspects, of the view of an epoch.
+func (r *Roster) suspect(token, epoch uint64, suspects map[string]uint64) {
+	r.view.Update(func(v *View) (*View, bool) {
+		if v.Token != token || v.Epoch != epoch || maps.Equal(v.Suspects, suspects) {
+			return v, false
+		}
+		next := *v
+		next.Suspects = suspects
+		return &next, true
 	})
 }
 

@@ -98,7 +98,7 @@ func take(t *testing.T, s *natstest.Server, h *hall, pid string, coordinates boo
 			for {
 				list, changed := p.wants.Load()
 				if list != nil {
-					report(roster.Count{Members: list, Failed: func(roster.Member) bool { return true }})
+					report(roster.Count{Members: list, Ended: func(roster.Member) (bool, roster.Sign) { return true, 0 }})
 				}
 				select {
 				case <-changed:

@@ -49,10 +49,6 @@ func (r *Roster) sync(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	type incarnation struct {
-		pid string
-		inc uint64
-	}
 	signs := map[incarnation]int{} // a claim, and a session that is not too old
 	for _, e := range pids {
 		if c, err := lease.ParsePID(e); err == nil && c.Held() {

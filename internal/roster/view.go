@@ -65,6 +65,8 @@ type Departure struct {
 	PID    string `json:"pid"`
 	Inc    uint64 `json:"inc"`
 	Failed bool   `json:"failed,omitempty"`
+	// By is the sign by which it was held to have failed before its lease ran out.
+	By Sign `json:"by,omitempty"`
 }
 
 // keepGone is how many departures a view remembers, for followers that missed
@@ -103,6 +105,9 @@ type View struct {
 	Members []Member    `json:"members"`
 	Gone    []Departure `json:"gone,omitempty"`
 	Nonce   string      `json:"nonce"`
+	// Suspects are the members of which the coordinator last announced that it has
+	// signs of their end, with their incarnations. It is no part of the snapshot.
+	Suspects map[string]uint64 `json:"-"`
 }
 
 // Find returns the member with the PID.
@@ -116,14 +121,15 @@ func (v *View) Find(pid string) (Member, bool) {
 	return Member{}, false
 }
 
-// Failed reports whether the member that departed did not leave by itself.
-func (v *View) Failed(pid string, inc uint64) bool {
+// Ended reports whether the member that departed did not leave by itself, and by which
+// sign it was held to have failed, if that was before its lease ran out.
+func (v *View) Ended(pid string, inc uint64) (failed bool, by Sign) {
 	for _, d := range slices.Backward(v.Gone) {
 		if d.PID == pid && d.Inc == inc {
-			return d.Failed
+			return d.Failed, d.By
 		}
 	}
-	return true
+	return true, 0
 }
 
 // An announcement is the step from one view to the next, or with Prev == Epoch the
@@ -136,11 +142,12 @@ type announcement struct {
 	Units        int
 	Set          []Member
 	Gone         []Departure
+	Suspects     map[string]uint64
 }
 
 // beaconOf names a view.
-func beaconOf(epoch, token uint64, pid string) announcement {
-	return announcement{Epoch: epoch, Prev: epoch, After: token, Token: token, PID: pid}
+func beaconOf(epoch, token uint64, pid string, suspects map[string]uint64) announcement {
+	return announcement{Epoch: epoch, Prev: epoch, After: token, Token: token, PID: pid, Suspects: suspects}
 }
 
 // step returns the step from v to the view that c leads to, and whether it is one.
@@ -152,21 +159,26 @@ func (v *View) step(c *Count) (a announcement, soon, changed bool) {
 		soon = c.Plan(v, &n)
 	}
 	a = announcement{Epoch: n.Epoch, Prev: v.Epoch, After: v.Token, Kind: n.Kind, Units: n.Units}
-	a.Set, a.Gone = v.diff(n.Members, c.Failed)
+	a.Suspects = c.Suspects
+	a.Set, a.Gone = v.diff(n.Members, c.Ended)
 	return a, soon, len(a.Set) > 0 || len(a.Gone) > 0 || n.Kind != v.Kind || n.Units != v.Units
 }
 
 // diff returns what leads from v's members to those given: the new and changed
 // ones, and the ones that are no longer there.
-func (v *View) diff(members []Member, failed func(Member) bool) (set []Member, gone []Departure) {
+func (v *View) diff(members []Member, ended func(Member) (failed bool, by Sign)) (set []Member, gone []Departure) {
 	old := make(map[string]Member, len(v.Members))
 	for _, m := range v.Members {
 		old[m.PID] = m
 	}
+	depart := func(m Member) {
+		failed, by := ended(m)
+		gone = append(gone, Departure{m.PID, m.Inc, failed, by})
+	}
 	for _, m := range members {
 		before, ok := old[m.PID]
 		if ok && before.Inc != m.Inc {
-			gone = append(gone, Departure{before.PID, before.Inc, failed(before)})
+			depart(before)
 		}
 		if !ok || !before.equal(m) {
 			set = append(set, m)
@@ -174,7 +186,7 @@ func (v *View) diff(members []Member, failed func(Member) bool) (set []Member, g
 		delete(old, m.PID)
 	}
 	for _, m := range old {
-		gone = append(gone, Departure{m.PID, m.Inc, failed(m)})
+		depart(m)
 	}
 	// Followers sort faster what is sorted, or nearly.
 	order := token.Order((&View{Members: set}).pids())
@@ -191,7 +203,7 @@ func (v *View) next(a announcement) *View {
 	for _, m := range a.Set {
 		replaced[m.PID] = struct{}{}
 	}
-	n := &View{Key: v.Key, Epoch: a.Epoch, Token: a.Token, PID: a.PID, Kind: a.Kind, Units: a.Units}
+	n := &View{Key: v.Key, Epoch: a.Epoch, Token: a.Token, PID: a.PID, Kind: a.Kind, Units: a.Units, Suspects: a.Suspects}
 	n.Members = make([]Member, 0, len(v.Members)+len(a.Set))
 	for _, m := range v.Members {
 		if _, ok := replaced[m.PID]; !ok {

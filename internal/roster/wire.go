@@ -14,7 +14,7 @@ import (
 
 // wireVersion begins every announcement. What begins otherwise is not understood,
 // and the view is read instead.
-const wireVersion = 2
+const wireVersion = 3
 
 var errWire = errors.New("not an announcement")
 
@@ -43,7 +43,11 @@ func (a announcement) encode() []byte {
 	for _, d := range a.Gone {
 		b = appendString(b, d.PID)
 		b = binary.AppendUvarint(b, d.Inc)
-		b = appendBool(b, d.Failed)
+		b = append(b, flag(d.Failed, 1)|byte(d.By)<<1)
+	}
+	b = binary.AppendUvarint(b, uint64(len(a.Suspects)))
+	for pid, inc := range a.Suspects {
+		b = binary.AppendUvarint(appendString(b, pid), inc)
 	}
 	return b
 }
@@ -80,13 +84,6 @@ func appendString(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
-func appendBool(b []byte, v bool) []byte {
-	if v {
-		return append(b, 1)
-	}
-	return append(b, 0)
-}
-
 func decodeAnnouncement(data []byte) (a announcement, err error) {
 	r := reader{data: data, text: string(data)}
 	if r.byte() != wireVersion {
@@ -113,7 +110,17 @@ func decodeAnnouncement(data []byte) (a announcement, err error) {
 		a.Gone = make([]Departure, n)
 	}
 	for i := range a.Gone {
-		a.Gone[i] = Departure{r.string(), r.uint(), r.byte() != 0}
+		d := &a.Gone[i]
+		d.PID, d.Inc = r.string(), r.uint()
+		how := r.byte()
+		d.Failed, d.By = how&1 != 0, Sign(how>>1)
+	}
+	if n := r.count(2); n > 0 {
+		a.Suspects = make(map[string]uint64, n)
+		for range n {
+			pid := r.string()
+			a.Suspects[pid] = r.uint()
+		}
 	}
 	if r.bad || len(r.data) > 0 || a.PID == "" {
 		return announcement{}, errWire
