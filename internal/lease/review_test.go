@@ -71,6 +71,41 @@ func startTapped(t *testing.T, s *natstest.Server, pid, key string) *proc {
 	return &proc{session, link, nc}
 }
 
+// Nothing is valid any more when the record is sent that says so.
+func TestLeaveEndsWhatIsHeldBeforeItSaysSo(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		link := s.Link()
+		var hold *lease.Hold
+		said, held := 0, false
+		look := func(b []byte) {
+			if bytes.Contains(b, []byte(`"state":"left"`)) {
+				said, held = said+1, held || hold.Valid(0)
+			}
+		}
+		nc, err := nats.Connect("", append(natstest.FastOptions(), nats.InProcessServer(tap{link, look}), nats.ReconnectBufSize(-1))...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(nc.Close)
+		b := bucket(t, nc)
+		if err := b.Open(within(t, time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		session, err := lease.Start(within(t, time.Minute), b, lease.Config{PID: "a", Lease: ttl, Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := &proc{session, link, nc}
+		if hold = stateOf(p); !hold.Valid(0) {
+			t.Fatal("the hold is not valid to begin with")
+		}
+		p.leave(t)
+		if said == 0 || held {
+			t.Errorf("said %d times that it has left; the hold was valid then: %t", said, held)
+		}
+	})
+}
+
 // A campaign ends while its write is stored but not acknowledged. Nobody acts on
 // the claim, and its holder lives: it must be given back.
 func TestClaimThatLandedUnacknowledgedIsGivenBack(t *testing.T) {

@@ -35,6 +35,9 @@ type simServer struct {
 	bucket *simBucket // nil: there is none
 	faults map[string]int
 	truth  *truth
+	// script, if there is one, is asked first what becomes of a request: it reports
+	// whether it has seen to it.
+	script func(m message) bool
 }
 
 // A simRecord is one record of the stream.
@@ -172,7 +175,7 @@ var noResponders = []byte("NATS/1.0 503\r\n\r\n")
 func (s *simServer) arrive(m message) {
 	stored := strings.HasPrefix(m.subject, simKV)
 	switch {
-	case s.down:
+	case s.down, s.script != nil && s.script(m):
 	case stored && s.bucket != nil, strings.HasPrefix(m.subject, "$JS.API."):
 		s.transit(m)
 	default:
