@@ -82,7 +82,8 @@ func (m Mutant) layOver(t *testing.T, root string) (overlay string) {
 	return overlay
 }
 
-var fails = regexp.MustCompile(`(?m)^--- FAIL: (\S+)|^panic: (test timed out)`)
+// A test fails, or takes the others with it: out of time, or deadlocked in a bubble.
+var fails = regexp.MustCompile(`(?m)^--- FAIL: (\S+)|^(?:panic|fatal error): (.{1,60})`)
 
 // failing returns the name of a test of the suite that fails, or "".
 func (s Suite) failing(t *testing.T, root, overlay string) string {
