@@ -10,6 +10,9 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/natsfabric/natsfabric/internal/kv"
+	"github.com/natsfabric/natsfabric/internal/lease"
 )
 
 const (
@@ -295,6 +298,22 @@ func (s *simServer) ask(verb string, m message) []byte {
 		return s.get(m)
 	}
 	return apiFailure(500, 10049, "not simulated: "+verb)
+}
+
+// holder returns the record of who holds a claim, the zero one if nobody does.
+func (s *simServer) holder(name string) lease.ClaimRecord {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.bucket == nil {
+		return lease.ClaimRecord{}
+	}
+	key := lease.KeyElection(name)
+	e := s.bucket.read(key)
+	r, err := lease.ParseClaim(kv.Entry{Key: key, Rev: e.seq, Value: e.value})
+	if err != nil || !r.Held() || s.bucket.read(lease.KeyPID(r.PID)).seq > r.Inc {
+		return lease.ClaimRecord{}
+	}
+	return r
 }
 
 func (s *simServer) create(config []byte) []byte {

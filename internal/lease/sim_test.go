@@ -42,21 +42,22 @@ func TestSimulation(t *testing.T) {
 	}
 	t.Logf("%+v", all)
 	per := func(n, every int) bool { return n >= all.faults/every }
-	if !per(all.terms, 40) || !per(all.joins, 500) || !per(all.lost, 400) {
+	if !per(all.terms, 40) || !per(all.joins, 500) || !per(all.lost, 400) || !per(all.observed, 40) {
 		t.Errorf("too little happened for the test to mean anything: %+v", all)
 	}
 }
 
 // A simResult is what happened in simulations.
 type simResult struct {
-	faults, terms, joins, lost int
-	time                       time.Duration
-	kinds                      map[string]int
-	ends                       map[string]int
+	faults, terms, joins, lost, observed int
+	time                                 time.Duration
+	kinds                                map[string]int
+	ends                                 map[string]int
 }
 
 func (r *simResult) add(o simResult) {
-	r.faults, r.terms, r.joins, r.lost, r.time = r.faults+o.faults, r.terms+o.terms, r.joins+o.joins, r.lost+o.lost, r.time+o.time
+	r.faults, r.terms, r.joins, r.time = r.faults+o.faults, r.terms+o.terms, r.joins+o.joins, r.time+o.time
+	r.lost, r.observed = r.lost+o.lost, r.observed+o.observed
 	sum := func(into *map[string]int, from map[string]int) {
 		if *into == nil {
 			*into = map[string]int{}
@@ -76,7 +77,7 @@ func simulate(t *testing.T, seed uint64, faults int) (result simResult) {
 		defer s.close()
 		w := &simWorld{
 			t: t, s: s, rand: rand.New(rand.NewPCG(seed, 2)), procs: make([]*simProc, simCandidates),
-			history: map[string][]natstest.Belief{}, ends: map[string]int{},
+			history: map[string][]natstest.Belief{}, ends: map[string]int{}, seen: map[string][]lease.Holder{},
 		}
 		began := time.Now()
 		w.first()
@@ -86,11 +87,14 @@ func simulate(t *testing.T, seed uint64, faults int) (result simResult) {
 			w.procs[i] = &simProc{way: s.way(), crash: func() {}}
 			wg.Go(func() { w.live(ctx, i, rand.New(rand.NewPCG(seed, uint64(i+3)))) })
 		}
-		checkObserver := w.observer(ctx, &wg)
+		leave := w.observer(ctx, &wg)
 		healed := w.nemesis(faults)
+		for _, name := range simClaims {
+			w.checkSeen(name)
+		}
 		stop()
 		wg.Wait()
-		checkObserver()
+		leave()
 		for name, history := range w.history {
 			for _, wrong := range append(natstest.CheckBeliefs(history), natstest.Leaderless(history, healed, leaderBound)...) {
 				t.Errorf("seed %d: %s: %s", seed, name, wrong)
@@ -103,7 +107,7 @@ func simulate(t *testing.T, seed uint64, faults int) (result simResult) {
 			}
 		}
 		result.faults, result.joins, result.kinds, result.ends = s.struck(), w.joins, s.faults, w.ends
-		result.lost, result.time = w.ends["lost"], time.Since(began)
+		result.lost, result.observed, result.time = w.ends["lost"], w.observed, time.Since(began)
 	})
 	return result
 }
@@ -120,10 +124,9 @@ func (w *simWorld) first() {
 	}
 }
 
-// observer follows the claims over a way of its own, which has no faults of its own
-// but those of the feed and the reads. The function that it returns checks what was
-// seen, once everything has ended: terms do not go back within a bucket.
-func (w *simWorld) observer(ctx context.Context, wg *sync.WaitGroup) (check func()) {
+// observer follows the claims over a way of its own, which has no faults but those of
+// the feed and the reads. The function that it returns ends it, after ctx.
+func (w *simWorld) observer(ctx context.Context, wg *sync.WaitGroup) (leave func()) {
 	nc, err := w.connect(w.s.way())
 	if err != nil {
 		w.t.Fatal(err)
@@ -133,17 +136,13 @@ func (w *simWorld) observer(ctx context.Context, wg *sync.WaitGroup) (check func
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	seen := make([][]lease.Holder, len(simClaims))
-	for i, name := range simClaims {
-		wg.Go(func() { seen[i] = w.observe(ctx, s, name) })
+	for _, name := range simClaims {
+		wg.Go(func() { w.observe(ctx, s, name) })
 	}
 	return func() {
 		nc.Close()
 		if err := s.Leave(context.WithoutCancel(ctx)); err != nil {
 			w.t.Errorf("observer: %v", err)
-		}
-		for i, name := range simClaims {
-			w.t.Logf("%s: %d holders were observed", name, len(seen[i]))
 		}
 	}
 }

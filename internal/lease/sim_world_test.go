@@ -36,11 +36,13 @@ type simWorld struct {
 	s    *simServer
 	rand *rand.Rand // of the nemesis
 
-	mu      sync.Mutex // guards the fields below
-	procs   []*simProc
-	history map[string][]natstest.Belief
-	joins   int
-	ends    map[string]int // of terms, by cause
+	mu       sync.Mutex // guards the fields below
+	procs    []*simProc
+	history  map[string][]natstest.Belief
+	joins    int
+	ends     map[string]int // of terms, by cause
+	seen     map[string][]lease.Holder
+	observed int
 }
 
 // A simProc is one PID's current life.
@@ -258,17 +260,51 @@ func (w *simWorld) keep(ctx context.Context, g *lease.Grant, name string) {
 	}
 }
 
-// observe follows who holds a claim, until ctx ends. It returns what is wrong: a term
-// after a later one, or an end on another than the last.
-func (w *simWorld) observe(ctx context.Context, s *lease.Session, name string) (seen []lease.Holder) {
+// observe follows who holds a claim, until ctx ends.
+func (w *simWorld) observe(ctx context.Context, s *lease.Session, name string) {
 	err := s.Observe(ctx, lease.KeyElection(name), func(h lease.Holder) bool {
-		seen = append(seen, h)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.seen[name] = append(w.seen[name], h)
 		return true
 	})
 	if err != nil && ctx.Err() == nil {
 		w.t.Errorf("Observe: %v", err)
 	}
-	return seen
+}
+
+// checkSeen checks what was observed, when nothing is wrong any more: holders are seen
+// in their order, but where the bucket itself went back; and the last one is the one
+// that the bucket names.
+func (w *simWorld) checkSeen(name string) {
+	for limit := time.Now().Add(simHealing); ; time.Sleep(10 * time.Millisecond) {
+		want := w.s.holder(name)
+		w.mu.Lock()
+		seen := w.seen[name]
+		w.mu.Unlock()
+		if n := len(seen); n > 0 && seen[n-1].PID == want.PID && (want.PID == "" || seen[n-1].Inc == want.Inc && seen[n-1].Term == want.Term) {
+			break
+		}
+		if time.Now().After(limit) {
+			w.t.Errorf("%s: the bucket names %+v for %v, and observed are %+v", name, want, simHealing, seen[max(0, len(seen)-3):])
+			return
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	back, last := 0, uint64(0)
+	for _, h := range w.seen[name] {
+		if h.PID != "" {
+			if h.Token < last {
+				back++
+			}
+			last = h.Token
+		}
+	}
+	if back > w.s.truth.buckets {
+		w.t.Errorf("%s: an earlier holder was observed after a later one %d times, and the bucket went back %d times", name, back, w.s.truth.buckets)
+	}
+	w.observed += len(w.seen[name])
 }
 
 // pick returns one of the processes.
