@@ -94,9 +94,9 @@ type actor struct {
 	ended bool
 }
 
-// act starts this program again, to play p. It is killed at the end of the test if it
+// enact starts this program again, to play p. It is killed at the end of the test if it
 // still runs.
-func act(t *testing.T, p part) *actor {
+func enact(t *testing.T, p part) *actor {
 	t.Helper()
 	text, err := json.Marshal(p)
 	if err != nil {

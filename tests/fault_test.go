@@ -40,7 +40,7 @@ func startDialogue(t *testing.T, talkerURL, listenerURL string, tune ...func(*pa
 	l, k := p, p
 	l.Role, l.PID, l.URL, l.History = "listener", "listener", listenerURL, filepath.Join(dir, "listener")
 	k.Role, k.PID, k.URL, k.History = "talker", "talker", talkerURL, filepath.Join(dir, "talker")
-	d := &dialogue{t: t, listener: act(t, l), talker: act(t, k)}
+	d := &dialogue{t: t, listener: enact(t, l), talker: enact(t, k)}
 	d.more(p.Rate / 2)
 	d.began = time.Now()
 	return d
@@ -172,9 +172,9 @@ func senderKilled(t *testing.T, mode fabric.Mode) {
 	l, k := p, p
 	l.Role, l.PID, l.URL, l.History = "listener", "listener", s.URL(), filepath.Join(dir, "listener")
 	k.Role, k.PID, k.URL, k.History = "sender-of-one", "sender", "nats://"+way.Addr(), filepath.Join(dir, "first")
-	listener := act(t, l)
+	listener := enact(t, l)
 	listener.await("joined", atLeast(1))
-	sender := act(t, k)
+	sender := enact(t, k)
 	sender.await("joined", atLeast(1))
 	way.Delay(50 * time.Millisecond) // there is time to see it come
 	sender.await("sending", atLeast(1))
@@ -189,7 +189,7 @@ func senderKilled(t *testing.T, mode fabric.Mode) {
 	// The next process under that PID has its own.
 	again := k
 	again.URL, again.History = s.URL(), filepath.Join(dir, "second")
-	act(t, again).wait()
+	enact(t, again).wait()
 	listener.end()
 	n, err := checkHistory(readJournal(t, again.History), readJournal(t, l.History))
 	if err != nil || n["acked"] != 1 || n["got"] != 1 {

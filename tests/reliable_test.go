@@ -125,8 +125,8 @@ func TestLargeLoad(t *testing.T) {
 	}
 	s := natstest.Start(t)
 	began := time.Now()
-	receiver := act(t, part{Role: "large-receiver", PID: "receiver", URL: s.URL(), Count: count})
-	sender := act(t, part{Role: "large-sender", PID: "sender", URL: s.URL(), Count: count})
+	receiver := enact(t, part{Role: "large-receiver", PID: "receiver", URL: s.URL(), Count: count})
+	sender := enact(t, part{Role: "large-sender", PID: "sender", URL: s.URL(), Count: count})
 	sender.wait()
 	receiver.end()
 	for _, a := range []*actor{sender, receiver} {
