@@ -61,7 +61,7 @@ func leave(t testing.TB, nodes ...*fabric.Node) {
 // joinMany joins so many nodes at once, named 0, 1, 2...
 func joinMany(t testing.TB, url string, count int, tune ...func(*fabric.Config)) []*fabric.Node {
 	t.Helper()
-	ctx := within(t, patience)
+	ctx := within(t, patience+time.Duration(count)*100*time.Millisecond) // ten seconds of CPU for a thousand
 	nodes := make([]*fabric.Node, count)
 	errs := make([]error, count)
 	var wg sync.WaitGroup
