@@ -38,7 +38,8 @@ const (
 	Left
 	// Failed: the member ended without a word, as the Reason of the [Change] says. One
 	// that failed for another reason than [LeaseOver] may be alive: then it is back,
-	// with [Joined] and the same incarnation, when it renews its lease.
+	// with [Joined] and the same incarnation, when it is found at its next renewal, or
+	// at the second in any case.
 	Failed
 	// Updated: the member's Meta changed.
 	Updated

@@ -28,7 +28,7 @@ type Survey struct {
 // session was seen under that incarnation, but for those that evidence says have
 // failed. It ends the sessions whose lease ran out; nobody else follows them all.
 // Evidence ends none: who is held to have failed keeps all that its lease gives it, and
-// is counted again when it renews that.
+// is counted again when it renews that and is found, or renews it twice.
 func Living(v Survey) Census {
 	return func(ctx context.Context, before *View, report func(Count)) error {
 		pids, err := v.Session.Bucket().Watch(ctx, lease.PIDs)

@@ -66,8 +66,8 @@ type incarnation struct {
 //	trusted ----------> in doubt ----------> suspected ----------> failed
 //	   ^  ^                 |                |   |  ^                 |
 //	   |  |     somebody,   |    somebody    |   |  | the brake,      | renewed
-//	   |  +---- unclear ----+----------------+   |  | unclear         | (wronged)
-//	   |                                         v  |                 |
+//	   |  +---- unclear ----+----------------+   |  | unclear         | and somebody,
+//	   |                                         v  |                 | or twice
 //	   +-------------------- renewed ------ left to its lease         |
 //	   +--------------------------------------------------------------+
 //
@@ -95,6 +95,7 @@ type doubt struct {
 	state doubtState
 	sign  Sign
 	next  time.Time // when to ask; zero while that is under way, and if it is not due
+	late  bool      // of failed: it has renewed once since
 	until time.Time // of trusted: no sign counts before it
 }
 
@@ -156,11 +157,16 @@ func (d *doubts) due(now time.Time) (ask []incarnation, next time.Time) {
 // cleared by it.
 func (d *doubts) found(now time.Time, id incarnation, f finding) (changed bool) {
 	x := d.of[id]
-	if x == nil || x.state != inDoubt && x.state != suspected || !x.next.IsZero() {
+	if x == nil || x.state == trusted || x.state == toLease || !x.next.IsZero() {
 		return false // it is over, or was held back, since
 	}
 	was := x.state
 	switch {
+	case was == failed && f == somebody:
+		*x = doubt{until: now.Add(trustWronged)}
+		return true
+	case was == failed:
+		return false
 	case f == somebody:
 		*x = doubt{until: now.Add(trustRefuted)}
 	case f == unclear && was == inDoubt:
@@ -176,9 +182,9 @@ func (d *doubts) found(now time.Time, id incarnation, f finding) (changed bool) 
 	return was == suspected && x.state != toLease
 }
 
-// renewed takes a sign of life, and reports whether it clears somebody. Of one that is
-// being asked for the answer decides: the renewal may have been on its way when the
-// process ended.
+// renewed takes a sign of life, and reports whether it clears somebody. One renewal may
+// have been under way when the process ended: of one that is being asked for the answer
+// decides, and one that has failed is asked for again, or has to renew twice.
 func (d *doubts) renewed(now time.Time, id incarnation) (changed bool) {
 	x := d.of[id]
 	switch {
@@ -186,9 +192,11 @@ func (d *doubts) renewed(now time.Time, id incarnation) (changed bool) {
 	case x.state == toLease:
 		*x = doubt{until: now.Add(trustRefuted)}
 		return true
-	case x.state == failed:
+	case x.state == failed && x.late:
 		*x = doubt{until: now.Add(trustWronged)}
 		return true
+	case x.state == failed:
+		x.late, x.next = true, now
 	}
 	return false
 }

@@ -48,7 +48,14 @@ func TestDoubts(t *testing.T) {
 			{0, see(Closed), inDoubt}, {1 * ms, renewed, inDoubt}, {20 * ms, asked(nobody), suspected}, {21 * ms, renewed, suspected}, {100 * ms, asked(nobody), failed}}},
 		{"it was wronged", []step{
 			{0, see(Unheard), inDoubt}, {0, asked(nobody), suspected}, {250 * ms, asked(nobody), failed}, {251 * ms, see(Closed), failed},
-			{time.Second, renewed, trusted}, {60 * time.Second, see(Closed), trusted}, {61 * time.Second, see(Closed), inDoubt}}},
+			{time.Second, renewed, failed}, {time.Second, asked(somebody), trusted},
+			{60 * time.Second, see(Closed), trusted}, {61 * time.Second, see(Closed), inDoubt}}},
+		{"it was wronged, and cannot be asked for", []step{
+			{0, see(Unheard), inDoubt}, {0, asked(nobody), suspected}, {250 * ms, asked(nobody), failed},
+			{time.Second, renewed, failed}, {time.Second, asked(unclear), failed}, {2 * time.Second, renewed, trusted}}},
+		{"a renewal that comes very late", []step{
+			{0, see(Closed), inDoubt}, {20 * ms, asked(nobody), suspected}, {100 * ms, asked(nobody), failed},
+			{400 * ms, renewed, failed}, {400 * ms, asked(nobody), failed}}},
 		{"the coordinator reconnects", []step{
 			{0, see(Closed), inDoubt}, {20 * ms, asked(nobody), suspected}, {30 * ms, hold, toLease}, {100 * ms, asked(nobody), toLease},
 			{500 * ms, see(Closed), toLease}, {2 * time.Second, renewed, trusted}}},
@@ -84,13 +91,14 @@ type life struct {
 	died    time.Time
 	renewed time.Time
 	back    time.Time // when it is connected again
+	unjust  int       // renewals while it was held to have failed
 }
 
 // TestDoubtsSimulated: whatever happens to the processes and in whatever order it is
 // seen, nobody who is there all the time is suspected; nobody fails who was not asked
 // for twice, as far apart as its sign demands; more than the brake allows never fail
-// within its time; who was wronged is back when it renews; and who died alone has
-// failed soon after.
+// within its time; who was wronged is back when it has renewed twice, at the latest, and
+// no dead one is, although its last renewal may come late.
 func TestDoubtsSimulated(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -130,10 +138,18 @@ func simulateDoubts(t *testing.T, r *rand.Rand) (failed int) {
 		for _, l := range lives {
 			if l.alive && l.there && now.Sub(l.renewed) > 1667*time.Millisecond {
 				l.renewed = now
-				later(20*time.Millisecond, func() {
-					d.renewed(now, l.id)
+				later(400*time.Millisecond, func() {
 					if d.failed(l.id) != 0 {
-						t.Fatalf("%v renewed and is held to have failed", l.id)
+						l.unjust++
+					} else {
+						l.unjust = 0
+					}
+					d.renewed(now, l.id)
+					switch {
+					case l.unjust > 1 && d.failed(l.id) != 0:
+						t.Fatalf("%v renewed twice and is held to have failed", l.id)
+					case l.unjust > 0 && !l.alive && d.failed(l.id) == 0:
+						t.Fatalf("%v is dead and was cleared", l.id)
 					}
 				})
 			}
@@ -206,6 +222,9 @@ func simulateDoubts(t *testing.T, r *rand.Rand) (failed int) {
 					misses[id] = append(misses[id], now)
 				} else if f == somebody {
 					misses[id] = nil
+				}
+				if was != 0 && d.failed(id) == 0 && f != somebody {
+					t.Fatalf("%v was cleared, having not been found", id)
 				}
 				if was == 0 && d.failed(id) != 0 {
 					m := misses[id]
