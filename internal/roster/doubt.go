@@ -30,8 +30,7 @@ const (
 	somebody                // somebody does
 )
 
-// When a process is asked for after a sign, and once more when nobody was found: with
-// Closed, 100 ms after the sign, in which one that lives may connect again.
+// When a process is asked for after a sign, and once more after that: with Closed, 100 ms after the sign, in which one that lives may connect again.
 var ladder = [signs]struct{ first, second time.Duration }{
 	Closed:  {20 * time.Millisecond, 80 * time.Millisecond},
 	Dropped: {20 * time.Millisecond, 2 * time.Second},
@@ -96,6 +95,7 @@ type doubt struct {
 	sign  Sign
 	next  time.Time // when to ask; zero while that is under way, and if it is not due
 	late  bool      // of failed: it has renewed once since
+	again bool      // of in doubt: it was found, which may be out of date
 	until time.Time // of trusted: no sign counts before it
 }
 
@@ -167,6 +167,9 @@ func (d *doubts) found(now time.Time, id incarnation, f finding) (changed bool) 
 		return true
 	case was == failed:
 		return false
+	case f == somebody && was == inDoubt && x.sign != Unheard && !x.again:
+		// The server tells of the end of a connection before it forgets who it was.
+		x.again, x.next = true, now.Add(ladder[x.sign].second)
 	case f == somebody:
 		*x = doubt{until: now.Add(trustRefuted)}
 	case f == unclear && was == inDoubt:

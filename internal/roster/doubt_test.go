@@ -41,7 +41,10 @@ func TestDoubts(t *testing.T) {
 		{"nobody took a message", []step{
 			{0, see(Unheard), inDoubt}, {0, asked(nobody), suspected}, {249 * ms, asked(nobody), suspected}, {250 * ms, asked(nobody), failed}}},
 		{"it is there", []step{
-			{0, see(Closed), inDoubt}, {20 * ms, asked(somebody), trusted}, {900 * ms, see(Unheard), trusted}, {1020 * ms, see(Unheard), inDoubt}}},
+			{0, see(Closed), inDoubt}, {20 * ms, asked(somebody), inDoubt}, {100 * ms, asked(somebody), trusted},
+			{900 * ms, see(Unheard), trusted}, {1100 * ms, see(Unheard), inDoubt}, {1100 * ms, asked(somebody), trusted}}},
+		{"the server has not noticed yet", []step{
+			{0, see(Closed), inDoubt}, {20 * ms, asked(somebody), inDoubt}, {100 * ms, asked(nobody), suspected}, {180 * ms, asked(nobody), failed}}},
 		{"it comes back in time", []step{
 			{0, see(Closed), inDoubt}, {20 * ms, asked(nobody), suspected}, {100 * ms, asked(somebody), trusted}}},
 		{"a renewal under way when it ended", []step{
