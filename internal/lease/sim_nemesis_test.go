@@ -34,7 +34,7 @@ func (w *simWorld) nemesis(faults int) (healed []time.Time) {
 		w.heal()
 		if n%2 == 0 {
 			w.quiet.Store(true)
-			time.Sleep(simCalm)
+			time.Sleep(2*simLongest + simCalm) // and who is about to join has
 			if w.rand.IntN(2) == 0 {
 				w.s.lose()
 			} else {
