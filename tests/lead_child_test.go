@@ -23,9 +23,9 @@ func init() {
 	}
 }
 
-// An act is one line that a command wrote while its supervisor led, or would have if
+// A leadLine is one line that a command wrote while its supervisor led, or would have if
 // the fence had let it.
-type act struct {
+type leadLine struct {
 	token      uint64
 	at         int64 // on the clock that all processes share
 	supervisor int   // its process
@@ -76,7 +76,7 @@ func leadAct(fence, acts *os.File, token uint64) error {
 }
 
 // readActs reads what was written so far, whole lines only.
-func readActs(dir string) (acts []act, err error) {
+func readActs(dir string) (acts []leadLine, err error) {
 	text, err := os.ReadFile(filepath.Join(dir, "acts"))
 	if os.IsNotExist(err) {
 		return nil, nil
@@ -85,7 +85,7 @@ func readActs(dir string) (acts []act, err error) {
 		return nil, err
 	}
 	for line := range bytes.Lines(text) {
-		var a act
+		var a leadLine
 		if !bytes.HasSuffix(line, []byte("\n")) {
 			break
 		}
@@ -100,8 +100,8 @@ func readActs(dir string) (acts []act, err error) {
 // checkActs returns how many leaders there were and how many acts the fence refused, and
 // what is wrong: an act that was admitted after one with a higher token, or, unless the
 // gap between check and effect was made on purpose, two leaders that act in turn.
-func checkActs(acts []act, gap bool) (leaders, refused int, wrong []string) {
-	type interval struct{ first, last act }
+func checkActs(acts []leadLine, gap bool) (leaders, refused int, wrong []string) {
+	type interval struct{ first, last leadLine }
 	spans := map[uint64]*interval{}
 	var order []uint64
 	highest := uint64(0)

@@ -11,8 +11,9 @@ import (
 
 const (
 	// simCalm is how long nothing happens before the bucket is lost or rolled back,
-	// which is assumed not to happen while a holder is cut off: long enough that pings
-	// have found every dead connection.
+	// which is assumed not to happen while a holder is cut off, or a process that has
+	// seen nothing of the bucket is started: long enough that pings have found every dead
+	// connection.
 	simCalm = 6 * time.Second
 	// simHealing is how long after the last fault what was forged on the feed is
 	// forgotten, and leaderBound how long after that somebody leads: a crash or a
@@ -32,13 +33,15 @@ func (w *simWorld) nemesis(faults int) (healed []time.Time) {
 		}
 		w.heal()
 		if n%2 == 0 {
-			time.Sleep(simCalm)
+			w.quiet.Store(true)
+			time.Sleep(2*simLongest + simCalm) // and who is about to join has
 			if w.rand.IntN(2) == 0 {
 				w.s.lose()
 			} else {
 				w.s.rollBack(w.between(simLongest, 15*time.Second))
 			}
 			time.Sleep(simLongest + simCalm)
+			w.quiet.Store(false)
 		}
 		time.Sleep(simHealing)
 		healed = append(healed, time.Now())

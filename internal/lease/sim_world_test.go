@@ -36,6 +36,8 @@ type simWorld struct {
 	s    *simServer
 	rand *rand.Rand // of the nemesis
 
+	quiet atomic.Bool // no process is started
+
 	mu       sync.Mutex // guards the fields below
 	procs    []*simProc
 	history  map[string][]natstest.Belief
@@ -69,6 +71,10 @@ func simLogger(pid string) *slog.Logger {
 func (w *simWorld) live(ctx context.Context, i int, r *rand.Rand) {
 	y := w.s.way()
 	for ctx.Err() == nil {
+		if w.quiet.Load() {
+			kv.Pause(ctx, 3)
+			continue
+		}
 		p := &simProc{pid: fmt.Sprint("p", i), way: y, grants: map[*lease.Grant]struct{}{}}
 		p.ctx, p.crash = context.WithCancel(ctx)
 		w.mu.Lock()
