@@ -89,6 +89,11 @@ var mutants = []natstest.Mutant{
 		Old: "	timer := time.NewTimer(expireEvery)\n", New: "	timer := time.NewTimer(time.Hour)\n", Suites: []natstest.Suite{links},
 	},
 	{
+		Name: "a flush waits for what was lost with its connection", File: "fabric/links.go",
+		Old: "	c.flushes.fail(c.cfg.pid, \"\", errBroken)\n", New: "",
+		Suites: []natstest.Suite{{Pkg: "./fabric", Run: "FlushBroken"}},
+	},
+	{
 		Name: "no memory is given back", File: "fabric/inlink.go",
 		Old: "	if m.large {\n		in.c.memory.free(m.charge)\n", New: "	if m.large {\n", Suites: []natstest.Suite{links},
 	},
