@@ -45,7 +45,7 @@ type Sender struct {
 
 	probe  uint64  // the newest
 	probes []probe // the newest that were not answered, nor sent before the last time of sending again
-	resent uint64 // all up to this were sent before the last time of sending again
+	resent uint64  // all up to this were sent before the last time of sending again
 }
 
 // A probe is one that was sent, and the number that came next then.
