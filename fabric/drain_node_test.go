@@ -115,6 +115,52 @@ func TestDrainEnds(t *testing.T) {
 	})
 }
 
+// TestFlushBroken: a Flush whose connection breaks does not wait for what was lost with
+// it, and says that it does not know. A Drain goes on with the next connection.
+func TestFlushBroken(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a, la := joinLink(t, s, "a")
+		b := join(t, s, "b")
+		await(t, a, "a", "b")
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+		defer cancel()
+		began := time.Now()
+		err := interrupted(t, a, b, la, func() error { return a.Flush(ctx) })
+		if !errors.Is(err, fabric.ErrUnknownOutcome) || !errors.Is(err, fabric.ErrDisconnected) {
+			t.Errorf("Flush: %v, want ErrUnknownOutcome and ErrDisconnected", err)
+		}
+		if took := time.Since(began); took > 10*time.Second {
+			t.Errorf("Flush took %v", took)
+		}
+		if err := a.Flush(ctx); err != nil {
+			t.Errorf("the next Flush: %v", err)
+		}
+		began = time.Now()
+		if err := interrupted(t, a, b, la, func() error { return a.Drain(ctx) }); err != nil {
+			t.Errorf("Drain: %v", err)
+		}
+		if took := time.Since(began); took > 10*time.Second {
+			t.Errorf("Drain took %v", took)
+		}
+	})
+}
+
+// interrupted has a send a message to b and then wait, while the answers of its connection
+// are held back, and the connection is broken after a second.
+func interrupted(t *testing.T, a, b *fabric.Node, la *natstest.Link, wait func() error) error {
+	t.Helper()
+	la.CutReplies()
+	if err := a.Send(t.Context(), b.PID(), nil); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- wait() }()
+	time.Sleep(time.Second) // in fake time
+	la.Kill()
+	la.Heal()
+	return <-done
+}
+
 // TestDrainMail: what a mailbox has fetched is waited for, until Done; nothing more is
 // fetched meanwhile, however much comes, and the next process gets it.
 func TestDrainMail(t *testing.T) {

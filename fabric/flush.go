@@ -20,6 +20,9 @@ import (
 // set, as well, as soon as it is found, whether a Flush waits or not: a caller uses
 // the one or the other. OnUndeliverable must not call Flush, which waits for it.
 //
+// If the connection breaks first, the error wraps [ErrUnknownOutcome] and
+// [ErrDisconnected]: what was on its way may be lost, but for messages of mode Reliable.
+//
 // If ctx ends first, or [DefaultRequestTimeout] has passed for a ctx without a
 // deadline, the error wraps the cause, and what was found is kept for the next Flush.
 func (n *Node) Flush(ctx context.Context) error { return n.courier.flush(ctx) }

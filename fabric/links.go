@@ -133,8 +133,12 @@ func (c *courier) attend(l *outLink) (waiting bool) {
 	return true
 }
 
+// errBroken is what a flush finds whose marker was lost with its connection.
+var errBroken = fmt.Errorf("%w: some of what was sent before the connection broke may be lost: %w", ErrUnknownOutcome, ErrDisconnected)
+
 // reconnected is told that the connection is new.
 func (c *courier) reconnected() {
+	c.flushes.fail(c.cfg.pid, "", errBroken)
 	c.batcher.unshelve()
 	c.links.hurry()
 }

@@ -40,6 +40,16 @@ var mutants = []natstest.Mutant{
 		Suites: []natstest.Suite{windows, faults},
 	},
 	{
+		Name: "only the answer to the newest probe counts", File: "internal/window/window.go",
+		Old: "		again = s.probes[0].number == st.Probe &&", New: "		again = s.probes[0].number == s.probe &&",
+		Suites: []natstest.Suite{windows},
+	},
+	{
+		Name: "answers to probes before the last sending count", File: "internal/window/window.go",
+		Old: "		s.probes = nil //", New: "		//",
+		Suites: []natstest.Suite{windows},
+	},
+	{
 		Name: "the window is ignored", File: "internal/window/window.go",
 		Old: "	return s.next <= s.grant.Seq && s.sent+size <= s.grant.Bytes\n", New: "	return s.next > 0\n",
 		Suites: []natstest.Suite{windows, links},
@@ -77,6 +87,11 @@ var mutants = []natstest.Mutant{
 	{
 		Name: "nobody looks after what does not continue", File: "fabric/links.go",
 		Old: "	timer := time.NewTimer(expireEvery)\n", New: "	timer := time.NewTimer(time.Hour)\n", Suites: []natstest.Suite{links},
+	},
+	{
+		Name: "a flush waits for what was lost with its connection", File: "fabric/links.go",
+		Old: "	c.flushes.fail(c.cfg.pid, \"\", errBroken)\n", New: "",
+		Suites: []natstest.Suite{{Pkg: "./fabric", Run: "FlushBroken"}},
 	},
 	{
 		Name: "no memory is given back", File: "fabric/inlink.go",

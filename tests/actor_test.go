@@ -175,7 +175,9 @@ func (a *actor) await(key string, ok func(int) bool) int {
 		select {
 		case <-more:
 		case <-timer.C:
-			a.t.Fatalf("%s still says %s %d after %v", a.part.PID, key, value, patience)
+			_ = a.cmd.Process.Signal(syscall.SIGQUIT) // for the stacks of its goroutines
+			a.gone()
+			a.t.Fatalf("%s still says %s %d after %v: %s", a.part.PID, key, value, patience, a.stderr())
 		}
 	}
 }

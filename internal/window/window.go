@@ -43,11 +43,17 @@ type Sender struct {
 	sent  uint64 // the sum of the sizes
 	grant Grant
 
-	probe     uint64 // the newest
-	probeNext uint64 // next, when it was sent
-	echo      uint64 // the newest that was answered
-	resent    uint64 // all up to this were sent before the last time of sending again
+	probe  uint64  // the newest
+	probes []probe // the newest that were not answered, nor sent before the last time of sending again
+	resent uint64  // all up to this were sent before the last time of sending again
 }
+
+// A probe is one that was sent, and the number that came next then.
+type probe struct{ number, next uint64 }
+
+// maxProbes bounds the probes that are remembered: one whose answer takes longer than
+// the sending of so many is as if it had not been sent.
+const maxProbes = 16
 
 // NewSender returns the sender of a new link, with what it may send unheard.
 func NewSender(first Grant) *Sender { return &Sender{next: 1, grant: first} }
@@ -82,7 +88,10 @@ func (s *Sender) Idle() bool { return s.acked+1 == s.next }
 // it has none.
 func (s *Sender) Probe() (number, base uint64) {
 	s.probe++
-	s.probeNext = s.next
+	if len(s.probes) == maxProbes {
+		s.probes = append(s.probes[:0], s.probes[1:]...)
+	}
+	s.probes = append(s.probes, probe{s.probe, s.next})
 	return s.probe, s.acked + 1
 }
 
@@ -100,15 +109,16 @@ func (s *Sender) Heard(st State) (progress, again bool) {
 		s.grant.Bytes = max(s.grant.Bytes, st.Grant.Bytes)
 		progress = true
 	}
-	if st.Probe == s.probe && st.Probe > s.echo {
-		s.echo = st.Probe
-		again = s.acked+1 < s.probeNext
+	for len(s.probes) > 0 && s.probes[0].number <= st.Probe {
+		again = s.probes[0].number == st.Probe && s.acked+1 < s.probes[0].next
+		s.probes = s.probes[1:]
 	}
 	// What came too early was sent before, or after, what has been sent again: only
 	// after it, it shows that this is lost as well.
 	again = again || st.Seen > s.acked+1 && st.Seen > s.resent || st.Again
 	if again = again && !st.Hold && !s.Idle(); again {
 		s.resent = s.next - 1
+		s.probes = nil // they were sent before: their answers do not speak of what is sent now
 	}
 	return progress, again
 }

@@ -215,3 +215,41 @@ func TestForgedState(t *testing.T) {
 		t.Errorf("accepted what was not sent: %d", s.Acked())
 	}
 }
+
+// On a slow path, the next probe is out before the answer to the one before has come.
+// The answer counts all the same; those to probes that were sent before the messages
+// were sent again say nothing about these.
+func TestProbesOverlap(t *testing.T) {
+	s := NewSender(Grant{Seq: 100, Bytes: 100})
+	for range 3 {
+		s.Take(1)
+	}
+	ask := func() uint64 { n, _ := s.Probe(); return n }
+	heard := func(probe, cum uint64, want bool) {
+		t.Helper()
+		if _, again := s.Heard(State{Probe: probe, Cum: cum}); again != want {
+			t.Errorf("after the answer to probe %d, that %d came: again %v, want %v", probe, cum, again, want)
+		}
+	}
+	one, two := ask(), ask()
+	s.Take(1)
+	three := ask()
+	heard(one, 0, true) // and so they are sent again
+	heard(two, 0, false)
+	heard(three, 0, false)
+	four := ask()
+	s.Take(1) // after the probe: it need not have come
+	heard(one, 0, false)
+	five := ask()
+	heard(four, 4, false)
+	heard(five, 4, true)
+	heard(five+1, 4, false) // nobody asked that
+	for range 1000 {        // nobody answers
+		ask()
+	}
+	six := ask()
+	heard(six, 4, true)
+	if len(s.probes) > 0 {
+		t.Errorf("%d probes are remembered that are answered", len(s.probes))
+	}
+}
