@@ -54,6 +54,9 @@ func (e *DrainError) Unwrap() error { return e.Err }
 func (c *courier) drain(ctx context.Context) error {
 	first := !c.draining.Swap(true)
 	err := c.empty(ctx)
+	if err == nil && first && !c.off {
+		err = c.mail.stopIntake(ctx)
+	}
 	if err == nil && first {
 		err = c.stopIntake(ctx)
 	}
@@ -99,9 +102,6 @@ func (c *courier) stopIntake(ctx context.Context) error {
 		return nil
 	}
 	c.services.drain()
-	if err := c.mail.stopIntake(ctx); err != nil {
-		return err
-	}
 	c.subsMu.Lock()
 	for _, sub := range c.subs {
 		if sub.Type() == nats.ChanSubscription {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -49,6 +50,7 @@ type mailer struct {
 	opened atomic.Bool       // the streams were there
 	outbox outbox
 	box    *mailbox // nil if it has none
+	at     string   // begins where answers are awaited; empty: in class r
 
 	parked, repeated atomic.Uint64
 }
@@ -239,7 +241,7 @@ func (p *mailer) publish(s *posting, w *call) error {
 	}
 	t := tag{kind: kindMail, nonce: p.c.nonce, id: s.id, secret: w.secret}
 	var buf [160]byte
-	reply := t.append(append(buf[:0], p.c.subj.reply(p.c.cfg.pid, s.to)...))
+	reply := t.append(append(buf[:0], p.awaitedAt(s.to)...))
 	err := p.nc.PublishMsg(&nats.Msg{Subject: s.subject, Reply: string(reply), Header: s.header, Data: s.data})
 	if err != nil {
 		return p.c.publishError(err, len(s.data))
@@ -259,27 +261,37 @@ func (p *mailer) close() {
 }
 
 // listen awaits what the mail stream answers, on the bucket's connection if that is one
-// of its own: in the accounts of messages there is no JetStream. Nothing else is taken
-// there.
+// of its own: in the account of messages there is no JetStream. It does so at an address
+// that nobody can guess, as nats.go does: JetStream can be had to answer anywhere else.
 func (p *mailer) listen() error {
 	if p.nc == p.c.nc {
 		return nil // onReply takes it
 	}
-	_, err := p.c.subscribeOn(p.nc, p.c.subj.replyAll(), "", func(m *nats.Msg) {
-		from, rest, ok := p.c.subj.parseReply(m.Subject)
-		t, tagged := parseTag(rest)
+	p.at = p.c.subj.inbox() + "." + random(secretLen) + random(secretLen) + "."
+	_, err := p.c.subscribeOn(p.nc, p.at+">", "", func(m *nats.Msg) {
+		to, rest, _ := strings.Cut(strings.TrimPrefix(m.Subject, p.at), ".")
+		t, ok := parseTag(rest)
 		switch {
-		case !ok || !tagged || t.nonce != p.c.nonce || t.kind != kindMail:
+		case !ok || t.nonce != p.c.nonce || t.kind != kindMail:
 			p.c.drop(m)
 		case isNoResponders(m):
-			p.answered(from, t, answer{err: errBounced})
+			p.answered(PID(to), t, answer{err: errBounced})
 		case isForeign(m.Header):
 			p.c.drop(m)
 		default:
-			p.answered(from, t, answer{kind: t.kind, data: m.Data})
+			p.answered(PID(to), t, answer{kind: t.kind, data: m.Data})
 		}
 	}, func() {})
 	return err
+}
+
+// awaitedAt begins the addresses at which the storing of messages to a process is
+// acknowledged.
+func (p *mailer) awaitedAt(to PID) string {
+	if p.at == "" {
+		return p.c.subj.reply(p.c.cfg.pid, to)
+	}
+	return p.at + string(to) + "."
 }
 
 // answered gives what came back to who waits for it.

@@ -206,7 +206,7 @@ func (s Scope) control(c Config, of subjects) (p Subjects) {
 	pid := string(c.PID)
 	needs := kv.NeedsOf(kv.Name(c.Cluster, c.Env), c.Domain)
 	p.Publish = append(p.Publish, needs.Read...)
-	p.Subscribe = []string{of.feed() + ".>", of.inbox() + ".>", of.replyAll()}
+	p.Subscribe = []string{of.feed() + ".>", of.inbox() + ".>"}
 	write := func(keys ...string) { p.Publish = append(p.Publish, each(keys, needs.Write)...) }
 	mail := kv.MailNeedsOf(kv.Name(c.Cluster, c.Env), c.Domain, pid)
 	p.Publish = append(append(p.Publish, of.mail("*")), mail.Send...)

@@ -21,7 +21,7 @@ import (
 //	d      P.d.<to>.<from>                (a stream)     durable messages
 //	dead   P.dead.<from>.<to>             (a stream)     those that <to> could not handle
 //	kv     (the bucket's RePublish)       P.kv.>         changes of the bucket
-//	i      (the server)                   P.i.<me>.>     answers to requests of nats.go
+//	i      (the server)                   P.i.<me>.>     answers to requests of nats.go, and of the mail stream's on a second connection
 const (
 	classPeer   = "u."
 	classCast   = "b."
