@@ -316,7 +316,8 @@ var needs = map[string][]string{
 	},
 	"subscribe": {
 		"fab.t.production.u.a.*", "fab.t.production.b.*", "fab.t.production.s.a.*.*", "fab.t.production.r.a.>",
-		"fab.t.production.y.open.*", "fab.t.production.y.view-members.*", "fab.t.production.kv.>", "fab.t.production.i.a.>",
+		"fab.t.production.y.open.*", "fab.t.production.y.view-members.*", "fab.t.production.y.suspect.*",
+		"fab.t.production.kv.>", "fab.t.production.i.a.>",
 	},
 }
 

@@ -31,10 +31,11 @@ const scriptDeadline = 30 * time.Second
 //	freeport VAR              sets VAR to a port nobody listens on
 //	loginof FILE VAR          sets VAR to the context that a server's "ready" names
 //	gone FILE                 waits until the process whose pid is in FILE is gone
+//	watches NAME OTHER        waits until the one would see the end of the other; Linux only
 var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){
 	"code": codeCommand, "start": startCommand, "signal": signalCommand, "exits": exitsCommand,
 	"until": untilCommand, "freeport": freeportCommand, "gone": goneCommand,
-	"loginof": loginofCommand,
+	"loginof": loginofCommand, "watches": watchesCommand,
 }
 
 type processesKey struct{}
@@ -234,6 +235,21 @@ func goneCommand(ts *testscript.TestScript, neg bool, args []string) {
 	pid, err := strconv.Atoi(strings.TrimSpace(ts.ReadFile(args[0])))
 	ts.Check(err)
 	poll(ts, "gone "+args[0], nil, func() bool { return !running(pid) })
+}
+
+func watchesCommand(ts *testscript.TestScript, neg bool, args []string) {
+	want(ts, neg, args, 2, "watches NAME OTHER")
+	watcher := find(ts, args[0])
+	open := "/proc/" + strconv.Itoa(watcher.Process.Pid) + "/fdinfo/"
+	pidfd := "\nPid:\t" + strconv.Itoa(find(ts, args[1]).Process.Pid) + "\n"
+	poll(ts, "watches "+strings.Join(args, " "), watcher, func() bool {
+		files, err := os.ReadDir(open)
+		ts.Check(err)
+		return slices.ContainsFunc(files, func(f os.DirEntry) bool {
+			info, _ := os.ReadFile(open + f.Name()) // it may be closed by now
+			return strings.Contains(string(info), pidfd)
+		})
+	})
 }
 
 // running reports whether pid is a process that does something: one that has ended
