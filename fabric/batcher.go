@@ -18,7 +18,8 @@ import (
 //
 // The order of one sender's messages is that of its calls, over sends, broadcasts and
 // requests. So a parcel does not grow any more once something was queued after it that
-// its receiver gets as well.
+// its receiver gets as well. One holds messages of which nothing comes back, or asks, or
+// answers: each has its own way to learn that the publish failed.
 type batcher struct {
 	c     *courier
 	alone bool          // never gather
@@ -91,7 +92,8 @@ func (b *batcher) post(d *dest, o *outgoing) error {
 	if len(b.offline.queue) > 0 && o.ttl > 0 && b.shelve(newParcel(d, o)) {
 		return nil // behind those that wait already
 	}
-	if !b.take(o.framed() && !b.alone) {
+	framed := o.framed(d)
+	if !b.take(framed && !b.alone) {
 		err := b.c.emit(d, o)
 		if o.ttl > 0 && errors.Is(err, ErrDisconnected) && b.shelve(newParcel(d, o)) {
 			return nil
@@ -99,7 +101,7 @@ func (b *batcher) post(d *dest, o *outgoing) error {
 		b.last = time.Since(b.start)
 		return err
 	}
-	if p := d.open; p != nil && o.framed() && p.o.ttl == o.ttl && b.grows(p, len(o.data)) && p.ids.add(o.id) {
+	if p := d.open; p != nil && framed && p.goesWith(o) && b.grows(p, len(o.data)) && b.joins(p, o) {
 		p.buf = appendItem(p.buf, o.item())
 		p.n++
 		b.bytes += len(o.data)
@@ -107,11 +109,29 @@ func (b *batcher) post(d *dest, o *outgoing) error {
 	}
 	p := newParcel(d, o)
 	d.open = nil
-	if o.framed() {
+	if framed {
 		d.open = p
 	}
 	b.push(p)
 	return nil
+}
+
+// goesWith reports whether o, to the same destination, is of the sort of what is in p.
+func (p *parcel) goesWith(o *outgoing) bool {
+	return p.o.ttl == o.ttl && p.o.kind.awaits() == o.kind.awaits() && p.o.nonce == o.nonce
+}
+
+// joins notes that o is in p as well, for whoever is told of the publish by the server. It
+// reports whether that can be.
+func (b *batcher) joins(p *parcel, o *outgoing) bool {
+	switch {
+	case o.kind.awaits():
+		b.c.calls.gather(o.secret, p.o.secret)
+		return true
+	case o.kind.answers():
+		return true
+	}
+	return p.ids.add(o.id)
 }
 
 // newParcel makes a parcel of one message, with a copy of its data.
@@ -119,8 +139,10 @@ func newParcel(d *dest, o *outgoing) *parcel {
 	p := parcels.Get().(*parcel)
 	*p = parcel{d: d, o: *o, buf: p.buf[:0], n: 1}
 	p.o.data = nil
-	if o.framed() {
-		p.ids.add(o.id)
+	if o.framed(d) {
+		if !o.kind.secret() {
+			p.ids.add(o.id)
+		}
 		p.buf = appendItem(p.buf, o.item())
 		p.data = p.buf[len(p.buf)-len(o.data):]
 		return p
@@ -158,7 +180,7 @@ func (b *batcher) grows(p *parcel, n int) bool {
 	if p.n >= maxFrameItems || len(p.buf)+n > maxFrame {
 		return false
 	}
-	if p.d.plain == kindSend {
+	if p.d.plain != kindBroadcast {
 		return p.casts == b.casts
 	}
 	return b.queue[len(b.queue)-1] == p
@@ -166,7 +188,7 @@ func (b *batcher) grows(p *parcel, n int) bool {
 
 // push queues p. It needs b.mu.
 func (b *batcher) push(p *parcel) {
-	if p.d.plain != kindSend {
+	if p.d.plain == kindBroadcast {
 		b.casts++
 	}
 	p.round, p.casts = b.round, b.casts
@@ -228,6 +250,13 @@ func (b *batcher) after(d *dest, o outgoing, marker *call) error {
 	}
 	b.push(&parcel{d: d, o: o, data: o.data, n: 1, marker: marker})
 	return nil
+}
+
+// idle reports whether nothing is queued.
+func (b *batcher) idle() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return !b.busy
 }
 
 // close ends all waiting.
@@ -306,7 +335,11 @@ func (c *courier) publishParcel(p *parcel) (done bool) {
 		}
 		return true
 	}
-	if p.n > 1 {
+	switch {
+	case p.n == 1:
+	case o.kind.secret():
+		o.kind, o.typ, o.data = kindGathered, "", p.buf
+	default:
 		o.kind, o.typ, o.data, o.steps = kindMulti, "", p.buf, p.steps()
 	}
 	err := c.emit(p.d, &o)
@@ -331,6 +364,10 @@ func (p *parcel) report(c *courier, err error) {
 		if c.flushes.take(p.marker) {
 			p.marker.answer <- answer{err: err}
 		}
+	case p.o.kind.answers():
+		c.log.Warn("answer not sent", "pid", c.cfg.pid, "to", p.d.pid, "id", p.o.id, "err", err)
+	case p.n > 1 && p.o.kind.awaits():
+		c.calls.failGathered(p.o.secret, p.d.pid, err)
 	case p.o.kind.awaits():
 		if w := c.calls.match(tag{id: p.o.id, secret: p.o.secret}, p.d.pid); w != nil {
 			w.answer <- answer{err: err}
@@ -345,22 +382,24 @@ func (p *parcel) report(c *courier, err error) {
 	}
 }
 
-// framed reports whether o may be one of several messages in a frame. Of those that
-// are answered each needs a 503 of its own.
-func (o *outgoing) framed() bool { return len(o.header) == 0 && !o.kind.secret() }
+// framed reports whether o may be one of several messages in a frame to d. What asks
+// nobody in particular may not: each has a receiver of its own.
+func (o *outgoing) framed(d *dest) bool {
+	return len(o.header) == 0 && (!o.kind.secret() || o.kind.awaits() && d.one() || o.kind.answers())
+}
 
 func (o *outgoing) item() *item {
-	return &item{kind: o.kind, typ: o.typ, id: o.id, data: o.data}
+	return &item{kind: o.kind, typ: o.typ, id: o.id, secret: o.secret, data: o.data}
 }
 
 // emit hands o to the connection.
 func (c *courier) emit(d *dest, o *outgoing) error {
 	var buf [256]byte // on the stack; longer names make append allocate
-	t := tag{kind: o.kind, nonce: c.nonce, typ: o.typ, id: o.id, secret: o.secret, seq: o.seq, steps: o.steps}
+	t := tag{kind: o.kind, nonce: cmp.Or(o.nonce, c.nonce), typ: o.typ, id: o.id, secret: o.secret, seq: o.seq, steps: o.steps}
 	reply := string(t.appendTail(append(buf[:0], d.reply...)))
 	var err error
-	if o.kind == kindFlush {
-		err = c.nc.Publish(reply, nil) // to be heard, not to be answered
+	if o.kind == kindFlush || d.plain == kindAnswer {
+		err = c.nc.Publish(reply, o.data) // to be heard, not to be answered
 	} else if len(o.header) == 0 {
 		err = c.nc.PublishRequest(d.subject, reply, o.data)
 	} else {

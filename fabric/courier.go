@@ -85,6 +85,7 @@ type courier struct {
 	dropped  atomic.Uint64 // by nats.go, once close has read it
 
 	dests    dests
+	answers  dests // by who awaits them
 	everyone *dest
 	marks    *dest // this node, in class r
 	batcher  batcher

@@ -135,6 +135,14 @@ func (c *courier) stopIntake(ctx context.Context) error {
 // when a node leaves.
 const departTimeout = time.Second
 
+// handOut waits until what is queued, answers above all, is with the connection: others
+// count on hearing it before they learn that the node has left.
+func (c *courier) handOut(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, departTimeout)
+	defer cancel()
+	_ = c.poll(ctx, c.batcher.idle)
+}
+
 // depart has the server send nothing more to the inbox and to services, and refuses what
 // came, awaits an answer, and was not taken yet: who asked is not left waiting, and who
 // asks later hears from the server that nobody is there. What is being handled goes on.

@@ -175,6 +175,7 @@ func TestDrainMail(t *testing.T) {
 			mustPost(t, a, "b", fmt.Sprint(i))
 		}
 		first := next(t, b) // taken, and not done while Drain begins
+		synctest.Wait()     // the others are fetched
 		drained := make(chan error, 1)
 		go func() { drained <- b.Drain(ctx) }()
 		time.Sleep(2 * time.Second) // in fake time: it waits
@@ -224,6 +225,7 @@ func TestDrainMailEnds(t *testing.T) {
 		done(t, next(t, b), nil)
 		done(t, next(t, b), errors.New("not now"))
 		next(t, b) // 4 stay in the inbox
+		synctest.Wait()
 		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 		defer cancel()
 		err := b.Drain(ctx)

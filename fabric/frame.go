@@ -49,6 +49,24 @@ type item struct {
 	data   []byte
 }
 
+// holds reports whether a frame whose tag is of kind k, in a class, may have it as an
+// item. What a link's may have depends on what came before.
+func (k kind) holds(it *item, class string) bool {
+	switch {
+	case k == kindLink:
+		return true
+	case it.more:
+		return false
+	case k == kindGathered && class == classReply:
+		return it.kind.answers() && len(it.header) == 0
+	case k == kindGathered:
+		return it.kind.awaits()
+	case class == classPeer:
+		return it.kind == kindSend
+	}
+	return it.kind == kindBroadcast
+}
+
 // newFrame returns a frame of one item, which others may follow.
 func newFrame(it *item) []byte {
 	if len(it.data) < maxFrame {

@@ -174,7 +174,7 @@ func (in *inLink) message(it *item) *Message {
 	}
 	if it.kind.awaits() {
 		m.Mode = modeOf(it.kind)
-		m.asked = &asked{courier: in.c, kind: it.kind, nonce: in.origin.nonce, end: endOf(it.id, it.secret)}
+		m.asked = &asked{courier: in.c, kind: it.kind, nonce: in.origin.nonce, id: it.id, secret: it.secret}
 	}
 	return m
 }

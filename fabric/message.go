@@ -68,13 +68,14 @@ type Message struct {
 type asked struct {
 	courier *courier
 	kind    kind
-	// nonce and end are what the address of the answer is rebuilt from: the parts of
-	// the tag before and after its type. Of a request From External, end is its
-	// _INBOX address.
-	nonce, end string
-	replied    atomic.Bool
-	letter     *letter // of kindMail
-	attempt    int     // of letter, when this message was handed out
+	// nonce, id and secret are what the address of the answer is rebuilt from.
+	nonce   string
+	id      uint64
+	secret  string
+	inbox   string // where the answer to a request From External goes, instead
+	replied atomic.Bool
+	letter  *letter // of kindMail
+	attempt int     // of letter, when this message was handed out
 }
 
 // IsRequest reports whether the sender awaits an answer: to a request, an anycast or

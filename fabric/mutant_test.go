@@ -103,8 +103,23 @@ var mutants = []natstest.Mutant{
 	},
 	{
 		Name: "order is lost between direct and queued", File: "fabric/batcher.go",
-		Old: "	if p.d.plain == kindSend {\n		return p.casts == b.casts\n", New: "	if p.d.plain == kindSend {\n		return true\n",
+		Old: "	if p.d.plain != kindBroadcast {\n		return p.casts == b.casts\n", New: "	if p.d.plain != kindBroadcast {\n		return true\n",
 		Suites: []natstest.Suite{{Pkg: "./fabric", Run: "Order"}},
+	},
+	{
+		Name: "order is lost between sends and requests", File: "fabric/batcher.go",
+		Old: "p.o.kind.awaits() == o.kind.awaits() &&", New: "true &&",
+		Suites: []natstest.Suite{{Pkg: "./fabric", Run: "Gathered"}},
+	},
+	{
+		Name: "a 503 ends the first of several requests only", File: "fabric/batcher.go",
+		Old: "		b.c.calls.gather(o.secret, p.o.secret)\n", New: "",
+		Suites: []natstest.Suite{{Pkg: "./fabric", Run: "Gathered"}},
+	},
+	{
+		Name: "answers need no secret of their own", File: "fabric/request.go",
+		Old: "id: it.id, secret: it.secret}, it.data)", New: "id: it.id, secret: t.secret}, it.data)",
+		Suites: []natstest.Suite{{Pkg: "./fabric", Run: "Gathered"}},
 	},
 }
 

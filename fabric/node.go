@@ -249,6 +249,7 @@ func (n *Node) end(cause error) {
 // leaves no goroutine behind.
 func (n *Node) Leave(ctx context.Context) error {
 	n.leave.Do(func() {
+		n.courier.handOut(ctx)
 		if err := n.session.Leave(ctx); err != nil {
 			n.leftErr = fmt.Errorf("leave: PID %s is left to its lease: %w", n.cfg.PID, err)
 		}

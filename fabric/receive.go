@@ -181,7 +181,7 @@ func (d *decoder) framed(s *sender, reply string) (tag, bool) {
 		return tag{}, false
 	}
 	switch kind(rest[1]) {
-	case kindMulti, kindLinked, kindLink, kindProbe:
+	case kindMulti, kindGathered, kindLinked, kindLink, kindProbe:
 		return parseTag(rest)
 	}
 	return tag{}, false
@@ -189,7 +189,7 @@ func (d *decoder) framed(s *sender, reply string) (tag, bool) {
 
 // unpack appends the messages of m, a frame or one of a link.
 func (d *decoder) unpack(batch []*Message, m *nats.Msg, s *sender, t tag) []*Message {
-	if t.kind != kindMulti {
+	if t.kind != kindMulti && t.kind != kindGathered {
 		return d.linked(batch, m, s, t)
 	}
 	if s.own {
@@ -198,14 +198,11 @@ func (d *decoder) unpack(batch []*Message, m *nats.Msg, s *sender, t tag) []*Mes
 	if s.origin == nil || s.origin.nonce != t.nonce {
 		s.origin = &origin{nonce: t.nonce}
 	}
-	want := kindSend
-	if s.to == Everyone {
-		want = kindBroadcast
-	}
 	var slab []Message
+	var asks []asked
 	r := frameReader{b: m.Data}
 	for it := (item{}); r.next(&it); {
-		if it.kind != want || it.more {
+		if !t.kind.holds(&it, s.class) {
 			r.bad = true
 			break
 		}
@@ -215,8 +212,17 @@ func (d *decoder) unpack(batch []*Message, m *nats.Msg, s *sender, t tag) []*Mes
 		msg := &slab[0]
 		slab = slab[1:]
 		*msg = Message{
-			From: s.from, To: s.to, Topic: s.topic, ID: it.id, Type: it.typ, Mode: Fast, Header: it.header, Data: it.data,
+			From: s.from, To: s.to, Topic: s.topic, ID: it.id, Type: it.typ, Mode: modeOf(it.kind), Header: it.header, Data: it.data,
 			origin: s.origin,
+		}
+		if it.kind.awaits() {
+			if len(asks) == 0 {
+				asks = make([]asked, len(slab)+1)
+			}
+			a := &asks[0]
+			asks = asks[1:]
+			a.courier, a.kind, a.nonce, a.id, a.secret = d.c, it.kind, t.nonce, it.id, it.secret
+			msg.asked = a
 		}
 		batch = append(batch, msg)
 	}
@@ -234,7 +240,7 @@ const slabLen = 32
 func (d *decoder) address(msg *Message, s *sender, reply string) bool {
 	if s.from == External {
 		if isInboxAddress(reply) {
-			msg.asked = &asked{courier: d.c, kind: kindRequest, end: reply}
+			msg.asked = &asked{courier: d.c, kind: kindRequest, inbox: reply}
 		}
 		return true
 	}
@@ -252,7 +258,7 @@ func (d *decoder) address(msg *Message, s *sender, reply string) bool {
 	msg.ID, msg.Type, msg.Mode, msg.origin = t.id, t.typ, modeOf(t.kind), s.origin
 	head := tagLen + len(t.typ) // of rest: the tag
 	if t.kind.awaits() {
-		msg.asked = &asked{courier: d.c, kind: t.kind, nonce: t.nonce, end: rest[head:]}
+		msg.asked = &asked{courier: d.c, kind: t.kind, nonce: t.nonce, id: t.id, secret: t.secret}
 	} else {
 		s.plain, s.typ = reply[:len(reply)-len(rest)+head+1], t.typ
 	}

@@ -40,8 +40,9 @@ type call struct {
 	secret string
 	from   PID // who may answer; nobody: anyone who was asked
 	// service is whose provider was asked, if from is nobody.
-	service string
-	answer  chan answer // capacity 1: whoever takes the call from calls sends one
+	service  string
+	gathered string      // the secret of the frame that it was sent in, if it was
+	answer   chan answer // capacity 1: whoever takes the call from calls sends one
 }
 
 // An answer is what ended a call.
@@ -100,14 +101,33 @@ func (s *calls) match(t tag, from PID) *call {
 	return w
 }
 
+// gather notes that the call of a secret is sent in the frame of the call of another.
+func (s *calls) gather(secret, first string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, secret := range [...]string{secret, first} {
+		if w := s.m[secret]; w != nil { // its caller may have given up
+			w.gathered = first
+		}
+	}
+}
+
 // fail ends all calls to a process, or those of a service to nobody, and reports
 // whether there were any.
 func (s *calls) fail(to PID, service string, err error) bool {
+	return s.failAll(err, func(w *call) bool { return w.from == to && w.service == service })
+}
+
+// failGathered ends the calls to a process that were sent in the frame of a secret.
+func (s *calls) failGathered(secret string, to PID, err error) bool {
+	return s.failAll(err, func(w *call) bool { return w.gathered == secret && w.from == to })
+}
+
+func (s *calls) failAll(err error, which func(*call) bool) (any bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	any := false
 	for secret, w := range s.m {
-		if w.from == to && w.service == service {
+		if which(w) {
 			delete(s.m, secret)
 			w.answer <- answer{err: err}
 			any = true
@@ -256,6 +276,8 @@ func (c *courier) bounced(to PID, t tag) {
 		if l := c.links.named(t.secret, to); l != nil {
 			l.bounced()
 		}
+	case t.kind == kindGathered && to != nobody:
+		c.calls.failGathered(t.secret, to, errBounced)
 	case t.kind.awaits():
 		if w := c.calls.match(t, to); w != nil {
 			w.answer <- answer{err: errBounced}
@@ -284,6 +306,8 @@ func (c *courier) answered(from PID, t tag, data []byte) bool {
 			c.queries.heard(t, a)
 		}
 		return true
+	case kindGathered:
+		return from != nobody && c.answeredAll(from, t, data)
 	case kindState, kindNoLink:
 		return c.linkWord(from, t, data)
 	case kindMail:
@@ -309,11 +333,9 @@ func (c *courier) answer(ctx context.Context, m *Message, k kind, typ string, da
 		return c.answerExternal(m, k, data)
 	}
 	// The parts were parsed as those of a tag; the PIDs are as checked.
-	subject := c.subj.reply(m.From, c.cfg.pid) + string(wireVersion) + string(rune(k)) + m.asked.nonce + typ + m.asked.end
-	_, rest, _ := c.subj.parseReply(c.subj.atMe + string(nobody) + "." + tagHead + string(rune(k)) + m.asked.nonce + typ + m.asked.end)
-	t, _ := parseTag(rest)
-	if m.From == c.cfg.pid && m.asked.nonce == c.nonce {
-		c.answered(m.From, t, bytes.Clone(data))
+	o := &outgoing{kind: k, nonce: m.asked.nonce, id: m.asked.id, secret: m.asked.secret, typ: typ, data: data}
+	if m.From == c.cfg.pid && o.nonce == c.nonce {
+		c.answered(m.From, tag{kind: k, nonce: o.nonce, typ: typ, id: o.id, secret: o.secret}, bytes.Clone(data))
 		return nil
 	}
 	if len(data) > c.chunk() {
@@ -321,18 +343,30 @@ func (c *courier) answer(ctx context.Context, m *Message, k kind, typ string, da
 		if err != nil {
 			return err
 		}
-		return c.postLinked(ctx, d, &outgoing{kind: k, id: t.id, secret: t.secret, typ: typ, data: data})
+		return c.postLinked(ctx, d, o)
 	}
-	if err := c.nc.Publish(subject, data); err != nil {
-		return c.publishError(err, len(data))
+	if !c.nc.IsConnected() {
+		return ErrDisconnected
 	}
-	return nil
+	return c.batcher.post(c.answersTo(m.From), o)
+}
+
+// answeredAll is answered for the answers in a frame.
+func (c *courier) answeredAll(from PID, t tag, frame []byte) bool {
+	r := frameReader{b: frame}
+	for it := (item{}); r.next(&it); {
+		if !t.kind.holds(&it, classReply) {
+			return false
+		}
+		c.answered(from, tag{kind: it.kind, nonce: t.nonce, typ: it.typ, id: it.id, secret: it.secret}, it.data)
+	}
+	return !r.bad
 }
 
 // answerExternal answers a plain NATS client; an error goes as NATS's services
 // send it.
 func (c *courier) answerExternal(m *Message, k kind, data []byte) error {
-	out := &nats.Msg{Subject: m.asked.end, Data: data}
+	out := &nats.Msg{Subject: m.asked.inbox, Data: data}
 	if k != kindAnswer {
 		text := string(data)
 		if k == kindFull {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -144,6 +145,9 @@ func TestConcurrentRequests(t *testing.T) {
 	wg.Wait()
 }
 
+// end is how the address of the answer ends.
+func (a *asked) end() string { return "." + strconv.FormatUint(a.id, 10) + "-" + a.secret }
+
 // TestForgedAnswers: what is published to class r ends no request, unless it is
 // the answer of the one that was asked.
 func TestForgedAnswers(t *testing.T) {
@@ -158,7 +162,7 @@ func TestForgedAnswers(t *testing.T) {
 	done := make(chan result, 1)
 	go func() { m, err := a.Request(ctx, "b", nil); done <- result{m, err} }()
 	m := receive(t, b)
-	nonce, id := m.asked.nonce, m.asked.end // ".<n>-<secret>"
+	nonce, id := m.asked.nonce, m.asked.end() // ".<n>-<secret>"
 	number, _, _ := strings.Cut(id, "-")
 	at := "fab.c1.test.r.a."
 	forged := []string{

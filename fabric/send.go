@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -56,7 +55,7 @@ func (n *Node) SendMsg(ctx context.Context, m *Message) error { return n.courier
 type dest struct {
 	pid     PID
 	subject string
-	reply   string  // up to the version in the tag
+	reply   string  // up to the version in the tag; of plain kindAnswer, where they go
 	plain   kind    // of a message that awaits nothing
 	open    *parcel // the one that may grow; guarded by batcher.mu
 	service string  // if pid is nobody in particular
@@ -86,6 +85,21 @@ type dests struct {
 
 const maxDests = 16_384
 
+// keep caches d, and returns the one to be used: that which somebody else was faster to
+// cache.
+func (s *dests) keep(d *dest) *dest {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if first := s.m[d.pid]; first != nil {
+		return first
+	}
+	if s.m == nil || len(s.m) >= maxDests {
+		s.m = make(map[PID]*dest)
+	}
+	s.m[d.pid] = d
+	return d
+}
+
 // dest returns the destination for a PID that a caller handed over.
 func (c *courier) dest(to PID) (*dest, error) {
 	if d := c.dests.last.Load(); d != nil && d.pid == to {
@@ -101,16 +115,22 @@ func (c *courier) dest(to PID) (*dest, error) {
 		if err := token.CheckPID(string(to)); err != nil {
 			return nil, err
 		}
-		d = c.newDest(to)
-		c.dests.mu.Lock()
-		if c.dests.m == nil || len(c.dests.m) >= maxDests {
-			c.dests.m = make(map[PID]*dest)
-		}
-		c.dests.m[to] = d
-		c.dests.mu.Unlock()
+		d = c.dests.keep(c.newDest(to))
 	}
 	c.dests.last.Store(d)
 	return d, nil
+}
+
+// answersTo returns the destination of what the process to awaits of this one.
+func (c *courier) answersTo(to PID) *dest {
+	c.answers.mu.RLock()
+	d := c.answers.m[to]
+	c.answers.mu.RUnlock()
+	if d == nil {
+		d = &dest{pid: to, reply: c.subj.reply(to, c.cfg.pid) + tagHead, plain: kindAnswer}
+		d = c.answers.keep(d)
+	}
+	return d
 }
 
 // sendable says why nothing can be sent, if so.
@@ -207,6 +227,7 @@ func (c *courier) dispose(ctx context.Context, d *dest, m *Message) error {
 // An outgoing message is one on its way to the connection.
 type outgoing struct {
 	kind   kind
+	nonce  string // of an answer: whom it is for; otherwise the courier's own
 	id     uint64
 	secret string // if kind has one
 	seq    uint64 // if kind is counted, or kindLink
@@ -257,7 +278,7 @@ func (c *courier) postSelf(o *outgoing) error {
 		Header: cloneHeader(o.header), Data: bytes.Clone(o.data), origin: &c.own,
 	}
 	if o.kind.awaits() {
-		m.asked = &asked{courier: c, kind: o.kind, nonce: c.nonce, end: endOf(o.id, o.secret)}
+		m.asked = &asked{courier: c, kind: o.kind, nonce: c.nonce, id: o.id, secret: o.secret}
 	}
 	c.sent.Add(1)
 	switch {
@@ -282,9 +303,6 @@ func cloneHeader(h nats.Header) nats.Header {
 	}
 	return h
 }
-
-// endOf returns the end of a tag with a secret.
-func endOf(id uint64, secret string) string { return "." + strconv.FormatUint(id, 10) + "-" + secret }
 
 func (c *courier) publishError(err error, size int) error {
 	if errors.Is(err, nats.ErrMaxPayload) {

@@ -30,6 +30,7 @@ func TestStream(t *testing.T) {
 		if n, err := io.Copy(h, in); err != nil || n != size {
 			t.Errorf("read %d, %v", n, err)
 		}
+		in.Close() // and its link is forgotten
 		sums <- [2][]byte{h.Sum(nil)}
 	}()
 	out, err := a.OpenStream(ctx, "b", "the file", size)

@@ -137,7 +137,7 @@ var kindNames = map[kind]string{
 	kindSend: "send", kindRequest: "request", kindBroadcast: "broadcast", kindSignal: "signal",
 	kindAnswer: "answer", kindError: "error", kindFull: "inbox full", kindFlush: "flush",
 	kindAccept: "acked", kindHandle: "acked when handled", kindAck: "ack", kindNack: "inbox full",
-	kindMulti: "frame", kindLinked: "send", kindLink: "frame of a link", kindProbe: "link probe",
+	kindMulti: "frame", kindGathered: "frame", kindLinked: "send", kindLink: "frame of a link", kindProbe: "link probe",
 	kindState: "link state", kindNoLink: "no such link", kindPart: "part",
 }
 
@@ -160,7 +160,7 @@ func (s subjects) traffic(m *nats.Msg) []Traffic {
 		return []Traffic{tr}
 	}
 	tr.Kind, tr.ID, tr.Type = kindNames[t.kind], t.id, t.typ
-	if t.kind != kindMulti && t.kind != kindLink {
+	if t.kind != kindMulti && t.kind != kindGathered && t.kind != kindLink {
 		return []Traffic{tr}
 	}
 	return tr.unpack(m.Data, t.kind)
@@ -216,13 +216,9 @@ func (s subjects) envelope(tr *Traffic, rest, reply string) (t tag, invalid stri
 
 // unpack returns the messages in a frame of a kind, each as tr with what is its own.
 func (tr Traffic) unpack(frame []byte, k kind) (all []Traffic) {
-	plain := kindBroadcast
-	if tr.Class+"." == classPeer {
-		plain = kindSend
-	}
 	r := frameReader{b: frame}
 	for it := (item{}); r.next(&it); {
-		if k == kindMulti && (it.kind != plain || it.more) {
+		if !k.holds(&it, tr.Class+".") {
 			r.bad = true
 			break
 		}

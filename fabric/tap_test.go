@@ -230,6 +230,8 @@ func FuzzTraffic(f *testing.F) {
 	f.Add(p+"r.b.a.1a01234567.1-0123456789", "", "", []byte("x"))
 	f.Add(p+"y.hb.a", p+"r.a._.1y01234567.7", "", []byte("x"))
 	f.Add(p+"kv.s.a", "", "Nats-Sequence", []byte("x"))
+	f.Add(p+"u.b.a", p+"r.a.b.1g01234567.1-0123456789", "", []byte("q\x00\x00\x010123456789\x01xc\x00\x00\x02abcdefghij\x01y"))
+	f.Add(p+"r.b.a.1g01234567.1-0123456789", "", "", []byte("a\x00\x00\x010123456789\x01xk\x00\x00\x02abcdefghij\x00"))
 	f.Add(p+"b.a", p+"r.a._.1m01234567.1-1", "", []byte("b\x00\x00\x01\x01xb\x00\x00\x02\x01y"))
 	f.Fuzz(func(t *testing.T, subject, reply, key string, data []byte) {
 		s := newSubjects("c1", "test", "p")

@@ -30,6 +30,7 @@ import (
 //	signal         P.y.<kind>.<from>     P.r.<from>._.1y<nonce>.<n>
 //	several sends  P.u.<to>.<from>       P.r.<from>.<to>.1m<nonce>.<n>-<steps>    payload: a frame (frame.go)
 //	  broadcasts   P.b.<from>            P.r.<from>._.1m<nonce>.<n>-<steps>
+//	several asks   P.u.<to>.<from>       P.r.<from>.<to>.1g<nonce>.<n>-<secret>   payload: a frame
 //	linked         P.u.<to>.<from>       P.r.<from>.<to>.1r<nonce><type>.<n>-<link>-<seq>
 //	several, or parts                    P.r.<from>.<to>.1l<nonce>.<seq>-<link>   payload: a frame
 //	probe                                P.r.<from>.<to>.1p<nonce>.<base>-<link>-<number>
@@ -39,6 +40,7 @@ import (
 //	acknowledged   P.r.<sender>.<me>.1k<nonce>.<n>-<secret>         empty
 //	handler error  P.r.<sender>.<me>.1e<nonce><code>.<n>-<secret>   payload: its text
 //	inbox full     P.r.<sender>.<me>.1i<nonce>.<n>-<secret>         empty
+//	several of these four  P.r.<sender>.<me>.1g<nonce>.<n>-<secret>  payload: a frame
 //	full, no call  P.r.<sender>.<me>.1n<nonce>.<n>                  more n, as uvarints
 //	state of link  P.r.<sender>.<me>.1w<nonce>.1-<link>             a window.State (link.go)
 //	no such link   P.r.<sender>.<me>.1x<nonce>.1-<link>             empty
@@ -54,7 +56,9 @@ import (
 //	steps   = from n to the other ids (frame.go)
 //	link    = a secret, drawn by the sender for each link, which knows it by no other name
 //	seq     = the number of the (first) message on its link, 1, 2, 3 and so on
-//	secret  = 10 of 0-9 A-Z a-z, drawn at random for each request and marker
+//	secret  = 10 of 0-9 A-Z a-z, drawn at random for each request and marker; of several
+//	          requests or messages to be acknowledged (asks), or answers, n and secret are
+//	          those of the first, and the frame has those of each
 //
 // With a header, the message is NATS's HPUB with the user's keys and no other.
 //
@@ -108,6 +112,7 @@ const (
 	kindAck       kind = 'k'
 	kindNack      kind = 'n' // the inbox was full for a message that awaits nothing
 	kindMulti     kind = 'm' // several sends, or broadcasts
+	kindGathered  kind = 'g' // several requests and messages to be acknowledged, or several answers
 	kindLinked    kind = 'r' // one message of a link
 	kindLink      kind = 'l' // several messages of a link
 	kindProbe     kind = 'p'
@@ -128,7 +133,7 @@ const (
 func (k kind) secret() bool {
 	switch k {
 	case kindRequest, kindAccept, kindHandle, kindAnswer, kindAck, kindError, kindFull, kindFlush,
-		kindLinked, kindLink, kindProbe, kindState, kindNoLink, kindMail:
+		kindGathered, kindLinked, kindLink, kindProbe, kindState, kindNoLink, kindMail:
 		return true
 	}
 	return false
@@ -142,7 +147,7 @@ func (k kind) awaits() bool { return k == kindRequest || k == kindAccept || k ==
 func (k kind) fits(class string) bool {
 	switch class {
 	case classPeer:
-		return k == kindSend || k.awaits() || k == kindMulti || k == kindLinked || k == kindLink || k == kindProbe
+		return k == kindSend || k.awaits() || k == kindMulti || k == kindGathered || k == kindLinked || k == kindLink || k == kindProbe
 	case classCast, classTopic:
 		return k == kindBroadcast || k == kindRequest || k == kindMulti
 	case classQueue:
