@@ -6,10 +6,8 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"log/slog"
 	"maps"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"strconv"
 	"sync"
@@ -27,7 +25,6 @@ import (
 var (
 	churnFor  = flag.Duration("churn.for", natstest.Fewer(time.Hour), "simulated time of TestChurn")
 	churnSeed = flag.Uint64("churn.seed", 0, "seed of TestChurn; 0 is a new one")
-	churnLog  = flag.Bool("churn.log", false, "let the nodes of TestChurn log to stderr")
 )
 
 // longest is the longest lease of a candidate.
@@ -38,9 +35,10 @@ const candidates = 6
 
 // A world is the processes of a churn test, and what they believed.
 type world struct {
-	t    *testing.T
-	s    *natstest.Server
-	rand *rand.Rand // of the nemesis
+	t     *testing.T
+	s     *natstest.Server
+	rand  *rand.Rand // of the nemesis
+	diary diary      // of the nodes and the nemesis
 
 	mu      sync.Mutex // guards the fields below
 	procs   []*process
@@ -124,10 +122,7 @@ func (w *world) live(ctx context.Context, i int, r *rand.Rand) {
 }
 
 func (w *world) life(p *process, r *rand.Rand) {
-	logger := slog.New(slog.DiscardHandler)
-	if *churnLog {
-		logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", p.pid)
-	}
+	logger := w.diary.of(p.pid)
 	lease := longest
 	if r.IntN(2) == 0 {
 		lease = 3 * time.Second
@@ -341,6 +336,7 @@ func (w *world) fault(e *election.Election) {
 		w.s.Start()
 		synctest.Wait()
 	}
+	w.diary.of("nemesis").Info(kind, "victim", victim.pid)
 	w.mu.Lock()
 	w.faults[kind]++
 	w.mu.Unlock()
@@ -434,6 +430,7 @@ func TestChurn(t *testing.T) {
 		for _, wrong := range append(natstest.CheckBeliefs(w.history), natstest.Leaderless(w.history, healed, 15*time.Second)...) {
 			t.Error(wrong)
 		}
+		w.diary.show(t, w.history)
 		hours := churnFor.Hours()
 		if got, want := len(w.history), int(200*hours); got < want {
 			t.Errorf("%d terms in %v, want %d for the test to mean anything", got, *churnFor, want)
