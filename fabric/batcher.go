@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -203,6 +204,9 @@ func (b *batcher) link(l *outLink, seq uint64, it *item) {
 	defer b.mu.Unlock()
 	queued := b.take(!b.alone)
 	if p := l.open; p != nil && queued && b.grows(p, len(it.data)) {
+		if room := cap(p.buf) - len(p.buf); room < it.most() {
+			p.buf = slices.Grow(p.buf, max(it.most(), l.usual-len(p.buf)))
+		}
 		p.buf = appendItem(p.buf, it)
 		p.n, p.last = p.n+1, seq
 		b.bytes += len(it.data)
@@ -215,15 +219,23 @@ func (b *batcher) link(l *outLink, seq uint64, it *item) {
 		p.o.kind = kindLinked
 	}
 	l.keep(p)
+	l.shut()
 	if queued {
 		l.open = p
 		b.push(p)
 		return
 	}
 	p.round = b.round - 1 // it does not grow
-	l.open = nil
 	b.c.publishParcel(p)
 	b.last = time.Since(b.start)
+}
+
+// shut has the open parcel grow no more. It needs batcher.mu.
+func (l *outLink) shut() {
+	if l.open != nil {
+		l.usual = max(len(l.open.buf), l.usual/2)
+		l.open = nil
+	}
 }
 
 // again queues parcels of a link that were published before. Those that were not are
@@ -293,7 +305,7 @@ func (b *batcher) drain() {
 				p.d.open = nil
 			}
 			if p.link != nil && p.link.open == p {
-				p.link.open = nil
+				p.link.shut()
 			}
 		}
 		if len(batch) == 0 {

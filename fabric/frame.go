@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"hash/crc32"
 	"strconv"
 	"strings"
 
@@ -75,6 +76,11 @@ func newFrame(it *item) []byte {
 	var head [256]byte
 	// Join does not clear first what it fills, as make does.
 	return bytes.Join([][]byte{appendHead(head[:0], it), it.data}, nil)
+}
+
+// most is how many bytes it takes at most in a frame, unless it has a header.
+func (it *item) most() int {
+	return 3 + len(it.typ) + 3*binary.MaxVarintLen64 + len(it.secret) + crc32.Size + len(it.data)
 }
 
 // appendItem appends it as it stands in a frame.

@@ -25,6 +25,7 @@ type inLink struct {
 	win     *window.Receiver // nil if the link is none, or no longer
 	life    uint64           // the sender's incarnation, once it was in the view
 	partial *partial         // the message that comes in parts
+	slab    []Message        // to be used by what follows in a frame
 	telling bool             // its sender is about to be told the state
 	used    time.Time
 }
@@ -89,8 +90,12 @@ func (d *decoder) linked(batch []*Message, m *nats.Msg, s *sender, t tag) []*Mes
 func (in *inLink) frame(batch []*Message, seq uint64, m *nats.Msg) []*Message {
 	r := frameReader{b: m.Data}
 	for it, on := (item{}), true; on && in.win != nil && r.next(&it); seq++ {
+		if len(in.slab) == 0 && it.kind == kindSend && !it.more {
+			in.slab = make([]Message, min(slabLen, 1+len(r.b)/max(len(it.data)+4, 8)))
+		}
 		batch, on = in.take(batch, seq, &it)
 	}
+	in.slab = nil
 	if r.bad {
 		in.c.drop(m)
 	}
@@ -168,7 +173,13 @@ func (in *inLink) takePart(batch []*Message, it *item) (_ []*Message, on bool) {
 
 // message makes a message of an item.
 func (in *inLink) message(it *item) *Message {
-	m := &Message{
+	var m *Message
+	if len(in.slab) > 0 {
+		m, in.slab = &in.slab[0], in.slab[1:]
+	} else {
+		m = new(Message)
+	}
+	*m = Message{
 		From: in.from, To: in.c.cfg.pid, ID: it.id, Type: it.typ, Header: it.header, Data: it.data,
 		Mode: Reliable, origin: in.origin,
 	}

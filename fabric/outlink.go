@@ -22,6 +22,7 @@ type outLink struct {
 	// it yet; nil if the link is no stream's.
 	greeting []byte
 	open     *parcel // the one that may grow; guarded by batcher.mu
+	usual    int     // size of the last ones that may not any more; guarded by batcher.mu
 
 	life  uint64        // the receiver's incarnation when the link began; 0: not in the view
 	large chan struct{} // capacity 1: holds a token while a message in parts is under way
