@@ -2,7 +2,6 @@ package election_test
 
 import (
 	"log/slog"
-	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -45,7 +44,7 @@ func (d *diary) of(node string) *slog.Logger {
 
 // show prints what was logged before the first thing that is wrong with the history.
 func (d *diary) show(t *testing.T, history []natstest.Belief) {
-	byStart := slices.SortedFunc(slices.Values(history), func(a, b natstest.Belief) int { return a.From.Compare(b.From) })
+	byStart := natstest.InOrder(history)
 	for i, b := range byStart {
 		if len(natstest.CheckBeliefs(byStart[:i+1])) == 0 {
 			continue

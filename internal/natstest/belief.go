@@ -1,6 +1,7 @@
 package natstest
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -18,11 +19,19 @@ func (b Belief) String() string {
 	return fmt.Sprintf("%s term %d token %d from %s to %s", b.PID, b.Term, b.Token, b.From.Format("15:04:05.000"), b.To.Format("15:04:05.000"))
 }
 
+// InOrder returns the beliefs in the order in which they began. Those of one instant, of
+// which there are many in fake time, are in the order of their tokens.
+func InOrder(history []Belief) []Belief {
+	return slices.SortedFunc(slices.Values(history), func(a, b Belief) int {
+		return cmp.Or(a.From.Compare(b.From), cmp.Compare(a.Token, b.Token))
+	})
+}
+
 // CheckBeliefs returns what is wrong with the history of one election: beliefs that
 // overlap, a term with two holders, a token or term that does not rise. It sorts and
 // sweeps; of beliefs that overlap it names each with the one that ends last before it.
 func CheckBeliefs(history []Belief) (wrong []string) {
-	byStart := slices.SortedFunc(slices.Values(history), func(a, b Belief) int { return a.From.Compare(b.From) })
+	byStart := InOrder(history)
 	var last Belief // of those so far the one that ends last
 	for i, b := range byStart {
 		if b.To.Before(b.From) {

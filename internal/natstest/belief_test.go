@@ -18,6 +18,16 @@ func TestCheckBeliefsFindsWhatIsPlanted(t *testing.T) {
 	if wrong := CheckBeliefs(again); len(wrong) > 0 {
 		t.Errorf("terms that begin again in a new bucket: %v", wrong)
 	}
+	for _, instant := range [][]Belief{ // two terms that begin at once, the first of which is over at once
+		{{"a", 0, 1, 10, at(0), at(0)}, {"b", 0, 2, 20, at(0), at(9)}}, {{"b", 0, 2, 20, at(0), at(9)}, {"a", 0, 1, 10, at(0), at(0)}},
+	} {
+		if wrong := CheckBeliefs(instant); len(wrong) > 0 {
+			t.Errorf("two terms of one instant: %v", wrong)
+		}
+	}
+	if wrong := CheckBeliefs([]Belief{{"a", 0, 1, 10, at(0), at(1)}, {"b", 0, 2, 20, at(0), at(9)}}); len(wrong) == 0 {
+		t.Error("two that begin at once and last: passed")
+	}
 	if wrong := Leaderless(good, []time.Time{at(1), at(9), at(11), at(25)}, 11*time.Second); len(wrong) > 0 {
 		t.Errorf("a history that goes on: %v", wrong)
 	}
