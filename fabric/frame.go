@@ -144,19 +144,25 @@ func appendString(b []byte, s string) []byte {
 var errFrame = errors.New("fabric: malformed frame")
 
 // A frameReader cuts a frame into its items. It allocates no more than the frame
-// has bytes, whatever those claim.
+// has bytes, whatever those claim. It counts instead of cutting off what it has read:
+// while the garbage collector runs, writing a pointer costs more than the rest.
 type frameReader struct {
 	b   []byte
+	off int // of what is read
 	bad bool
 }
+
+// left returns how many bytes there are still to read.
+func (r *frameReader) left() int { return len(r.b) - r.off }
 
 // next returns the next item; it is not ok at the end of the frame, or where it is
 // malformed, as bad says then.
 func (r *frameReader) next(it *item) bool {
-	if len(r.b) == 0 || r.bad {
+	if r.left() == 0 || r.bad {
 		return false
 	}
-	*it = item{kind: kind(r.byte())}
+	it.clear()
+	it.kind = kind(r.byte())
 	flags := r.byte()
 	it.more, it.hasCRC = flags&entryMore != 0, flags&entryCRC != 0
 	if flags&^(entryHeader|entryMore|entryCRC) != 0 {
@@ -177,19 +183,37 @@ func (r *frameReader) next(it *item) bool {
 	return !r.bad
 }
 
+// clear makes it the zero item but for its data. Like a frameReader, it writes no pointer
+// for nothing.
+func (it *item) clear() {
+	it.id, it.total, it.crc = 0, 0, 0
+	if it.typ != "" {
+		it.typ = ""
+	}
+	if it.secret != "" {
+		it.secret = ""
+	}
+	if it.header != nil {
+		it.header = nil
+	}
+}
+
 func (r *frameReader) envelope(it *item, flags byte) {
 	n := uint64(r.byte())
 	if n > MaxType {
 		r.bad = true
 		return
 	}
-	it.typ = string(r.take(n))
+	if n > 0 {
+		it.typ = string(r.take(n))
+		r.bad = r.bad || !isBase62(it.typ)
+	}
 	it.id = r.uvarint()
 	if it.kind.secret() {
 		it.secret = string(r.take(secretLen))
 		r.bad = r.bad || !isBase62(it.secret)
 	}
-	r.bad = r.bad || !isBase62(it.typ) || !it.kind.known() || it.id == 0
+	r.bad = r.bad || !it.kind.known() || it.id == 0
 	if flags&entryHeader != 0 {
 		it.header = r.header()
 	}
@@ -200,7 +224,7 @@ func (r *frameReader) envelope(it *item, flags byte) {
 
 func (r *frameReader) header() nats.Header {
 	n := r.uvarint()
-	if r.bad || n == 0 || n > uint64(len(r.b))/2 {
+	if r.bad || n == 0 || n > uint64(r.left())/2 {
 		r.bad = true
 		return nil
 	}
@@ -217,33 +241,36 @@ func (r *frameReader) header() nats.Header {
 }
 
 func (r *frameReader) byte() byte {
-	if len(r.b) == 0 {
+	if r.left() == 0 {
 		r.bad = true
 		return 0
 	}
-	c := r.b[0]
-	r.b = r.b[1:]
-	return c
+	r.off++
+	return r.b[r.off-1]
 }
 
 func (r *frameReader) uvarint() uint64 {
-	n, size := binary.Uvarint(r.b)
+	if c := r.off; c < len(r.b) && r.b[c] < 0x80 { // one byte, as most
+		r.off++
+		return uint64(r.b[c])
+	}
+	n, size := binary.Uvarint(r.b[r.off:])
 	if size <= 0 {
 		r.bad = true
 		return 0
 	}
-	r.b = r.b[size:]
+	r.off += size
 	return n
 }
 
 // take returns the next n bytes, nil if there are not so many.
 func (r *frameReader) take(n uint64) []byte {
-	if r.bad || n > uint64(len(r.b)) {
+	if r.bad || n > uint64(r.left()) {
 		r.bad = true
 		return nil
 	}
-	b := r.b[:n:n]
-	r.b = r.b[n:]
+	b := r.b[r.off : r.off+int(n) : r.off+int(n)]
+	r.off += int(n)
 	return b
 }
 

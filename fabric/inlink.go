@@ -91,7 +91,7 @@ func (in *inLink) frame(batch []*Message, seq uint64, m *nats.Msg) []*Message {
 	r := frameReader{b: m.Data}
 	for it, on := (item{}), true; on && in.win != nil && r.next(&it); seq++ {
 		if len(in.slab) == 0 && it.kind == kindSend && !it.more {
-			in.slab = make([]Message, min(slabLen, 1+len(r.b)/max(len(it.data)+4, 8)))
+			in.slab = make([]Message, min(slabLen, 1+r.left()/max(len(it.data)+4, 8)))
 		}
 		batch, on = in.take(batch, seq, &it)
 	}
@@ -179,10 +179,8 @@ func (in *inLink) message(it *item) *Message {
 	} else {
 		m = new(Message)
 	}
-	*m = Message{
-		From: in.from, To: in.c.cfg.pid, ID: it.id, Type: it.typ, Header: it.header, Data: it.data,
-		Mode: Reliable, origin: in.origin,
-	}
+	it.fill(m)
+	m.From, m.To, m.Mode, m.origin = in.from, in.c.cfg.pid, Reliable, in.origin
 	if it.kind.awaits() {
 		m.Mode = modeOf(it.kind)
 		m.asked = &asked{courier: in.c, kind: it.kind, nonce: in.origin.nonce, id: it.id, secret: it.secret}

@@ -225,5 +225,5 @@ func parseState(b []byte) (st window.State, ok bool) {
 	for _, n := range [...]*uint64{&st.Cum, &st.Grant.Seq, &st.Grant.Bytes, &st.Seen, &st.Probe} {
 		*n = r.uvarint()
 	}
-	return st, !r.bad && len(r.b) == 0 && flags&^(stateHold|stateAgain) == 0
+	return st, !r.bad && r.left() == 0 && flags&^(stateHold|stateAgain) == 0
 }

@@ -207,13 +207,14 @@ func (d *decoder) unpack(batch []*Message, m *nats.Msg, s *sender, t tag) []*Mes
 			break
 		}
 		if len(slab) == 0 {
-			slab = make([]Message, min(slabLen, 1+len(r.b)/max(len(it.data)+4, 8)))
+			slab = make([]Message, min(slabLen, 1+r.left()/max(len(it.data)+4, 8)))
 		}
 		msg := &slab[0]
 		slab = slab[1:]
-		*msg = Message{
-			From: s.from, To: s.to, Topic: s.topic, ID: it.id, Type: it.typ, Mode: modeOf(it.kind), Header: it.header, Data: it.data,
-			origin: s.origin,
+		it.fill(msg)
+		msg.From, msg.To, msg.Mode, msg.origin = s.from, s.to, modeOf(it.kind), s.origin
+		if s.topic != "" {
+			msg.Topic = s.topic
 		}
 		if it.kind.awaits() {
 			if len(asks) == 0 {
@@ -230,6 +231,18 @@ func (d *decoder) unpack(batch []*Message, m *nats.Msg, s *sender, t tag) []*Mes
 		d.c.drop(m)
 	}
 	return batch
+}
+
+// fill sets what a frame says of m, which is zero. It writes no pointer for nothing, as the
+// frameReader does not.
+func (it *item) fill(m *Message) {
+	m.ID, m.Data = it.id, it.data
+	if it.typ != "" {
+		m.Type = it.typ
+	}
+	if it.header != nil {
+		m.Header = it.header
+	}
 }
 
 // slabLen is how many messages of a frame share an allocation, and are kept while

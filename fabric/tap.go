@@ -227,7 +227,7 @@ func (tr Traffic) unpack(frame []byte, k kind) (all []Traffic) {
 		all = append(all, one)
 	}
 	if r.bad {
-		tr.Invalid, tr.Data = "its frame is malformed", r.b
+		tr.Invalid, tr.Data = "its frame is malformed", r.b[r.off:]
 		all = append(all, tr)
 	}
 	return all
