@@ -195,6 +195,9 @@ func (s subjects) envelope(tr *Traffic, rest, reply string) (t tag, invalid stri
 	if token.Check("pid", from) != nil {
 		return tag{}, "its subject names no sender"
 	}
+	if class := tr.Class + "."; (class == classTopic || class == classQueue) && token.Check("name", first) != nil {
+		return tag{}, "its subject names no topic or service"
+	}
 	if class := tr.Class + "."; tr.From == External && (class == classPeer || class == classQueue) {
 		if tr.Kind = "external"; isInboxAddress(reply) {
 			tr.Kind = "external request"
