@@ -51,10 +51,13 @@ func newBenchLink(b *testing.B, inProcess bool) *benchLink {
 	return l
 }
 
-func (l *benchLink) raw(b *testing.B, n int, data []byte) {
+func (l *benchLink) raw(b *testing.B, n int, data []byte) { l.rawReply(b, n, "", data) }
+
+// rawReply is raw with a reply subject, as the fabric's messages have one.
+func (l *benchLink) rawReply(b *testing.B, n int, reply string, data []byte) {
 	l.want.Add(int64(n))
 	for range n {
-		if err := l.tx.Publish("raw.c1.test.u.b.a", data); err != nil {
+		if err := l.tx.PublishRequest("raw.c1.test.u.b.a", reply, data); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -110,7 +113,8 @@ func median(xs []float64) float64 {
 
 // BenchmarkSend compares one-way messages with raw publishes: x-raw is the share
 // of the raw throughput, x-raw-cpu of the raw messages for the same CPU time of
-// sender, server and receiver. Medians of rounds that alternate.
+// sender, server and receiver; the same of raw publishes with a reply subject are
+// x-reply and x-reply-cpu. Medians of rounds that alternate.
 func BenchmarkSend(b *testing.B) {
 	const round = 50_000 // fits an inbox
 	for _, way := range []string{"bare", "gathered", "reliable"} {
@@ -138,16 +142,24 @@ func BenchmarkLarge(b *testing.B) {
 	parts := (size + maxChunk - 1) / maxChunk
 	l.compareWith(b, round, round*size,
 		func() { l.raw(b, round*parts, make([]byte, size/parts)) },
-		func() { l.node(b, l.a, Reliable, round, make([]byte, size)) })
+		func() { l.node(b, l.a, Reliable, round, make([]byte, size)) }, func(cost) {})
 }
 
 func (l *benchLink) compare(b *testing.B, from *Node, mode Mode, round int, data []byte) {
+	var wall, cpu []float64
 	l.compareWith(b, round, round*len(data),
 		func() { l.raw(b, round, data) },
-		func() { l.node(b, from, mode, round, data) })
+		func() { l.node(b, from, mode, round, data) },
+		func(node cost) {
+			raw := measure(func() { l.rawReply(b, round, "raw.c1.test.r.a.b.1s00000000.1000000", data) })
+			wall = append(wall, float64(raw.wall)/float64(node.wall))
+			cpu = append(cpu, float64(raw.cpu)/float64(node.cpu))
+		})
+	b.ReportMetric(median(wall), "x-reply")
+	b.ReportMetric(median(cpu), "x-reply-cpu")
 }
 
-func (l *benchLink) compareWith(b *testing.B, round, bytes int, raw, node func()) {
+func (l *benchLink) compareWith(b *testing.B, round, bytes int, raw, node func(), after func(node cost)) {
 	raw()
 	node()
 	var wall, cpu []float64
@@ -157,6 +169,7 @@ func (l *benchLink) compareWith(b *testing.B, round, bytes int, raw, node func()
 		wall = append(wall, float64(r.wall)/float64(n.wall))
 		cpu = append(cpu, float64(r.cpu)/float64(n.cpu))
 		total += n.wall
+		after(n)
 	}
 	b.ReportMetric(median(wall), "x-raw")
 	b.ReportMetric(median(cpu), "x-raw-cpu")
