@@ -1,6 +1,12 @@
 package natstest
 
-import "sync"
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+)
 
 // A Tally knows what number each of several observers saw last, and tells when enough
 // of them agree. It is safe for concurrent use.
@@ -39,11 +45,17 @@ func (t *Tally) Agreed(number, observers int) <-chan struct{} {
 	return all
 }
 
-// Count returns how many observers saw the number last.
-func (t *Tally) Count(number int) int {
+// String returns how many saw which numbers last, as in "99 saw 100, 1 saw 101".
+func (t *Tally) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.of[number]
+	var parts []string
+	for _, number := range slices.Sorted(maps.Keys(t.of)) {
+		if n := t.of[number]; n > 0 {
+			parts = append(parts, fmt.Sprintf("%d saw %d", n, number))
+		}
+	}
+	return strings.Join(parts, ", ")
 }
 
 // look needs mu.

@@ -32,8 +32,8 @@ func TestTally(t *testing.T) {
 	three := tally.Agreed(7, 3)
 	tally.Saw(1, 8)
 	tally.Saw(2, 7)
-	if got := tally.Count(7); got != 2 || closed(three) {
-		t.Errorf("Count(7) = %d, want 2: one went on to 8", got)
+	if got, want := tally.String(), "2 saw 7, 1 saw 8"; got != want || closed(three) {
+		t.Errorf("got %q, want %q, and no agreement", got, want)
 	}
 	tally.Saw(1, 7)
 	if !closed(three) {

@@ -101,9 +101,9 @@ func (c *crowd) await(number, members int) {
 		case <-agreed:
 			return
 		case <-progress.C:
-			fmt.Fprintf(os.Stderr, "%s: %d of %d members see %d\n", c.b.Name(), c.tally.Count(number), members, number)
+			fmt.Fprintf(os.Stderr, "%s: %d members are to see %d: %v\n", c.b.Name(), members, number, c.tally)
 		case <-deadline:
-			c.b.Fatalf("%d members never see %d: %d do", members, number, c.tally.Count(number))
+			c.b.Fatalf("%d members never see %d: %v", members, number, c.tally)
 		}
 	}
 }
