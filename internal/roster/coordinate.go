@@ -40,12 +40,15 @@ func (r *Roster) coordinate(until context.Context, g *lease.Grant) error {
 	defer timer.Stop()
 	for {
 		c, changed := count.Load()
+		var a announcement
 		soon, due := false, false
 		if c != nil {
-			_, soon, due = base.step(c)
+			a, soon, due = base.step(c)
 		}
 		if due {
-			c = r.settle(ctx, base, &count, soon || time.Since(last) > r.cfg.Ceiling && !last.IsZero())
+			if c.Plan == nil || !a.foreseen() {
+				c = r.settle(ctx, base, &count, soon || time.Since(last) > r.cfg.Ceiling && !last.IsZero())
+			}
 			if c == nil {
 				return ended(ctx, context.Cause(ctx))
 			}

@@ -65,11 +65,16 @@ type part struct {
 	nc      *nats.Conn
 	link    *natstest.Link
 	wants   *latest.Value[[]roster.Member] // what its census counts
+	sign    roster.Sign                    // by which all departed
+	plan    func(before, next *roster.View) (soon bool)
 }
 
-func take(t *testing.T, s *natstest.Server, h *hall, pid string, coordinates bool) *part {
+func take(t *testing.T, s *natstest.Server, h *hall, pid string, coordinates bool, tune ...func(*part)) *part {
 	t.Helper()
 	p := &part{link: s.Link(), wants: new(latest.Value[[]roster.Member])}
+	for _, f := range tune {
+		f(p)
+	}
 	nc, err := nats.Connect("", append(natstest.FastOptions(), nats.InProcessServer(p.link), nats.ReconnectBufSize(-1))...)
 	if err != nil {
 		t.Fatal(err)
@@ -98,7 +103,7 @@ func take(t *testing.T, s *natstest.Server, h *hall, pid string, coordinates boo
 			for {
 				list, changed := p.wants.Load()
 				if list != nil {
-					report(roster.Count{Members: list, Ended: func(roster.Member) (bool, roster.Sign) { return true, 0 }})
+					report(roster.Count{Members: list, Plan: p.plan, Ended: func(roster.Member) (bool, roster.Sign) { return true, p.sign }})
 				}
 				select {
 				case <-changed:
@@ -271,4 +276,37 @@ func TestGarbageAnnouncements(t *testing.T) {
 			t.Errorf("epoch %d, want 2", v.Epoch)
 		}
 	})
+}
+
+// Whoever failed by evidence has been asked for long enough: a group does not wait once
+// more. The members do, for others of the same moment, and so does a group for whoever
+// left, and for what comes together with a failure.
+func TestGroupDoesNotWaitForWhatWasForeseen(t *testing.T) {
+	plan := func(_, _ *roster.View) bool { return false }
+	for _, c := range []struct {
+		name  string
+		tune  func(*part)
+		after []roster.Member
+		waits bool
+	}{
+		{"failed", func(p *part) { p.plan, p.sign = plan, roster.Closed }, named("a", "b"), false},
+		{"failed, of the members", func(p *part) { p.sign = roster.Closed }, named("a", "b"), true},
+		{"left", func(p *part) { p.plan = plan }, named("a", "b"), true},
+		{"failed, another came", func(p *part) { p.plan, p.sign = plan, roster.Closed }, append(named("a"), roster.Member{PID: "d", Inc: 9}), true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+				a := take(t, s, &hall{ears: map[int]func(string, []byte){}}, "a", true, c.tune)
+				a.wants.Store(named("a", "b", "c"))
+				a.until(t, 3)
+				<-time.After(3 * time.Second) // a calm
+				began := time.Now()
+				a.wants.Store(c.after)
+				a.until(t, 2)
+				if took := time.Since(began); took > 0 != c.waits {
+					t.Errorf("the view came after %v, waited: want %v", took, c.waits)
+				}
+			})
+		})
+	}
 }

@@ -150,6 +150,14 @@ func beaconOf(epoch, token uint64, pid string, suspects map[string]uint64) annou
 	return announcement{Epoch: epoch, Prev: epoch, After: token, Token: token, PID: pid, Suspects: suspects}
 }
 
+// foreseen reports whether all that the step does is to go on without members that
+// failed by evidence. A roster that follows the fabric's members, as every one with a
+// plan does, need not wait for more of them: they have been asked for for a tenth of a
+// second, and the view of the members has waited for those of the same moment.
+func (a announcement) foreseen() bool {
+	return len(a.Set) == 0 && len(a.Gone) > 0 && !slices.ContainsFunc(a.Gone, func(d Departure) bool { return d.By == 0 })
+}
+
 // step returns the step from v to the view that c leads to, and whether it is one.
 // soon: it only goes on with what an earlier view began.
 func (v *View) step(c *Count) (a announcement, soon, changed bool) {
