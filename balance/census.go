@@ -3,6 +3,7 @@ package balance
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"strings"
 	"time"
 
@@ -35,7 +36,7 @@ func (m *member) census(ctx context.Context, before *roster.View, report func(ro
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	c := counter{m: m, before: before, wishes: map[string]wish{}, revs: map[string]uint64{}, away: map[string]time.Time{}, over: map[identity]bool{}, evicted: map[string]uint64{}}
+	c := counter{m: m, before: before, wishes: map[string]wish{}, revs: map[string]uint64{}, away: map[string]time.Time{}, over: map[identity]bool{}, left: map[identity]bool{}, evicted: map[string]uint64{}}
 	wishesRead, evictionsRead := false, false
 	for {
 		fabric, changed := m.host.Members.View()
@@ -78,8 +79,10 @@ type counter struct {
 	before *roster.View
 	wishes map[string]wish // by key
 	revs   map[string]uint64
-	away   map[string]time.Time // until when a place is kept, by PID
-	over   map[identity]bool    // memberships whose incarnation was read to be over
+	away   map[string]time.Time   // until when a place is kept, by PID
+	over   map[identity]bool      // memberships whose incarnation was read to be over
+	left   map[identity]bool      // memberships that said that they have ended
+	since  map[identity]time.Time // when those who are there were seen first
 	// evicted are the incarnations that are to have nothing, by PID.
 	evicted map[string]uint64
 }
@@ -88,6 +91,12 @@ type counter struct {
 func (c *counter) take(e kv.Entry) {
 	c.revs[e.Key] = e.Rev
 	if w, ok := parseWish(e); ok {
+		if old := c.wishes[e.Key]; old.Inc == w.Inc && old.Stay != w.Stay {
+			c.left[old.identity()] = true
+		}
+		if w.Gone {
+			c.left[w.identity()] = true
+		}
 		c.wishes[e.Key] = w
 	} else {
 		delete(c.wishes, e.Key)
@@ -111,7 +120,10 @@ func (c *counter) count(ctx context.Context, fabric *roster.View, now time.Time)
 	for _, m := range fabric.Members {
 		here[m.PID] = m.Inc
 	}
-	p := poll{acked: map[identity]uint64{}, ended: map[identity]bool{}, budget: c.m.cfg.budget}
+	p := poll{
+		acked: map[identity]uint64{}, ended: map[identity]bool{}, budget: c.m.cfg.budget, failed: c.failed(fabric),
+		kept: map[identity]bool{}, bound: c.m.cfg.Probation,
+	}
 	var members []roster.Member
 	standing := map[string]identity{}
 	for _, w := range c.wishes {
@@ -123,6 +135,7 @@ func (c *counter) count(ctx context.Context, fabric *roster.View, now time.Time)
 			delete(c.away, w.PID)
 		}
 	}
+	p.up = c.seen(standing, now)
 	view := c.view()
 	strict := parseKind(view.Kind).strict()
 	for _, o := range view.Members {
@@ -135,6 +148,7 @@ func (c *counter) count(ctx context.Context, fabric *roster.View, now time.Time)
 			}
 		}
 		if stands {
+			p.kept[identityOf(o)] = id.inc != o.Inc && c.wishes[groupKey(c.m.cfg.Group, o.PID)].RejoinMS > 0
 			continue
 		}
 		if left := c.kept(o, now); left > 0 {
@@ -143,9 +157,38 @@ func (c *counter) count(ctx context.Context, fabric *roster.View, now time.Time)
 			again = min(again, left)
 		}
 	}
-	return again, roster.Count{
-		Members: members, Plan: p.plan,
-		Ended: func(g roster.Member) (bool, roster.Sign) { return fabric.Ended(g.PID, g.Inc) },
+	for _, m := range members {
+		if wait := p.patience(p.strikes(view, m), p.up[identityOf(m)]); wait > 0 {
+			again = min(again, wait)
+		}
+	}
+	return again, roster.Count{Members: members, Plan: p.plan, Ended: p.depart}
+}
+
+// seen returns for how long each of the memberships has been there without a break.
+func (c *counter) seen(standing map[string]identity, now time.Time) map[identity]time.Duration {
+	since, up := map[identity]time.Time{}, map[identity]time.Duration{}
+	for _, id := range standing {
+		first, known := c.since[id]
+		if !known {
+			first = now
+		}
+		since[id], up[id] = first, now.Sub(first)
+	}
+	c.since = since
+	return up
+}
+
+// failed returns what tells whether a member failed, as far as is known now: not if it
+// said that it left the group, and else by what became of it in the fabric.
+func (c *counter) failed(fabric *roster.View) func(roster.Member) (bool, roster.Sign) {
+	left := maps.Clone(c.left)
+	return func(m roster.Member) (bool, roster.Sign) {
+		if f, here := fabric.Find(m.PID); left[identityOf(m)] || here && f.Inc == m.Inc {
+			return false, 0
+		}
+		d := fabric.Ended(m.PID, m.Inc)
+		return d.Failed, d.By
 	}
 }
 
@@ -195,6 +238,10 @@ func (c *counter) ended(ctx context.Context, o roster.Member) bool {
 // say so.
 func (c *counter) sweep(ctx context.Context, fabric *roster.View) {
 	view := c.view()
+	maps.DeleteFunc(c.left, func(id identity, _ bool) bool {
+		m, placed := view.Find(id.pid)
+		return !placed || identityOf(m) != id
+	})
 	for key, w := range c.wishes {
 		if _, placed := view.Find(w.PID); w.Gone && !placed {
 			delete(c.wishes, key)

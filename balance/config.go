@@ -20,6 +20,8 @@ const (
 	DefaultPartitions = 1024
 	// DefaultRevokeTimeout is how long the context of OnRevoke lasts.
 	DefaultRevokeTimeout = 10 * time.Second
+	// DefaultProbation is the longest probation of a PID that comes and goes.
+	DefaultProbation = 30 * time.Second
 )
 
 // Limits of [Config].
@@ -43,6 +45,8 @@ const (
 	MaxStrict = 1 << 10
 	// MaxRejoin is the longest Rejoin.
 	MaxRejoin = 24 * time.Hour
+	// MaxProbation is the longest Probation.
+	MaxProbation = 10 * time.Minute
 )
 
 // Config says which group to join and how much of its work to take. The zero value
@@ -103,6 +107,18 @@ type Config struct {
 	// at most [MaxRejoin].
 	Rejoin time.Duration
 
+	// Probation is for how long, at most, a PID that comes and goes is given nothing when
+	// it is back. A PID that failed three times in a row (crashed, or lost its lease: not
+	// one that left), each time within a minute of being admitted, gets its indices only
+	// after it has been up for 1 s, then 2, 4 and so on up to Probation; a minute after
+	// that, or after a Leave, its failures are forgotten. Meanwhile Join returns, First is
+	// -1, and [Placed].Standing is [OnProbation]. A failure for which Rejoin kept the place
+	// does not count, and nobody is held back when there is nobody else to do the work. So
+	// the default, [DefaultProbation], costs a group no worker that it could rely on, and
+	// saves all others two changes for each crash. Negative: never. The coordinator's
+	// counts; at most [MaxProbation].
+	Probation time.Duration
+
 	// NotReady joins without indices, and adds no worker, until SetReady.
 	NotReady bool
 
@@ -159,6 +175,7 @@ func (c Config) complete() (Config, error) {
 	}
 	c.Weight = cmp.Or(c.Weight, 1)
 	c.RevokeTimeout = cmp.Or(c.RevokeTimeout, DefaultRevokeTimeout)
+	c.Probation = cmp.Or(c.Probation, DefaultProbation)
 	c.Logger = cmp.Or(c.Logger, slog.New(slog.DiscardHandler))
 	return c, nil
 }
@@ -187,6 +204,8 @@ func (c Config) checkDivision() error {
 		return &ConfigError{"Zone", fmt.Sprintf("it has %d bytes, at most %d are allowed", len(c.Zone), token.MaxLen)}
 	case c.Rejoin < 0 || c.Rejoin > MaxRejoin:
 		return outside("Rejoin", c.Rejoin, 0, MaxRejoin)
+	case c.Probation > MaxProbation:
+		return outside("Probation", c.Probation, "anything negative", MaxProbation)
 	case c.RevokeTimeout < 0:
 		return &ConfigError{"RevokeTimeout", fmt.Sprintf("%v is negative", c.RevokeTimeout)}
 	case c.Grace < 0:

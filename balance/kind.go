@@ -90,15 +90,18 @@ func (k kind) strict() bool { return k.mode != Default }
 // placements returns everyone's place in the view, and the total.
 func placements(self string, v *roster.View) (placed []Placed, total int) {
 	if !parseKind(v.Kind).granted() {
-		return assign(self, wantsOf(v))
+		placed, total = assign(self, wantsOf(v))
+	} else {
+		placed, total = make([]Placed, len(v.Members)), v.Units
+		for i, m := range v.Members { // sorted by PID already
+			placed[i] = placedAt(m.PID, slots(m.Slots))
+			placed[i].Self = m.PID == self
+		}
 	}
-	placed = make([]Placed, len(v.Members))
-	for i, m := range v.Members { // sorted by PID already
-		p := placedAt(m.PID, slots(m.Slots))
-		p.Self = m.PID == self
-		placed[i] = p
+	for i, m := range v.Members[:len(placed)] {
+		placed[i].Incarnation, placed[i].Standing = m.Inc, standingOf(m)
 	}
-	return placed, v.Units
+	return placed, total
 }
 
 // wantsOf returns what the members of a view ask for, as far as they get it.
@@ -112,5 +115,5 @@ func wantsOf(v *roster.View) []want {
 
 // wantOf returns what one member asks for, as far as it gets it.
 func wantOf(m roster.Member) want {
-	return want{m.PID, m.Workers, m.Passive || m.Idle || m.Refused || m.Evicted}
+	return want{m.PID, m.Workers, m.Passive || m.Idle || m.Refused || m.Evicted || m.Probation}
 }

@@ -2,6 +2,7 @@ package balance
 
 import (
 	"slices"
+	"time"
 
 	"github.com/natsfabric/natsfabric/internal/roster"
 	"github.com/natsfabric/natsfabric/internal/token"
@@ -23,6 +24,14 @@ type poll struct {
 	// ended: the membership is over for good, and holds nothing any more. Only what
 	// was verified is in it.
 	ended map[identity]bool
+	// failed tells of a member that is no longer there whether it failed rather than left,
+	// and by which sign; kept are those whose next incarnation has their place.
+	failed func(roster.Member) (bool, roster.Sign)
+	kept   map[identity]bool
+	// up is for how long the coordinator has seen a membership without a break, bound
+	// the longest probation.
+	up    map[identity]time.Duration
+	bound time.Duration
 	// budget is how many partitions may move in one view; negative: any number.
 	budget func(parts int) int
 }
@@ -39,15 +48,15 @@ type poll struct {
 //	                            (strict kinds only)
 func (p poll) plan(before, next *roster.View) (soon bool) {
 	next.Kind = p.commonKind(before, next.Members)
+	p.mark(next)
+	p.admit(before, next)
 	k := parseKind(next.Kind)
 	if k == (kind{}) {
-		p.mark(next)
 		return false
 	}
 	if before.Kind == next.Kind { // else what they had is of another sort, and nobody's
 		p.inherit(before, next, k)
 	}
-	p.mark(next)
 	order := token.Order(func(yield func(string) bool) {
 		for _, m := range next.Members {
 			if !yield(m.PID) {

@@ -80,8 +80,8 @@ func steps(from, to *roster.View) iter.Seq[Change] {
 				continue
 			}
 			c := Change{Kind: Left, Member: memberOf(m), Epoch: to.Epoch}
-			if failed, by := to.Ended(m.PID, m.Inc); failed {
-				c.Kind, c.Reason = Failed, reasonOf(by)
+			if d := to.Ended(m.PID, m.Inc); d.Failed {
+				c.Kind, c.Reason = Failed, reasonOf(d.By)
 			}
 			if !yield(c) {
 				return

@@ -98,7 +98,7 @@ func take(t *testing.T, s *natstest.Server, h *hall, pid string, coordinates boo
 			for {
 				list, changed := p.wants.Load()
 				if list != nil {
-					report(roster.Count{Members: list, Ended: func(roster.Member) (bool, roster.Sign) { return true, 0 }})
+					report(roster.Count{Members: list, Ended: func(m roster.Member) roster.Departure { return roster.Departure{PID: m.PID, Inc: m.Inc, Failed: true} }})
 				}
 				select {
 				case <-changed:
