@@ -3,7 +3,6 @@ package balance
 import (
 	"context"
 	"encoding/json"
-	"maps"
 	"strings"
 	"time"
 
@@ -36,7 +35,7 @@ func (m *member) census(ctx context.Context, before *roster.View, report func(ro
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	c := counter{m: m, before: before, wishes: map[string]wish{}, revs: map[string]uint64{}, away: map[string]time.Time{}, over: map[identity]bool{}, left: map[identity]bool{}, evicted: map[string]uint64{}}
+	c := counter{m: m, before: before, wishes: map[string]wish{}, revs: map[string]uint64{}, away: map[string]time.Time{}, over: map[identity]bool{}, evicted: map[string]uint64{}}
 	wishesRead, evictionsRead := false, false
 	for {
 		fabric, changed := m.host.Members.View()
@@ -81,7 +80,6 @@ type counter struct {
 	revs   map[string]uint64
 	away   map[string]time.Time   // until when a place is kept, by PID
 	over   map[identity]bool      // memberships whose incarnation was read to be over
-	left   map[identity]bool      // memberships that said that they have ended
 	since  map[identity]time.Time // when those who are there were seen first
 	// evicted are the incarnations that are to have nothing, by PID.
 	evicted map[string]uint64
@@ -91,12 +89,6 @@ type counter struct {
 func (c *counter) take(e kv.Entry) {
 	c.revs[e.Key] = e.Rev
 	if w, ok := parseWish(e); ok {
-		if old := c.wishes[e.Key]; old.Inc == w.Inc && old.Stay != w.Stay {
-			c.left[old.identity()] = true
-		}
-		if w.Gone {
-			c.left[w.identity()] = true
-		}
 		c.wishes[e.Key] = w
 	} else {
 		delete(c.wishes, e.Key)
@@ -121,7 +113,7 @@ func (c *counter) count(ctx context.Context, fabric *roster.View, now time.Time)
 		here[m.PID] = m.Inc
 	}
 	p := poll{
-		acked: map[identity]uint64{}, ended: map[identity]bool{}, budget: c.m.cfg.budget, failed: c.failed(fabric),
+		acked: map[identity]uint64{}, ended: map[identity]bool{}, budget: c.m.cfg.budget, failed: failedIn(fabric),
 		kept: map[identity]bool{}, bound: c.m.cfg.Probation,
 	}
 	var members []roster.Member
@@ -179,12 +171,11 @@ func (c *counter) seen(standing map[string]identity, now time.Time) map[identity
 	return up
 }
 
-// failed returns what tells whether a member failed, as far as is known now: not if it
-// said that it left the group, and else by what became of it in the fabric.
-func (c *counter) failed(fabric *roster.View) func(roster.Member) (bool, roster.Sign) {
-	left := maps.Clone(c.left)
+// failedIn returns what tells whether a member failed: not if its node is in the fabric
+// still, so that it left the group alone, and else by what became of that.
+func failedIn(fabric *roster.View) func(roster.Member) (bool, roster.Sign) {
 	return func(m roster.Member) (bool, roster.Sign) {
-		if f, here := fabric.Find(m.PID); left[identityOf(m)] || here && f.Inc == m.Inc {
+		if f, here := fabric.Find(m.PID); here && f.Inc == m.Inc {
 			return false, 0
 		}
 		d := fabric.Ended(m.PID, m.Inc)
@@ -238,10 +229,6 @@ func (c *counter) ended(ctx context.Context, o roster.Member) bool {
 // say so.
 func (c *counter) sweep(ctx context.Context, fabric *roster.View) {
 	view := c.view()
-	maps.DeleteFunc(c.left, func(id identity, _ bool) bool {
-		m, placed := view.Find(id.pid)
-		return !placed || identityOf(m) != id
-	})
 	for key, w := range c.wishes {
 		if _, placed := view.Find(w.PID); w.Gone && !placed {
 			delete(c.wishes, key)

@@ -71,8 +71,8 @@ type Config struct {
 	// the same. Default [DefaultSettle].
 	Settle time.Duration
 
-	// Layout says how the indices lie. It, Mode and whether there are Partitions must
-	// be the same at every member: one that disagrees with those who are there does
+	// Layout says how the indices lie. It, Mode, PerZone and whether there are Partitions
+	// must be the same at every member: one that disagrees with those who are there does
 	// not get in ([ErrMismatch]). Default [Contiguous].
 	Layout Layout
 
@@ -93,8 +93,17 @@ type Config struct {
 	Weight int
 
 	// Zone is where the member is. Of members with the same claim to one partition
-	// more, one in the zone with the fewest gets it. Any name, at most 64 bytes.
+	// more, one in the zone with the fewest gets it. Any text, at most 64 bytes.
 	Zone string
+
+	// PerZone gives each of the partitions to one member in every zone, instead of one in
+	// all: a group with members in three zones then has three owners of each, and a zone
+	// that is lost leaves the others as they are. Every zone divides all of the partitions
+	// among its own members, by weight, with the fewest moves and MoveBudget for each; a
+	// strict mode means one holder in each zone, and a zone without members has no owners.
+	// It needs Partitions and, of every member but a passive one, a Zone that is a name as
+	// Group is. All members must agree on it, as on Layout. See [Partitions.Owners].
+	PerZone bool
 
 	// MoveBudget is how many partitions a view may take from members to make the parts
 	// even; the coordinator's counts. 0 means 5 % of them, at least one; negative: any
@@ -198,6 +207,12 @@ func (c Config) checkDivision() error {
 		return outside("Partitions", c.Partitions, 0, MaxPartitions)
 	case c.Partitions > 0 && c.Layout != Contiguous:
 		return &ConfigError{"Layout", "a group with partitions has contiguous indices"}
+	case c.PerZone && c.Partitions == 0:
+		return &ConfigError{"PerZone", "it is about Partitions, and there are none"}
+	case c.PerZone && c.Zone == "" && !c.Passive:
+		return &ConfigError{"Zone", "PerZone needs one"}
+	case c.PerZone && c.Zone != "" && token.Check("zone", c.Zone) != nil:
+		return &ConfigError{"Zone", fmt.Sprintf("with PerZone it must be a name: %v", token.Check("zone", c.Zone))}
 	case c.Weight < 0 || c.Weight > MaxWeight:
 		return outside("Weight", c.Weight, 0, MaxWeight)
 	case len(c.Zone) > token.MaxLen:
@@ -229,7 +244,7 @@ func (c Config) under(lease time.Duration) (Config, error) {
 
 // kind returns how the member thinks that the group divides its work.
 func (c Config) kind() kind {
-	return kind{sticky: c.Layout == Sticky, parts: c.Partitions > 0, mode: c.Mode}
+	return kind{sticky: c.Layout == Sticky, parts: c.Partitions > 0, zoned: c.PerZone, mode: c.Mode}
 }
 
 // calls reports whether there is anybody to tell of a change.

@@ -43,12 +43,15 @@ const (
 // text stands in the view. The zero kind is libcluster's.
 type kind struct {
 	sticky, parts bool
+	zoned         bool // of parts: all of them in each zone
 	mode          Mode
 }
 
 func (k kind) String() string {
 	var words []string
 	switch {
+	case k.parts && k.zoned:
+		words = append(words, "zones")
 	case k.parts:
 		words = append(words, "partitions")
 	case k.sticky:
@@ -76,7 +79,7 @@ func parseKind(s string) kind {
 // kinds are all there are.
 var kinds = func() (all []kind) {
 	for _, mode := range []Mode{Default, StrictIndex, StrictEpoch} {
-		all = append(all, kind{mode: mode}, kind{sticky: true, mode: mode}, kind{parts: true, mode: mode})
+		all = append(all, kind{mode: mode}, kind{sticky: true, mode: mode}, kind{parts: true, mode: mode}, kind{parts: true, zoned: true, mode: mode})
 	}
 	return all
 }()
@@ -86,6 +89,15 @@ var kinds = func() (all []kind) {
 func (k kind) granted() bool { return k.sticky || !k.parts && k.strict() }
 
 func (k kind) strict() bool { return k.mode != Default }
+
+// zone returns the zone in which m has its own indices or partitions: two members of
+// different ones may have the same.
+func (k kind) zone(m roster.Member) string {
+	if k.zoned {
+		return m.Zone
+	}
+	return ""
+}
 
 // placements returns everyone's place in the view, and the total.
 func placements(self string, v *roster.View) (placed []Placed, total int) {

@@ -69,7 +69,7 @@ func (p poll) plan(before, next *roster.View) (soon bool) {
 	target, units := p.target(next, k)
 	switch k.mode {
 	case StrictIndex:
-		p.hand(next, target, units)
+		p.hand(next, k, target, units)
 	case StrictEpoch:
 		p.stopAndGo(before, next, target, units)
 	default:
@@ -132,7 +132,7 @@ func (p poll) inherit(before, next *roster.View, k kind) {
 			if ok { // its successor has to wait, for what it is going to inherit
 				next.Members[i] = old
 			} else {
-				old.Ask = roster.Ask{Idle: true, Kind: next.Kind, Stay: old.Stay}
+				old.Ask = roster.Ask{Idle: true, Kind: next.Kind, Stay: old.Stay, Zone: old.Zone}
 				next.Members = append(next.Members, old)
 			}
 			continue
@@ -141,6 +141,12 @@ func (p poll) inherit(before, next *roster.View, k kind) {
 			continue
 		}
 		m := &next.Members[i]
+		if k.strict() && same && old.Slots+old.Going != "" { // it stays where it has something, whatever a record says
+			m.Zone = old.Zone
+		}
+		if k.zone(*m) != k.zone(old) {
+			continue
+		}
 		m.Slots, m.Going, m.Mark = old.Slots, old.Going, old.Mark
 		if !k.strict() || !same || p.acked[identityOf(old)] >= old.Mark {
 			m.Going, m.Mark = "", 0
@@ -194,7 +200,7 @@ func (p poll) target(next *roster.View, k kind) (given []slots, units int) {
 		if p.budget != nil {
 			budget = p.budget(next.Units)
 		}
-		return assignParts(hs, next.Units, budget), next.Units
+		return assignZones(next.Members, k, hs, next.Units, budget), next.Units
 	case k.sticky:
 		return assignSticky(hs)
 	}
@@ -209,20 +215,23 @@ func (p poll) target(next *roster.View, k kind) (given []slots, units int) {
 }
 
 // hand takes from each what it should not have, and gives what nobody has any more.
-func (p poll) hand(next *roster.View, target []slots, units int) {
+func (p poll) hand(next *roster.View, k kind, target []slots, units int) {
 	next.Units = units
 	for i := range next.Members {
 		p.take(&next.Members[i], slots(next.Members[i].Slots).without(target[i]), next.Epoch)
 	}
-	var taken []span // by anybody, still
+	taken := map[string][]span{} // by anybody, still
 	for _, m := range next.Members {
-		taken = append(taken, slots(m.Slots).spans()...)
-		taken = append(taken, slots(m.Going).spans()...)
+		z := k.zone(m)
+		taken[z] = append(append(taken[z], slots(m.Slots).spans()...), slots(m.Going).spans()...)
 	}
-	busy := newSlots(taken)
+	busy := map[string]slots{}
+	for z, spans := range taken {
+		busy[z] = newSlots(spans)
+	}
 	for i := range next.Members {
 		m := &next.Members[i]
-		m.Slots = string(slots(m.Slots).and(target[i].without(busy)))
+		m.Slots = string(slots(m.Slots).and(target[i].without(busy[k.zone(*m)])))
 	}
 }
 

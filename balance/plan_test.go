@@ -37,12 +37,14 @@ func (p *planner) churn() {
 	case !ok:
 		p.inc++
 		p.here[pid] = roster.Member{PID: pid, Inc: p.inc, Ask: roster.Ask{
-			Workers: 1 + p.r.IntN(3), Stay: p.r.Uint64(), Kind: p.k.String(), Parts: 16 << p.r.IntN(2) * bit(p.k.parts),
+			Workers: 1 + p.r.IntN(3), Stay: p.r.Uint64(), Kind: p.k.String(), Parts: 16 << p.r.IntN(2) * bit(p.k.parts), Zone: fmt.Sprint("z", p.r.IntN(3)),
 		}}
 		return
 	case p.r.IntN(3) == 0:
 		delete(p.here, pid)
 		return
+	case p.r.IntN(8) == 0: // a record that is not ours
+		m.Zone = "elsewhere"
 	case p.r.IntN(2) == 0:
 		m.Workers = 1 + p.r.IntN(4)
 	default:
@@ -98,13 +100,18 @@ func (p *planner) step() (changed bool) {
 // still hold.
 func (p *planner) check(next *roster.View) {
 	p.t.Helper()
-	holder := map[int]identity{}
+	type place struct { // what nobody shares
+		zone string
+		i    int
+	}
+	holder := map[place]identity{}
 	for _, m := range next.Members {
 		for i := range slots(m.Slots).and(slots(m.Going)).all() {
-			if other, ok := holder[i]; ok {
+			at := place{p.k.zone(m), i}
+			if other, ok := holder[at]; ok {
 				p.t.Fatalf("%d is %v's and %v's in %+v", i, other, identityOf(m), next)
 			}
-			holder[i] = identityOf(m)
+			holder[at] = identityOf(m)
 		}
 		if slots(m.Slots).both(slots(m.Going)) != "" || m.Mark > next.Epoch {
 			p.t.Fatalf("%+v has what it is giving up", m)
@@ -118,7 +125,7 @@ func (p *planner) check(next *roster.View) {
 		free := p.poll.ended[id]
 		for i := range slots(m.Slots).and(slots(m.Going)).all() {
 			given := slots(m.Going).has(i) && p.poll.acked[id] >= m.Mark
-			if now := holder[i]; now != id && !free && !given {
+			if now := holder[place{p.k.zone(m), i}]; now != id && !free && !given {
 				p.t.Fatalf("%d was %v's, who may have it still, and is %v's:\n%+v\n%+v", i, id, now, p.view, next)
 			}
 		}
@@ -147,7 +154,7 @@ func FuzzPlan(f *testing.F) {
 				t.Fatalf("it does not come to rest: %+v", p.view)
 			}
 		}
-		want, placed := 0, map[string]int{}
+		want, placed, zones := 0, map[string]int{}, map[string]int{}
 		for _, m := range p.here {
 			if !m.Idle {
 				want += m.Workers
@@ -158,6 +165,14 @@ func FuzzPlan(f *testing.F) {
 				t.Fatalf("at rest, and still: %+v", p.view)
 			}
 			placed[m.PID] = slots(m.Slots).count()
+			if !m.Idle {
+				zones[k.zone(m)] += slots(m.Slots).count()
+			}
+		}
+		for zone, n := range zones {
+			if k.parts && n != p.view.Units {
+				t.Errorf("in zone %q there are %d partitions of %d", zone, n, p.view.Units)
+			}
 		}
 		for pid, m := range p.here {
 			if n := placed[pid]; (k.granted() && n != m.Workers*bit(!m.Idle)) || k.parts && m.Idle && n > 0 {

@@ -209,7 +209,7 @@ func TestClusterProbation(t *testing.T) {
 		crash := func() {
 			t.Helper()
 			c.link.Cut()
-			over = append(over, c) // its node finds that out at the end
+			over = append(over, c)                // its node finds that out at the end
 			c = in(t, s, "c", Config{Workers: 2}) // waits for the lease
 		}
 		for i := range 2 {

@@ -17,6 +17,8 @@ type balanceFlags struct {
 	workers, first, total int
 	passive, fork         bool
 	partitions            int
+	zone                  string
+	perZone               bool
 	watch                 bool
 	master                master
 	worker                workerFlags
@@ -66,6 +68,8 @@ printed when it changes; with --watch only that, and this process takes none.`,
 	fs.BoolVarP(&f.fork, "fork", "F", false, "refused: a Go process cannot fork")
 	fs.Lookup("fork").Hidden = true
 	fs.IntVar(&f.partitions, "partitions", 0, "divide the work into `N` partitions")
+	fs.StringVar(&f.zone, "zone", "", "with --partitions: where this instance is")
+	fs.BoolVar(&f.perZone, "per-zone", false, "with --partitions: one owner of each in every zone")
 	fs.BoolVar(&f.watch, "watch", false, "with --partitions: take none, and print only who has how many")
 	f.worker.bind(fs)
 	f.master.bindEmbedded(fs)
@@ -95,6 +99,9 @@ func checkBalance(f *balanceFlags, fs *pflag.FlagSet, argv []string) error {
 	case len(argv) > 0 && (f.passive || f.partitions != 0 || fs.Changed("total")):
 		return usagef("-P, -T and --partitions do not go with a command")
 	}
+	if (f.zone != "" || f.perZone) && f.partitions == 0 {
+		return usagef("--zone and --per-zone need --partitions")
+	}
 	if f.watch && f.partitions == 0 {
 		return usagef("--watch needs --partitions")
 	}
@@ -121,7 +128,7 @@ func (a *app) balance(ctx context.Context, f *balanceFlags, fs *pflag.FlagSet, a
 	r := newReporter(a, f)
 	cfg := balance.Config{
 		Group: a.opts.group, Workers: f.workers, Passive: f.passive, OnChange: r.changed, Logger: a.log,
-		Partitions: f.partitions, Settle: f.worker.settle, Rejoin: f.worker.rejoin,
+		Partitions: f.partitions, Zone: f.zone, PerZone: f.perZone, Settle: f.worker.settle, Rejoin: f.worker.rejoin,
 	}
 	if f.worker.layout == "sticky" {
 		cfg.Layout = balance.Sticky

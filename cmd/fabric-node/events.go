@@ -209,7 +209,7 @@ type partitionsEvent struct {
 func newPartitionsEvent(p *balance.Partitions) partitionsEvent {
 	e := partitionsEvent{"partitions", p.Epoch, p.Count(), len(p.Mine()), map[fabric.PID]int{}}
 	for i := range p.Count() {
-		if owner := p.OwnerOf(i); owner != "" {
+		for _, owner := range p.OwnersOf(i) {
 			e.Owners[owner]++
 		}
 	}
