@@ -93,6 +93,36 @@ func ExamplePartitions_Owners() {
 	// west cache-west
 }
 
+// Who is in the group, and what becomes of them.
+func ExampleGroup_Changes() {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	groups, stop := join(ctx, balance.Config{Group: "crawl", Workers: 2}, "a", "b")
+	defer stop()
+	until(ctx, groups[0], 4)
+	for c, err := range groups[0].Changes(ctx) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		switch c.Kind {
+		case fabric.Synced: // all that were there have been reported
+			go groups[1].Leave(ctx)
+			continue
+		case fabric.Failed:
+			fmt.Println(c.Member.PID, c.Kind, c.Reason)
+		default:
+			fmt.Println(c.Member.PID, c.Kind, c.Member.Standing, c.Member.Workers)
+		}
+		if c.Kind == fabric.Left {
+			break
+		}
+	}
+	// Output:
+	// a join active 2
+	// b join active 2
+	// b leave active 2
+}
+
 // In a strict mode an index has one holder, whose checkpoint nobody else overwrites.
 func ExampleGroup_Put() {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)

@@ -43,6 +43,9 @@ func (p *planner) churn() {
 	case p.r.IntN(3) == 0:
 		delete(p.here, pid)
 		return
+	case p.r.IntN(5) == 0: // restarted at once, elsewhere
+		p.inc++
+		m.Inc, m.Stay, m.Zone = p.inc, p.r.Uint64(), fmt.Sprint("z", p.r.IntN(3))
 	case p.r.IntN(8) == 0: // a record that is not ours
 		m.Zone = "elsewhere"
 	case p.r.IntN(2) == 0:
