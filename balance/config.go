@@ -62,7 +62,9 @@ type Config struct {
 	Workers int
 
 	// Passive joins to watch: the member sees the total, takes no index, and adds
-	// no worker to the group. Workers is ignored.
+	// no worker to the group. Workers is ignored, and so are Layout, Mode, PerZone and
+	// Partitions as soon as there is anybody else: a passive member goes along with how
+	// the group divides its work.
 	Passive bool
 
 	// Settle is how long the group must be quiet before a change of its members

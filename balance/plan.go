@@ -84,7 +84,7 @@ func (p poll) plan(before, next *roster.View) (soon bool) {
 
 // commonKind returns the group's kind: what it was, as long as a member agrees, or may
 // hold something of a strict kind; else that of the member that has been there for the
-// longest time.
+// longest time. Those who only watch have no say while there is anybody else.
 func (p poll) commonKind(before *roster.View, members []roster.Member) string {
 	for _, m := range before.Members {
 		if parseKind(before.Kind).strict() && (m.Slots != "" || m.Going != "") && !p.ended[identityOf(m)] {
@@ -92,6 +92,7 @@ func (p poll) commonKind(before *roster.View, members []roster.Member) string {
 		}
 	}
 	oldest := -1
+	members = voters(members)
 	for i, m := range members {
 		if m.Kind == before.Kind && before.Epoch > 0 {
 			return before.Kind
@@ -106,10 +107,19 @@ func (p poll) commonKind(before *roster.View, members []roster.Member) string {
 	return members[oldest].Kind
 }
 
-// mark refuses those who disagree with the group's kind.
+// voters returns those who have a say in how the group divides its work.
+func voters(members []roster.Member) []roster.Member {
+	active := slices.DeleteFunc(slices.Clone(members), func(m roster.Member) bool { return m.Passive })
+	if len(active) > 0 {
+		return active
+	}
+	return members
+}
+
+// mark refuses those who disagree with the group's kind, unless they only watch.
 func (p poll) mark(next *roster.View) {
 	for i := range next.Members {
-		if m := &next.Members[i]; m.Kind != next.Kind {
+		if m := &next.Members[i]; m.Kind != next.Kind && !m.Passive {
 			m.Refused = true
 		}
 	}
@@ -161,16 +171,17 @@ func (p poll) units(before, next *roster.View, k kind) int {
 		return before.Units
 	}
 	units := before.Units
-	if before.Kind != next.Kind || !slices.ContainsFunc(before.Members, func(m roster.Member) bool { return !m.Refused }) {
+	if before.Kind != next.Kind || !slices.ContainsFunc(before.Members, func(m roster.Member) bool { return !m.Passive && !m.Refused }) {
 		units = 0 // nobody was there: a new beginning
 	}
-	for _, m := range next.Members {
-		if units == 0 && !m.Refused {
+	voters := voters(next.Members)
+	for _, m := range voters {
+		if units == 0 && m.Kind == next.Kind {
 			units = m.Parts
 		}
 	}
-	for _, m := range next.Members {
-		if m.Refused || m.Parts <= units || m.Parts > MaxPartitions || units <= 0 || m.Parts%units != 0 {
+	for _, m := range voters {
+		if m.Kind != next.Kind || m.Parts <= units || m.Parts > MaxPartitions || units <= 0 || m.Parts%units != 0 {
 			continue
 		}
 		factor := m.Parts / units

@@ -37,8 +37,12 @@ func (p *planner) churn() {
 	case !ok:
 		p.inc++
 		p.here[pid] = roster.Member{PID: pid, Inc: p.inc, Ask: roster.Ask{
-			Workers: 1 + p.r.IntN(3), Stay: p.r.Uint64(), Kind: p.k.String(), Parts: 16 << p.r.IntN(2) * bit(p.k.parts), Zone: fmt.Sprint("z", p.r.IntN(3)),
+			Passive: p.r.IntN(6) == 0, Workers: 1 + p.r.IntN(3), Stay: p.r.Uint64(), Kind: p.k.String(), Parts: 16 << p.r.IntN(2) * bit(p.k.parts), Zone: fmt.Sprint("z", p.r.IntN(3)),
 		}}
+		if m = p.here[pid]; m.Passive { // it does not matter what it thinks
+			m.Kind, m.Parts = kinds[p.r.IntN(len(kinds))].String(), 48
+			p.here[pid] = m
+		}
 		return
 	case p.r.IntN(3) == 0:
 		delete(p.here, pid)
@@ -109,6 +113,11 @@ func (p *planner) check(next *roster.View) {
 	}
 	holder := map[place]identity{}
 	for _, m := range next.Members {
+		if !m.Passive && m.Kind == p.k.String() && next.Kind != m.Kind {
+			p.t.Fatalf("the kind is %q, of %+v", next.Kind, next)
+		}
+	}
+	for _, m := range next.Members {
 		for i := range slots(m.Slots).and(slots(m.Going)).all() {
 			at := place{p.k.zone(m), i}
 			if other, ok := holder[at]; ok {
@@ -142,6 +151,7 @@ func FuzzPlan(f *testing.F) {
 	for i := range kinds {
 		f.Add(uint64(i), uint8(i), 60)
 	}
+	f.Add(uint64(103), uint8('9'), 60) // in the end all are passive
 	f.Fuzz(func(t *testing.T, seed uint64, which uint8, steps int) {
 		k := kinds[int(which)%len(kinds)]
 		p := newPlanner(t, seed, k)
@@ -159,7 +169,7 @@ func FuzzPlan(f *testing.F) {
 		}
 		want, placed, zones := 0, map[string]int{}, map[string]int{}
 		for _, m := range p.here {
-			if !m.Idle {
+			if !m.Idle && !m.Passive {
 				want += m.Workers
 			}
 		}
@@ -168,7 +178,10 @@ func FuzzPlan(f *testing.F) {
 				t.Fatalf("at rest, and still: %+v", p.view)
 			}
 			placed[m.PID] = slots(m.Slots).count()
-			if !m.Idle {
+			if m.Refused {
+				t.Fatalf("%s is refused: %+v", m.PID, p.view)
+			}
+			if !m.Idle && !m.Passive {
 				zones[k.zone(m)] += slots(m.Slots).count()
 			}
 		}
@@ -178,11 +191,11 @@ func FuzzPlan(f *testing.F) {
 			}
 		}
 		for pid, m := range p.here {
-			if n := placed[pid]; (k.granted() && n != m.Workers*bit(!m.Idle)) || k.parts && m.Idle && n > 0 {
+			if n := placed[pid]; (k.granted() && n != m.Workers*bit(!m.Idle && !m.Passive)) || k.parts && m.Idle && n > 0 {
 				t.Errorf("%s asked for %d (idle: %v) and has %d", pid, m.Workers, m.Idle, n)
 			}
 		}
-		if k.granted() && p.view.Units != want {
+		if k.granted() && p.view.Kind == k.String() && p.view.Units != want {
 			t.Errorf("the total is %d, want %d", p.view.Units, want)
 		}
 	})
