@@ -140,7 +140,9 @@ func (c *counter) count(ctx context.Context, fabric *roster.View, now time.Time)
 			}
 		}
 		if stands {
-			p.kept[identityOf(o)] = id.inc != o.Inc && c.wishes[groupKey(c.m.cfg.Group, o.PID)].RejoinMS > 0
+			if id.inc != o.Inc && c.wishes[groupKey(c.m.cfg.Group, o.PID)].RejoinMS > 0 {
+				p.kept[identityOf(o)] = true
+			}
 			continue
 		}
 		if left := c.kept(o, now); left > 0 {
@@ -149,8 +151,9 @@ func (c *counter) count(ctx context.Context, fabric *roster.View, now time.Time)
 			again = min(again, left)
 		}
 	}
+	past := pastOf(view)
 	for _, m := range members {
-		if wait := p.patience(p.strikes(view, m), p.up[identityOf(m)]); wait > 0 {
+		if wait := p.patience(p.strikes(past, m), p.up[identityOf(m)]); wait > 0 {
 			again = min(again, wait)
 		}
 	}

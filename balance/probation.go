@@ -44,17 +44,33 @@ func (p poll) probation(strikes int) time.Duration {
 	return min(wait, p.bound)
 }
 
-// strikes returns how many strikes m begins with, or goes on with, after the view before.
-func (p poll) strikes(before *roster.View, m roster.Member) int {
-	old, ok := before.Find(m.PID)
-	switch {
-	case ok && identityOf(old) == identityOf(m):
-		return old.Strikes
-	case ok:
-		return p.depart(old).Strikes
+// A past is a view, by PID: of a thousand members each is looked for.
+type past struct {
+	members map[string]*roster.Member
+	gone    map[string]int // the strikes of the departed
+}
+
+func pastOf(v *roster.View) past {
+	h := past{make(map[string]*roster.Member, len(v.Members)), make(map[string]int, len(v.Gone))}
+	for i := range v.Members {
+		h.members[v.Members[i].PID] = &v.Members[i]
 	}
-	gone, _ := before.Departed(m.PID)
-	return gone.Strikes
+	for _, d := range v.Gone {
+		h.gone[d.PID] = d.Strikes // the last one counts
+	}
+	return h
+}
+
+// strikes returns how many strikes m begins with, or goes on with.
+func (p poll) strikes(before past, m roster.Member) int {
+	switch old := before.members[m.PID]; {
+	case old == nil:
+		return before.gone[m.PID]
+	case identityOf(*old) == identityOf(m):
+		return old.Strikes
+	default:
+		return p.depart(*old).Strikes
+	}
 }
 
 // depart returns how a member departed that was there. An end that changed nothing for
@@ -79,13 +95,13 @@ func (p poll) depart(old roster.Member) roster.Departure {
 // probation. Who was admitted stays so, and so does its place. Nobody is held back when there is nobody else to
 // do the work.
 func (p poll) admit(before, next *roster.View) {
-	others := false
+	others, past := false, pastOf(before)
 	for i := range next.Members {
 		m := &next.Members[i]
-		old, ok := before.Find(m.PID)
-		goesOn := ok && (identityOf(old) == identityOf(*m) || p.kept[identityOf(old)])
+		old := past.members[m.PID]
+		goesOn := old != nil && (identityOf(*old) == identityOf(*m) || p.kept[identityOf(*old)])
 		up := p.up[identityOf(*m)]
-		m.Strikes, m.Probation = p.strikes(before, *m), false
+		m.Strikes, m.Probation = p.strikes(past, *m), false
 		wait := p.probation(m.Strikes)
 		if up >= wait+calm {
 			m.Strikes = 0

@@ -137,16 +137,6 @@ func (v *View) Ended(pid string, inc uint64) Departure {
 	return Departure{PID: pid, Inc: inc, Failed: true}
 }
 
-// Departed returns the newest departure of the PID that the view remembers.
-func (v *View) Departed(pid string) (Departure, bool) {
-	for _, d := range slices.Backward(v.Gone) {
-		if d.PID == pid {
-			return d, true
-		}
-	}
-	return Departure{}, false
-}
-
 // An announcement is the step from one view to the next, or with Prev == Epoch the
 // beacon that names the current one. Its form on the wire is wire.go's.
 type announcement struct {
