@@ -34,7 +34,7 @@ const (
 
 // probation returns for how long a PID with so many strikes is given nothing.
 func (p poll) probation(strikes int) time.Duration {
-	if strikes < flapping || p.bound <= 0 {
+	if strikes < flapping || p.bound <= 0 { // none, or it is off
 		return 0
 	}
 	wait := firstProbation
@@ -82,7 +82,7 @@ func (p poll) depart(old roster.Member) roster.Departure {
 	}
 	d.Failed, d.By = p.failed(old)
 	switch {
-	case !d.Failed:
+	case !d.Failed || p.bound <= 0:
 	case p.kept[identityOf(old)]:
 		d.Strikes = old.Strikes
 	default:
@@ -95,6 +95,12 @@ func (p poll) depart(old roster.Member) roster.Departure {
 // probation. Who was admitted stays so, and so does its place. Nobody is held back when there is nobody else to
 // do the work.
 func (p poll) admit(before, next *roster.View) {
+	if p.bound <= 0 { // it is off
+		for i := range next.Members {
+			next.Members[i].Strikes, next.Members[i].Probation = 0, false
+		}
+		return
+	}
 	others, past := false, pastOf(before)
 	for i := range next.Members {
 		m := &next.Members[i]

@@ -315,3 +315,38 @@ func TestClusterProbationOff(t *testing.T) {
 		withdraw(t, b)
 	})
 }
+
+// In a strict mode, and with partitions, it is the same: others have the work meanwhile.
+func TestClusterProbationStrict(t *testing.T) {
+	for _, cfg := range []Config{{Mode: StrictIndex}, {Mode: StrictIndex, Partitions: 16, MoveBudget: -1}} {
+		natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+			units := func(m *seen) int { return m.state.Load().units().count() }
+			all := max(cfg.Partitions, 2) // of two members
+			a, b := in(t, s, "a", cfg), in(t, s, "b", cfg)
+			var over []*seen
+			for range flapping {
+				b.until(t, "its half", func() bool { return units(b) == all/2 })
+				b.link.Cut()
+				over = append(over, b)
+				b = in(t, s, "b", cfg)
+			}
+			if got := b.standing("b"); got != "probation" || units(b) != 0 {
+				t.Errorf("b is %q and has %d", got, units(b))
+			}
+			began := time.Now()
+			if cfg.Partitions > 0 {
+				a.until(t, "all of them", func() bool { return units(a) == all })
+			}
+			b.until(t, "its half", func() bool { return units(b) == all/2 })
+			if took := time.Since(began); took < firstProbation-2*DefaultSettle || took > firstProbation+time.Second {
+				t.Errorf("b was admitted after %v, want %v", took, firstProbation)
+			}
+			for _, m := range over {
+				m.link.Heal()
+				<-m.Context().Done()
+			}
+			withdraw(t, b)
+			withdraw(t, a)
+		})
+	}
+}
