@@ -85,7 +85,7 @@ func (s *scene) lead(next *scene, yield func(Change, error) bool) bool {
 
 // changed: a member asks for something else, or stands otherwise.
 func changed(old, m roster.Member) bool {
-	return old.Ask != m.Ask || standingOf(old) != standingOf(m)
+	return old.Ask != m.Ask || standingOf(&old) != standingOf(&m)
 }
 
 // A scene is a view of the group, with those of whom the fabric suspects that they have

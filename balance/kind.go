@@ -110,7 +110,8 @@ func placements(self string, v *roster.View) (placed []Placed, total int) {
 			placed[i].Self = m.PID == self
 		}
 	}
-	for i, m := range v.Members[:len(placed)] {
+	for i := range placed { // in place: a thousand members do this for a thousand members
+		m := &v.Members[i]
 		placed[i].Incarnation, placed[i].Standing = m.Inc, standingOf(m)
 	}
 	return placed, total

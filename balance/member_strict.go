@@ -106,7 +106,7 @@ func (s *strict) show(v *roster.View, self roster.Member, more bool) {
 		d.parts = partitionsOf(s.keep.id.pid, s.m.cfg.Zone, v, s.keep.held)
 	} else {
 		mine := placedAt(s.keep.id.pid, s.keep.held)
-		mine.Self, mine.Incarnation, mine.Standing = true, self.Inc, standingOf(self)
+		mine.Self, mine.Incarnation, mine.Standing = true, self.Inc, standingOf(&self)
 		for i := range placed {
 			if placed[i].Self {
 				placed[i] = mine

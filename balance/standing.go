@@ -31,7 +31,7 @@ var standingNames = [...]string{
 // "probation", "away", "evicted" or "mismatch".
 func (s Standing) String() string { return standingNames[s] }
 
-func standingOf(m roster.Member) Standing {
+func standingOf(m *roster.Member) Standing {
 	switch {
 	case m.Refused:
 		return Mismatched
