@@ -78,8 +78,9 @@ type counter struct {
 	before *roster.View
 	wishes map[string]wish // by key
 	revs   map[string]uint64
-	away   map[string]time.Time // until when a place is kept, by PID
-	over   map[identity]bool    // memberships whose incarnation was read to be over
+	away   map[string]time.Time   // until when a place is kept, by PID
+	over   map[identity]bool      // memberships whose incarnation was read to be over
+	since  map[identity]time.Time // when those who are there were seen first
 	// evicted are the incarnations that are to have nothing, by PID.
 	evicted map[string]uint64
 }
@@ -111,7 +112,10 @@ func (c *counter) count(ctx context.Context, fabric *roster.View, now time.Time)
 	for _, m := range fabric.Members {
 		here[m.PID] = m.Inc
 	}
-	p := poll{acked: map[identity]uint64{}, ended: map[identity]bool{}, budget: c.m.cfg.budget}
+	p := poll{
+		acked: map[identity]uint64{}, ended: map[identity]bool{}, budget: c.m.cfg.budget, failed: failedIn(fabric),
+		kept: map[identity]bool{}, bound: c.m.cfg.Probation,
+	}
 	var members []roster.Member
 	standing := map[string]identity{}
 	for _, w := range c.wishes {
@@ -123,6 +127,7 @@ func (c *counter) count(ctx context.Context, fabric *roster.View, now time.Time)
 			delete(c.away, w.PID)
 		}
 	}
+	p.up = c.seen(standing, now)
 	view := c.view()
 	strict := parseKind(view.Kind).strict()
 	for _, o := range view.Members {
@@ -135,6 +140,9 @@ func (c *counter) count(ctx context.Context, fabric *roster.View, now time.Time)
 			}
 		}
 		if stands {
+			if id.inc != o.Inc && c.wishes[groupKey(c.m.cfg.Group, o.PID)].RejoinMS > 0 {
+				p.kept[identityOf(o)] = true
+			}
 			continue
 		}
 		if left := c.kept(o, now); left > 0 {
@@ -143,9 +151,38 @@ func (c *counter) count(ctx context.Context, fabric *roster.View, now time.Time)
 			again = min(again, left)
 		}
 	}
-	return again, roster.Count{
-		Members: members, Plan: p.plan,
-		Ended: func(g roster.Member) (bool, roster.Sign) { return fabric.Ended(g.PID, g.Inc) },
+	past := pastOf(view)
+	for _, m := range members {
+		if wait := p.patience(p.strikes(past, m), p.up[identityOf(m)]); wait > 0 {
+			again = min(again, wait)
+		}
+	}
+	return again, roster.Count{Members: members, Plan: p.plan, Ended: p.depart}
+}
+
+// seen returns for how long each of the memberships has been there without a break.
+func (c *counter) seen(standing map[string]identity, now time.Time) map[identity]time.Duration {
+	since, up := map[identity]time.Time{}, map[identity]time.Duration{}
+	for _, id := range standing {
+		first, known := c.since[id]
+		if !known {
+			first = now
+		}
+		since[id], up[id] = first, now.Sub(first)
+	}
+	c.since = since
+	return up
+}
+
+// failedIn returns what tells whether a member failed: not if its node is in the fabric
+// still, so that it left the group alone, and else by what became of that.
+func failedIn(fabric *roster.View) func(roster.Member) (bool, roster.Sign) {
+	return func(m roster.Member) (bool, roster.Sign) {
+		if f, here := fabric.Find(m.PID); here && f.Inc == m.Inc {
+			return false, 0
+		}
+		d := fabric.Ended(m.PID, m.Inc)
+		return d.Failed, d.By
 	}
 }
 

@@ -46,7 +46,7 @@ func checkMembership(m membership, views map[uint64]*roster.View) (wrong []strin
 				complain("%s %d goes back: %v after epoch %d", kind, i, s, epoch)
 			}
 			epoch = s.Epoch
-			if s.First < 0 && !m.passive {
+			if s.First < 0 && !m.passive && !onProbation(views[s.Epoch], m.pid) {
 				if i > 0 && list[i-1].First < 0 {
 					complain("%s %d: -1 twice: %v, %v", kind, i, list[i-1], s)
 				}
@@ -71,6 +71,15 @@ func checkMembership(m membership, views map[uint64]*roster.View) (wrong []strin
 		complain("the last call is %v after the end", m.calls[n-1])
 	}
 	return wrong
+}
+
+// onProbation: the member sees the total, and has nothing yet.
+func onProbation(v *roster.View, pid string) bool {
+	if v == nil {
+		return false
+	}
+	m, _ := v.Find(pid)
+	return m.Probation
 }
 
 // checkViews returns what is wrong with the views themselves: a gap, an epoch with

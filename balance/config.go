@@ -20,6 +20,8 @@ const (
 	DefaultPartitions = 1024
 	// DefaultRevokeTimeout is how long the context of OnRevoke lasts.
 	DefaultRevokeTimeout = 10 * time.Second
+	// DefaultProbation is the longest probation of a PID that comes and goes.
+	DefaultProbation = 30 * time.Second
 )
 
 // Limits of [Config].
@@ -43,6 +45,8 @@ const (
 	MaxStrict = 1 << 10
 	// MaxRejoin is the longest Rejoin.
 	MaxRejoin = 24 * time.Hour
+	// MaxProbation is the longest Probation.
+	MaxProbation = 10 * time.Minute
 )
 
 // Config says which group to join and how much of its work to take. The zero value
@@ -58,7 +62,9 @@ type Config struct {
 	Workers int
 
 	// Passive joins to watch: the member sees the total, takes no index, and adds
-	// no worker to the group. Workers is ignored.
+	// no worker to the group. Workers is ignored, and so are Layout, Mode, PerZone and
+	// Partitions as soon as there is anybody else: a passive member goes along with how
+	// the group divides its work.
 	Passive bool
 
 	// Settle is how long the group must be quiet before a change of its members
@@ -67,8 +73,8 @@ type Config struct {
 	// the same. Default [DefaultSettle].
 	Settle time.Duration
 
-	// Layout says how the indices lie. It, Mode and whether there are Partitions must
-	// be the same at every member: one that disagrees with those who are there does
+	// Layout says how the indices lie. It, Mode, PerZone and whether there are Partitions
+	// must be the same at every member: one that disagrees with those who are there does
 	// not get in ([ErrMismatch]). Default [Contiguous].
 	Layout Layout
 
@@ -89,8 +95,17 @@ type Config struct {
 	Weight int
 
 	// Zone is where the member is. Of members with the same claim to one partition
-	// more, one in the zone with the fewest gets it. Any name, at most 64 bytes.
+	// more, one in the zone with the fewest gets it. Any text, at most 64 bytes.
 	Zone string
+
+	// PerZone gives each of the partitions to one member in every zone, instead of one in
+	// all: a group with members in three zones then has three owners of each, and a zone
+	// that is lost leaves the others as they are. Every zone divides all of the partitions
+	// among its own members, by weight, with the fewest moves and MoveBudget for each; a
+	// strict mode means one holder in each zone, and a zone without members has no owners.
+	// It needs Partitions and, of every member but a passive one, a Zone that is a name as
+	// Group is. All members must agree on it, as on Layout. See [Partitions.Owners].
+	PerZone bool
 
 	// MoveBudget is how many partitions a view may take from members to make the parts
 	// even; the coordinator's counts. 0 means 5 % of them, at least one; negative: any
@@ -102,6 +117,18 @@ type Config struct {
 	// which is what a rolling restart wants. Until then nobody has them. Default 0,
 	// at most [MaxRejoin].
 	Rejoin time.Duration
+
+	// Probation is for how long, at most, a PID that comes and goes is given nothing when
+	// it is back. A PID that failed three times in a row (crashed, or lost its lease: not
+	// one that left), each time within a minute of being admitted, gets its indices only
+	// after it has been up for 1 s, then 2, 4 and so on up to Probation; a minute after
+	// that, or after a Leave, its failures are forgotten. Meanwhile Join returns, First is
+	// -1, and [Placed].Standing is [OnProbation]. A failure for which Rejoin kept the place
+	// does not count, and nobody is held back when there is nobody else to do the work. So
+	// the default, [DefaultProbation], costs a group no worker that it could rely on, and
+	// saves all others two changes for each crash. Negative: never. The coordinator's
+	// counts; at most [MaxProbation].
+	Probation time.Duration
 
 	// NotReady joins without indices, and adds no worker, until SetReady.
 	NotReady bool
@@ -159,6 +186,7 @@ func (c Config) complete() (Config, error) {
 	}
 	c.Weight = cmp.Or(c.Weight, 1)
 	c.RevokeTimeout = cmp.Or(c.RevokeTimeout, DefaultRevokeTimeout)
+	c.Probation = cmp.Or(c.Probation, DefaultProbation)
 	c.Logger = cmp.Or(c.Logger, slog.New(slog.DiscardHandler))
 	return c, nil
 }
@@ -181,12 +209,20 @@ func (c Config) checkDivision() error {
 		return outside("Partitions", c.Partitions, 0, MaxPartitions)
 	case c.Partitions > 0 && c.Layout != Contiguous:
 		return &ConfigError{"Layout", "a group with partitions has contiguous indices"}
+	case c.PerZone && c.Partitions == 0:
+		return &ConfigError{"PerZone", "it is about Partitions, and there are none"}
+	case c.PerZone && c.Zone == "" && !c.Passive:
+		return &ConfigError{"Zone", "PerZone needs one"}
+	case c.PerZone && c.Zone != "" && token.Check("zone", c.Zone) != nil:
+		return &ConfigError{"Zone", fmt.Sprintf("with PerZone it must be a name: %v", token.Check("zone", c.Zone))}
 	case c.Weight < 0 || c.Weight > MaxWeight:
 		return outside("Weight", c.Weight, 0, MaxWeight)
 	case len(c.Zone) > token.MaxLen:
 		return &ConfigError{"Zone", fmt.Sprintf("it has %d bytes, at most %d are allowed", len(c.Zone), token.MaxLen)}
 	case c.Rejoin < 0 || c.Rejoin > MaxRejoin:
 		return outside("Rejoin", c.Rejoin, 0, MaxRejoin)
+	case c.Probation > MaxProbation:
+		return outside("Probation", c.Probation, "anything negative", MaxProbation)
 	case c.RevokeTimeout < 0:
 		return &ConfigError{"RevokeTimeout", fmt.Sprintf("%v is negative", c.RevokeTimeout)}
 	case c.Grace < 0:
@@ -210,7 +246,7 @@ func (c Config) under(lease time.Duration) (Config, error) {
 
 // kind returns how the member thinks that the group divides its work.
 func (c Config) kind() kind {
-	return kind{sticky: c.Layout == Sticky, parts: c.Partitions > 0, mode: c.Mode}
+	return kind{sticky: c.Layout == Sticky, parts: c.Partitions > 0, zoned: c.PerZone, mode: c.Mode}
 }
 
 // calls reports whether there is anybody to tell of a change.

@@ -88,6 +88,14 @@ func TestClusterMismatch(t *testing.T) {
 			if g, err := Join(limit(t, time.Minute), n, cfg); !errors.Is(err, ErrMismatch) {
 				t.Fatalf("Join of kind %q = %v, %v, want ErrMismatch", cfg.kind(), g.Share(), err)
 			}
+			cfg.Passive = true // who only watches goes along
+			g, err := Join(limit(t, time.Minute), n, cfg)
+			if err != nil || g.Share().Total != 1 || g.Partitions().Count() != 0 {
+				t.Fatalf("a passive Join of kind %q = %v, %v", cfg.kind(), g.Share(), err)
+			}
+			if err := g.Leave(limit(t, time.Minute)); err != nil {
+				t.Error(err)
+			}
 		}
 		time.Sleep(time.Minute)
 		if got := a.told(); len(got) != 1 || len(a.Members()) != 1 {

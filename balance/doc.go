@@ -23,7 +23,11 @@
 // A change of the total gives nearly every row another index. Where that hurts, set
 // [Config.Partitions]: the group then has a fixed number of partitions, each with one
 // owner, and a change moves as few as any even division could ([Group.Partitions]).
-// [Sticky] does the like for indices.
+// [Sticky] does the like for indices. [Config.PerZone] gives each partition an owner in
+// every zone.
+//
+// [Group.Members] lists the members and how each stands, [Group.Changes] tells who joins,
+// leaves, fails or is suspected.
 //
 //	Join, Static
 //	   |
@@ -76,7 +80,9 @@
 //
 // A member that has not renewed its lease for six tenths of it has a share that is
 // Stale: it may not know of newer views. With [Config.Rejoin] its place is kept after
-// it has gone: a restart under the same PID changes nothing for anybody else.
+// it has gone: a restart under the same PID changes nothing for anybody else. A PID that
+// fails three times in a row gets its indices back only after it has been up for a while
+// ([Config.Probation]).
 //
 // # Concurrency
 //

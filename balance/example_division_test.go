@@ -57,6 +57,72 @@ func ExampleGroup_Partitions() {
 	// one of them: true
 }
 
+// Three zones, and a replica of each partition in every one of them.
+func ExamplePartitions_Owners() {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	srv, err := embedded.Start(ctx, embedded.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer srv.Shutdown(ctx)
+	var groups []*balance.Group
+	for _, zone := range []string{"east", "north", "west"} {
+		node, err := fabric.Join(ctx, fabric.Config{Cluster: "shop", PID: fabric.PID("cache-" + zone), URL: srv.ClientURL()})
+		if err != nil {
+			log.Fatal(err)
+		}
+		defer node.Leave(ctx)
+		g, err := balance.Join(ctx, node, balance.Config{Group: "cache", Partitions: balance.DefaultPartitions, PerZone: true, Zone: zone})
+		if err != nil {
+			log.Fatal(err)
+		}
+		groups = append(groups, g)
+	}
+	g := groups[0]
+	until(ctx, g, 3)
+	p := g.Partitions()
+	fmt.Println("near:", p.Owner("customer 17"))
+	for zone, pid := range p.Owners("customer 17") {
+		fmt.Println(zone, pid)
+	}
+	// Output:
+	// near: cache-east
+	// east cache-east
+	// north cache-north
+	// west cache-west
+}
+
+// Who is in the group, and what becomes of them.
+func ExampleGroup_Changes() {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	groups, stop := join(ctx, balance.Config{Group: "crawl", Workers: 2}, "a", "b")
+	defer stop()
+	until(ctx, groups[0], 4)
+	for c, err := range groups[0].Changes(ctx) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		switch c.Kind {
+		case fabric.Synced: // all that were there have been reported
+			go groups[1].Leave(ctx)
+			continue
+		case fabric.Failed:
+			fmt.Println(c.Member.PID, c.Kind, c.Reason)
+		default:
+			fmt.Println(c.Member.PID, c.Kind, c.Member.Standing, c.Member.Workers)
+		}
+		if c.Kind == fabric.Left {
+			break
+		}
+	}
+	// Output:
+	// a join active 2
+	// b join active 2
+	// b leave active 2
+}
+
 // In a strict mode an index has one holder, whose checkpoint nobody else overwrites.
 func ExampleGroup_Put() {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)

@@ -30,16 +30,23 @@ type fence struct {
 	Nonce string `json:"nonce"`
 }
 
-func fenceKey(group string, index int) string { return lease.KeyFence(group, strconv.Itoa(index)) }
+// fenceKey names the fence of an index. With PerZone each zone has its own: no index has
+// a '-', so that no two are the same.
+func (c Config) fenceKey(index int) string {
+	name := strconv.Itoa(index)
+	if c.PerZone {
+		name = c.Zone + "-" + name
+	}
+	return lease.KeyFence(c.Group, name)
+}
 
 func valueKey(group, key string) string { return lease.KeyValue(group, key) }
 
 // errSuperseded: the fence is of a newer view than the grant.
 var errSuperseded = errors.New("a newer view has granted it")
 
-// raise writes the fence of one index for id, granted by v, and returns its revision.
-func raise(ctx context.Context, b *kv.Bucket, group string, index int, id identity, v *roster.View) (uint64, error) {
-	key := fenceKey(group, index)
+// raise writes the fence under key for id, granted by v, and returns its revision.
+func raise(ctx context.Context, b *kv.Bucket, key string, id identity, v *roster.View) (uint64, error) {
 	mine := fence{Key: key, PID: id.pid, Inc: id.inc, Stay: id.stay, Token: v.Token, Epoch: v.Epoch, Nonce: nuid.Next()}
 	value, err := json.Marshal(mine)
 	if err != nil {
@@ -78,7 +85,7 @@ const raisers = 16
 
 // raiseAll raises the fences of all of s, and returns the revisions of those that it
 // could.
-func raiseAll(ctx context.Context, b *kv.Bucket, group string, s slots, id identity, v *roster.View) map[int]uint64 {
+func raiseAll(ctx context.Context, b *kv.Bucket, key func(int) string, s slots, id identity, v *roster.View) map[int]uint64 {
 	var mu sync.Mutex // guards revs
 	revs := map[int]uint64{}
 	next := make(chan int)
@@ -86,7 +93,7 @@ func raiseAll(ctx context.Context, b *kv.Bucket, group string, s slots, id ident
 	for range min(raisers, s.count()) {
 		wg.Go(func() {
 			for i := range next {
-				if rev, err := raise(ctx, b, group, i, id, v); err == nil {
+				if rev, err := raise(ctx, b, key(i), id, v); err == nil {
 					mu.Lock()
 					revs[i] = rev
 					mu.Unlock()
@@ -135,7 +142,7 @@ func (g *Group) Put(ctx context.Context, index int, key string, value []byte) er
 			return err
 		}
 		_, err = m.host.Session.Bucket().Put(ctx, kv.Write{
-			Key: valueKey(m.cfg.Group, key), Value: value, GuardKey: fenceKey(m.cfg.Group, index), GuardRev: rev,
+			Key: valueKey(m.cfg.Group, key), Value: value, GuardKey: m.cfg.fenceKey(index), GuardRev: rev,
 		})
 		switch {
 		case err == nil:

@@ -43,12 +43,15 @@ const (
 // text stands in the view. The zero kind is libcluster's.
 type kind struct {
 	sticky, parts bool
+	zoned         bool // of parts: all of them in each zone
 	mode          Mode
 }
 
 func (k kind) String() string {
 	var words []string
 	switch {
+	case k.parts && k.zoned:
+		words = append(words, "zones")
 	case k.parts:
 		words = append(words, "partitions")
 	case k.sticky:
@@ -76,7 +79,7 @@ func parseKind(s string) kind {
 // kinds are all there are.
 var kinds = func() (all []kind) {
 	for _, mode := range []Mode{Default, StrictIndex, StrictEpoch} {
-		all = append(all, kind{mode: mode}, kind{sticky: true, mode: mode}, kind{parts: true, mode: mode})
+		all = append(all, kind{mode: mode}, kind{sticky: true, mode: mode}, kind{parts: true, mode: mode}, kind{parts: true, zoned: true, mode: mode})
 	}
 	return all
 }()
@@ -87,18 +90,31 @@ func (k kind) granted() bool { return k.sticky || !k.parts && k.strict() }
 
 func (k kind) strict() bool { return k.mode != Default }
 
+// zone returns the zone in which m has its own indices or partitions: two members of
+// different ones may have the same.
+func (k kind) zone(m roster.Member) string {
+	if k.zoned {
+		return m.Zone
+	}
+	return ""
+}
+
 // placements returns everyone's place in the view, and the total.
 func placements(self string, v *roster.View) (placed []Placed, total int) {
 	if !parseKind(v.Kind).granted() {
-		return assign(self, wantsOf(v))
+		placed, total = assign(self, wantsOf(v))
+	} else {
+		placed, total = make([]Placed, len(v.Members)), v.Units
+		for i, m := range v.Members { // sorted by PID already
+			placed[i] = placedAt(m.PID, slots(m.Slots))
+			placed[i].Self = m.PID == self
+		}
 	}
-	placed = make([]Placed, len(v.Members))
-	for i, m := range v.Members { // sorted by PID already
-		p := placedAt(m.PID, slots(m.Slots))
-		p.Self = m.PID == self
-		placed[i] = p
+	for i := range placed { // in place: a thousand members do this for a thousand members
+		m := &v.Members[i]
+		placed[i].Incarnation, placed[i].Standing = m.Inc, standingOf(m)
 	}
-	return placed, v.Units
+	return placed, total
 }
 
 // wantsOf returns what the members of a view ask for, as far as they get it.
@@ -112,5 +128,5 @@ func wantsOf(v *roster.View) []want {
 
 // wantOf returns what one member asks for, as far as it gets it.
 func wantOf(m roster.Member) want {
-	return want{m.PID, m.Workers, m.Passive || m.Idle || m.Refused || m.Evicted}
+	return want{m.PID, m.Workers, m.Passive || m.Idle || m.Refused || m.Evicted || m.Probation}
 }

@@ -367,8 +367,8 @@ func (m *member) deliver(v *roster.View, hold *lease.Hold, placed bool) bool {
 	}
 	all, total := placements(string(m.node.PID()), v)
 	m.group.accept(delivery{
-		share: shareIn(all, total, v.Epoch), placed: all, stands: ok && (self.Idle || self.Evicted || m.cfg.Partitions > 0),
-		parts: partitionsOf(string(m.node.PID()), v, slots(self.Slots)),
+		share: shareIn(all, total, v.Epoch), placed: all, stands: ok && (empty(self) || m.cfg.Partitions > 0),
+		parts: partitionsOf(string(m.node.PID()), m.cfg.Zone, v, slots(self.Slots)),
 	})
 	if !ok || self.Ask != ask {
 		// Not granted yet, or an earlier wish has landed after a later one, or

@@ -100,13 +100,13 @@ func (s *strict) deliver(v *roster.View, hold *lease.Hold) {
 // show hands what is held to the group.
 func (s *strict) show(v *roster.View, self roster.Member, more bool) {
 	placed, total := placements(s.keep.id.pid, v)
-	d := delivery{placed: placed, stands: self.Idle || self.Evicted || s.m.cfg.Partitions > 0, more: more}
+	d := delivery{placed: placed, stands: empty(self) || s.m.cfg.Partitions > 0, more: more}
 	if parseKind(v.Kind).parts {
 		d.share = shareIn(placed, total, v.Epoch)
-		d.parts = partitionsOf(s.keep.id.pid, v, s.keep.held)
+		d.parts = partitionsOf(s.keep.id.pid, s.m.cfg.Zone, v, s.keep.held)
 	} else {
 		mine := placedAt(s.keep.id.pid, s.keep.held)
-		mine.Self = true
+		mine.Self, mine.Incarnation, mine.Standing = true, self.Inc, standingOf(&self)
 		for i := range placed {
 			if placed[i].Self {
 				placed[i] = mine
@@ -172,7 +172,7 @@ func (s *strict) raise(v *roster.View, hold *lease.Hold) {
 		ctx, cancel := context.WithCancel(s.m.stop)
 		defer cancel()
 		defer context.AfterFunc(hold.Context(0), cancel)()
-		revs := raiseAll(ctx, s.m.host.Session.Bucket(), s.m.cfg.Group, wanted, id, v)
+		revs := raiseAll(ctx, s.m.host.Session.Bucket(), s.m.cfg.fenceKey, wanted, id, v)
 		if len(revs) < wanted.count() {
 			kv.Pause(ctx, 3)
 		}

@@ -2,10 +2,8 @@ package balance
 
 import (
 	"cmp"
-	"hash/fnv"
 	"slices"
 
-	"github.com/natsfabric/natsfabric/fabric"
 	"github.com/natsfabric/natsfabric/internal/roster"
 )
 
@@ -51,6 +49,26 @@ func assignParts(hs []holder, parts, budget int) []slots {
 		var more []span
 		more, rest = firstOf(rest, want[i]-countOf(has[i]))
 		given[i] = newSlots(append(has[i], more...))
+	}
+	return given
+}
+
+// assignZones gives out all the partitions in each zone by themselves. members and hs are
+// the same, in the same order.
+func assignZones(members []roster.Member, k kind, hs []holder, parts, budget int) []slots {
+	zones := map[string][]int{}
+	for i, m := range members {
+		zones[k.zone(m)] = append(zones[k.zone(m)], i)
+	}
+	given := make([]slots, len(hs))
+	for _, list := range zones {
+		some := make([]holder, len(list))
+		for j, i := range list {
+			some[j] = hs[i]
+		}
+		for j, s := range assignParts(some, parts, budget) {
+			given[list[j]] = s
+		}
 	}
 	return given
 }
@@ -138,92 +156,4 @@ func (s slots) double(parts, factor int) slots {
 		}
 	}
 	return newSlots(out)
-}
-
-// Partitions are the partitions of a group as of one view, and who has each. They are
-// never modified.
-type Partitions struct {
-	// Epoch is the number of the view.
-	Epoch uint64
-
-	owners []fabric.PID // by partition; empty where nobody has it
-	own    slots
-}
-
-// Count returns how many there are. It changes only by being doubled.
-func (p *Partitions) Count() int { return len(p.owners) }
-
-// Of returns the partition that key belongs to: its FNV-1a hash, 64 bits, modulo Count.
-// It is the same at every member, in every version. Without partitions it is -1.
-func (p *Partitions) Of(key string) int {
-	if len(p.owners) == 0 {
-		return -1
-	}
-	h := fnv.New64a()
-	h.Write([]byte(key))
-	return int(h.Sum64() % uint64(len(p.owners)))
-}
-
-// Owner returns the member that has the partition of key, as far as this member knows;
-// "" if nobody has.
-func (p *Partitions) Owner(key string) fabric.PID { return p.OwnerOf(p.Of(key)) }
-
-// OwnerOf returns the member that has the partition i; "" if nobody has.
-func (p *Partitions) OwnerOf(i int) fabric.PID {
-	if i < 0 || i >= len(p.owners) {
-		return ""
-	}
-	return p.owners[i]
-}
-
-// Mine returns the partitions that this member has, in ascending order. In a strict
-// mode it has them as long as its lease holds, and nobody else does.
-func (p *Partitions) Mine() []int { return slices.Collect(p.own.all()) }
-
-// Has reports whether this member has the partition of key.
-func (p *Partitions) Has(key string) bool {
-	i := p.Of(key)
-	return i >= 0 && p.own.has(i)
-}
-
-func (p *Partitions) mine() slots {
-	if p == nil {
-		return ""
-	}
-	return p.own
-}
-
-// withoutSelf returns p as it is for a member that has nothing any more.
-func (p *Partitions) withoutSelf() *Partitions {
-	if p == nil {
-		return nil
-	}
-	q := &Partitions{Epoch: p.Epoch, owners: slices.Clone(p.owners)}
-	for i := range p.own.all() {
-		q.owners[i] = ""
-	}
-	return q
-}
-
-// partitionsOf returns the partitions of a view, nil if it has none. own is what the
-// member self acts on.
-func partitionsOf(self string, v *roster.View, own slots) *Partitions {
-	if !parseKind(v.Kind).parts || v.Units < 1 || v.Units > MaxPartitions {
-		return nil
-	}
-	p := &Partitions{Epoch: v.Epoch, owners: make([]fabric.PID, v.Units), own: own}
-	set := func(pid string, s slots) {
-		for i := range s.all() {
-			if i < len(p.owners) {
-				p.owners[i] = fabric.PID(pid)
-			}
-		}
-	}
-	for _, m := range v.Members {
-		if m.PID != self && !m.Away {
-			set(m.PID, slots(m.Slots))
-		}
-	}
-	set(self, own)
-	return p
 }

@@ -2,6 +2,7 @@ package balance
 
 import (
 	"slices"
+	"time"
 
 	"github.com/natsfabric/natsfabric/internal/roster"
 	"github.com/natsfabric/natsfabric/internal/token"
@@ -23,6 +24,14 @@ type poll struct {
 	// ended: the membership is over for good, and holds nothing any more. Only what
 	// was verified is in it.
 	ended map[identity]bool
+	// failed tells of a member that is no longer there whether it failed rather than left,
+	// and by which sign; kept are those whose next incarnation has their place.
+	failed func(roster.Member) (bool, roster.Sign)
+	kept   map[identity]bool
+	// up is for how long the coordinator has seen a membership without a break, bound
+	// the longest probation.
+	up    map[identity]time.Duration
+	bound time.Duration
 	// budget is how many partitions may move in one view; negative: any number.
 	budget func(parts int) int
 }
@@ -39,15 +48,15 @@ type poll struct {
 //	                            (strict kinds only)
 func (p poll) plan(before, next *roster.View) (soon bool) {
 	next.Kind = p.commonKind(before, next.Members)
+	p.mark(next)
+	p.admit(before, next)
 	k := parseKind(next.Kind)
 	if k == (kind{}) {
-		p.mark(next)
 		return false
 	}
 	if before.Kind == next.Kind { // else what they had is of another sort, and nobody's
 		p.inherit(before, next, k)
 	}
-	p.mark(next)
 	order := token.Order(func(yield func(string) bool) {
 		for _, m := range next.Members {
 			if !yield(m.PID) {
@@ -60,7 +69,7 @@ func (p poll) plan(before, next *roster.View) (soon bool) {
 	target, units := p.target(next, k)
 	switch k.mode {
 	case StrictIndex:
-		p.hand(next, target, units)
+		p.hand(next, k, target, units)
 	case StrictEpoch:
 		p.stopAndGo(before, next, target, units)
 	default:
@@ -75,7 +84,7 @@ func (p poll) plan(before, next *roster.View) (soon bool) {
 
 // commonKind returns the group's kind: what it was, as long as a member agrees, or may
 // hold something of a strict kind; else that of the member that has been there for the
-// longest time.
+// longest time. Those who only watch have no say while there is anybody else.
 func (p poll) commonKind(before *roster.View, members []roster.Member) string {
 	for _, m := range before.Members {
 		if parseKind(before.Kind).strict() && (m.Slots != "" || m.Going != "") && !p.ended[identityOf(m)] {
@@ -83,6 +92,7 @@ func (p poll) commonKind(before *roster.View, members []roster.Member) string {
 		}
 	}
 	oldest := -1
+	members = voters(members)
 	for i, m := range members {
 		if m.Kind == before.Kind && before.Epoch > 0 {
 			return before.Kind
@@ -97,10 +107,19 @@ func (p poll) commonKind(before *roster.View, members []roster.Member) string {
 	return members[oldest].Kind
 }
 
-// mark refuses those who disagree with the group's kind.
+// voters returns those who have a say in how the group divides its work.
+func voters(members []roster.Member) []roster.Member {
+	active := slices.DeleteFunc(slices.Clone(members), func(m roster.Member) bool { return m.Passive })
+	if len(active) > 0 {
+		return active
+	}
+	return members
+}
+
+// mark refuses those who disagree with the group's kind, unless they only watch.
 func (p poll) mark(next *roster.View) {
 	for i := range next.Members {
-		if m := &next.Members[i]; m.Kind != next.Kind {
+		if m := &next.Members[i]; m.Kind != next.Kind && !m.Passive {
 			m.Refused = true
 		}
 	}
@@ -123,7 +142,7 @@ func (p poll) inherit(before, next *roster.View, k kind) {
 			if ok { // its successor has to wait, for what it is going to inherit
 				next.Members[i] = old
 			} else {
-				old.Ask = roster.Ask{Idle: true, Kind: next.Kind, Stay: old.Stay}
+				old.Ask = roster.Ask{Idle: true, Kind: next.Kind, Stay: old.Stay, Zone: old.Zone}
 				next.Members = append(next.Members, old)
 			}
 			continue
@@ -132,6 +151,12 @@ func (p poll) inherit(before, next *roster.View, k kind) {
 			continue
 		}
 		m := &next.Members[i]
+		if k.strict() && same && old.Slots+old.Going != "" { // it stays where it has something, whatever a record says
+			m.Zone = old.Zone
+		}
+		if k.zone(*m) != k.zone(old) {
+			continue
+		}
 		m.Slots, m.Going, m.Mark = old.Slots, old.Going, old.Mark
 		if !k.strict() || !same || p.acked[identityOf(old)] >= old.Mark {
 			m.Going, m.Mark = "", 0
@@ -146,16 +171,17 @@ func (p poll) units(before, next *roster.View, k kind) int {
 		return before.Units
 	}
 	units := before.Units
-	if before.Kind != next.Kind || !slices.ContainsFunc(before.Members, func(m roster.Member) bool { return !m.Refused }) {
+	if before.Kind != next.Kind || !slices.ContainsFunc(before.Members, func(m roster.Member) bool { return !m.Passive && !m.Refused }) {
 		units = 0 // nobody was there: a new beginning
 	}
-	for _, m := range next.Members {
-		if units == 0 && !m.Refused {
+	voters := voters(next.Members)
+	for _, m := range voters {
+		if units == 0 && m.Kind == next.Kind {
 			units = m.Parts
 		}
 	}
-	for _, m := range next.Members {
-		if m.Refused || m.Parts <= units || m.Parts > MaxPartitions || units <= 0 || m.Parts%units != 0 {
+	for _, m := range voters {
+		if m.Kind != next.Kind || m.Parts <= units || m.Parts > MaxPartitions || units <= 0 || m.Parts%units != 0 {
 			continue
 		}
 		factor := m.Parts / units
@@ -185,7 +211,7 @@ func (p poll) target(next *roster.View, k kind) (given []slots, units int) {
 		if p.budget != nil {
 			budget = p.budget(next.Units)
 		}
-		return assignParts(hs, next.Units, budget), next.Units
+		return assignZones(next.Members, k, hs, next.Units, budget), next.Units
 	case k.sticky:
 		return assignSticky(hs)
 	}
@@ -200,20 +226,23 @@ func (p poll) target(next *roster.View, k kind) (given []slots, units int) {
 }
 
 // hand takes from each what it should not have, and gives what nobody has any more.
-func (p poll) hand(next *roster.View, target []slots, units int) {
+func (p poll) hand(next *roster.View, k kind, target []slots, units int) {
 	next.Units = units
 	for i := range next.Members {
 		p.take(&next.Members[i], slots(next.Members[i].Slots).without(target[i]), next.Epoch)
 	}
-	var taken []span // by anybody, still
+	taken := map[string][]span{} // by anybody, still
 	for _, m := range next.Members {
-		taken = append(taken, slots(m.Slots).spans()...)
-		taken = append(taken, slots(m.Going).spans()...)
+		z := k.zone(m)
+		taken[z] = append(append(taken[z], slots(m.Slots).spans()...), slots(m.Going).spans()...)
 	}
-	busy := newSlots(taken)
+	busy := map[string]slots{}
+	for z, spans := range taken {
+		busy[z] = newSlots(spans)
+	}
 	for i := range next.Members {
 		m := &next.Members[i]
-		m.Slots = string(slots(m.Slots).and(target[i].without(busy)))
+		m.Slots = string(slots(m.Slots).and(target[i].without(busy[k.zone(*m)])))
 	}
 }
 

@@ -37,12 +37,21 @@ func (p *planner) churn() {
 	case !ok:
 		p.inc++
 		p.here[pid] = roster.Member{PID: pid, Inc: p.inc, Ask: roster.Ask{
-			Workers: 1 + p.r.IntN(3), Stay: p.r.Uint64(), Kind: p.k.String(), Parts: 16 << p.r.IntN(2) * bit(p.k.parts),
+			Passive: p.r.IntN(6) == 0, Workers: 1 + p.r.IntN(3), Stay: p.r.Uint64(), Kind: p.k.String(), Parts: 16 << p.r.IntN(2) * bit(p.k.parts), Zone: fmt.Sprint("z", p.r.IntN(3)),
 		}}
+		if m = p.here[pid]; m.Passive { // it does not matter what it thinks
+			m.Kind, m.Parts = kinds[p.r.IntN(len(kinds))].String(), 48
+			p.here[pid] = m
+		}
 		return
 	case p.r.IntN(3) == 0:
 		delete(p.here, pid)
 		return
+	case p.r.IntN(5) == 0: // restarted at once, elsewhere
+		p.inc++
+		m.Inc, m.Stay, m.Zone = p.inc, p.r.Uint64(), fmt.Sprint("z", p.r.IntN(3))
+	case p.r.IntN(8) == 0: // a record that is not ours
+		m.Zone = "elsewhere"
 	case p.r.IntN(2) == 0:
 		m.Workers = 1 + p.r.IntN(4)
 	default:
@@ -98,13 +107,23 @@ func (p *planner) step() (changed bool) {
 // still hold.
 func (p *planner) check(next *roster.View) {
 	p.t.Helper()
-	holder := map[int]identity{}
+	type place struct { // what nobody shares
+		zone string
+		i    int
+	}
+	holder := map[place]identity{}
+	for _, m := range next.Members {
+		if !m.Passive && m.Kind == p.k.String() && next.Kind != m.Kind {
+			p.t.Fatalf("the kind is %q, of %+v", next.Kind, next)
+		}
+	}
 	for _, m := range next.Members {
 		for i := range slots(m.Slots).and(slots(m.Going)).all() {
-			if other, ok := holder[i]; ok {
+			at := place{p.k.zone(m), i}
+			if other, ok := holder[at]; ok {
 				p.t.Fatalf("%d is %v's and %v's in %+v", i, other, identityOf(m), next)
 			}
-			holder[i] = identityOf(m)
+			holder[at] = identityOf(m)
 		}
 		if slots(m.Slots).both(slots(m.Going)) != "" || m.Mark > next.Epoch {
 			p.t.Fatalf("%+v has what it is giving up", m)
@@ -118,7 +137,7 @@ func (p *planner) check(next *roster.View) {
 		free := p.poll.ended[id]
 		for i := range slots(m.Slots).and(slots(m.Going)).all() {
 			given := slots(m.Going).has(i) && p.poll.acked[id] >= m.Mark
-			if now := holder[i]; now != id && !free && !given {
+			if now := holder[place{p.k.zone(m), i}]; now != id && !free && !given {
 				p.t.Fatalf("%d was %v's, who may have it still, and is %v's:\n%+v\n%+v", i, id, now, p.view, next)
 			}
 		}
@@ -132,6 +151,7 @@ func FuzzPlan(f *testing.F) {
 	for i := range kinds {
 		f.Add(uint64(i), uint8(i), 60)
 	}
+	f.Add(uint64(103), uint8('9'), 60) // in the end all are passive
 	f.Fuzz(func(t *testing.T, seed uint64, which uint8, steps int) {
 		k := kinds[int(which)%len(kinds)]
 		p := newPlanner(t, seed, k)
@@ -147,9 +167,9 @@ func FuzzPlan(f *testing.F) {
 				t.Fatalf("it does not come to rest: %+v", p.view)
 			}
 		}
-		want, placed := 0, map[string]int{}
+		want, placed, zones := 0, map[string]int{}, map[string]int{}
 		for _, m := range p.here {
-			if !m.Idle {
+			if !m.Idle && !m.Passive {
 				want += m.Workers
 			}
 		}
@@ -158,13 +178,24 @@ func FuzzPlan(f *testing.F) {
 				t.Fatalf("at rest, and still: %+v", p.view)
 			}
 			placed[m.PID] = slots(m.Slots).count()
+			if m.Refused {
+				t.Fatalf("%s is refused: %+v", m.PID, p.view)
+			}
+			if !m.Idle && !m.Passive {
+				zones[k.zone(m)] += slots(m.Slots).count()
+			}
+		}
+		for zone, n := range zones {
+			if k.parts && n != p.view.Units {
+				t.Errorf("in zone %q there are %d partitions of %d", zone, n, p.view.Units)
+			}
 		}
 		for pid, m := range p.here {
-			if n := placed[pid]; (k.granted() && n != m.Workers*bit(!m.Idle)) || k.parts && m.Idle && n > 0 {
+			if n := placed[pid]; (k.granted() && n != m.Workers*bit(!m.Idle && !m.Passive)) || k.parts && m.Idle && n > 0 {
 				t.Errorf("%s asked for %d (idle: %v) and has %d", pid, m.Workers, m.Idle, n)
 			}
 		}
-		if k.granted() && p.view.Units != want {
+		if k.granted() && p.view.Kind == k.String() && p.view.Units != want {
 			t.Errorf("the total is %d, want %d", p.view.Units, want)
 		}
 	})

@@ -80,6 +80,10 @@ type Placed struct {
 	First   int // its lowest index; -1 if it has none
 	Workers int // how many it was granted; 0 if it has none
 	Self    bool
+	// Incarnation is that of its node, 0 in a static group, and Standing how it stands in
+	// the group.
+	Incarnation uint64
+	Standing    Standing
 
 	slots slots // the indices, if they are no range
 }

@@ -65,53 +65,30 @@ func (n *Node) Changes(ctx context.Context) iter.Seq2[Change, error] {
 	}
 }
 
-// steps yields what leads from one view to another: who is gone, who is new or
-// changed, who is suspected and who no longer is, each in the order of the PIDs.
+// steps yields what leads from one view to another.
 func steps(from, to *roster.View) iter.Seq[Change] {
 	return func(yield func(Change) bool) {
-		now := make(map[string]roster.Member, len(to.Members))
-		for _, m := range to.Members {
-			now[m.PID] = m
-		}
-		before := make(map[string]roster.Member, len(from.Members))
-		for _, m := range from.Members {
-			before[m.PID] = m
-			if now[m.PID].Inc == m.Inc {
-				continue
-			}
-			c := Change{Kind: Left, Member: memberOf(m), Epoch: to.Epoch}
-			if failed, by := to.Ended(m.PID, m.Inc); failed {
-				c.Kind, c.Reason = Failed, reasonOf(by)
-			}
-			if !yield(c) {
+		changed := func(old, m roster.Member) bool { return !maps.Equal(old.Meta, m.Meta) }
+		for s := range roster.Steps(from, to, changed) {
+			if !yield(ChangeOf(s, to.Epoch)) {
 				return
-			}
-		}
-		for _, m := range to.Members {
-			for _, kind := range kindsOf(from, to, before[m.PID], m) {
-				if !yield(Change{Kind: kind, Member: memberOf(m), Epoch: to.Epoch}) {
-					return
-				}
 			}
 		}
 	}
 }
 
-// kindsOf says what has changed of the member m, which was old before, if it was one.
-func kindsOf(from, to *roster.View, old, m roster.Member) (kinds []ChangeKind) {
-	was, is := from.Suspects[m.PID] == m.Inc, to.Suspects[m.PID] == m.Inc
-	if old.Inc != m.Inc {
-		kinds, was = append(kinds, Joined), false
-	} else if !maps.Equal(old.Meta, m.Meta) {
-		kinds = append(kinds, Updated)
+// ChangeOf is for the packages of this module, as [Node.Host] is: what a step to a view
+// of an epoch, of the fabric or of a group, is as a change.
+func ChangeOf(s roster.Step, epoch uint64) Change {
+	c := Change{Kind: changeKinds[s.Kind], Member: memberOf(s.Member), Epoch: epoch}
+	if s.Kind == roster.Departed && s.Departure.Failed {
+		c.Kind, c.Reason = Failed, reasonOf(s.Departure.By)
 	}
-	switch {
-	case is && !was:
-		kinds = append(kinds, Suspected)
-	case was && !is:
-		kinds = append(kinds, Alive)
-	}
-	return kinds
+	return c
+}
+
+var changeKinds = [...]ChangeKind{
+	roster.Joined: Joined, roster.Departed: Left, roster.Changed: Updated, roster.Suspected: Suspected, roster.Found: Alive,
 }
 
 // keepEvents is how many events a slow reader of Events can be behind.

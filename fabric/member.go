@@ -48,13 +48,17 @@ const (
 	Suspected
 	// Alive: a member that was suspected was found, or has renewed its lease.
 	Alive
+	// Stale, of balance groups only: this member itself has not been able to renew its
+	// lease for a while, and may not know of newer changes.
+	Stale
 )
 
 var changeNames = [...]string{
-	Joined: "join", Synced: "synced", Left: "leave", Failed: "fail", Updated: "update", Suspected: "suspect", Alive: "alive",
+	Joined: "join", Synced: "synced", Left: "leave", Failed: "fail", Updated: "update", Suspected: "suspect", Alive: "alive", Stale: "stale",
 }
 
-// String returns "join", "synced", "leave", "fail", "update", "suspect" or "alive".
+// String returns "join", "synced", "leave", "fail", "update", "suspect", "alive" or
+// "stale".
 func (k ChangeKind) String() string { return changeNames[k] }
 
 // A Reason says by what a member was found to have [Failed].

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -17,6 +18,8 @@ type balanceFlags struct {
 	workers, first, total int
 	passive, fork         bool
 	partitions            int
+	zone                  string
+	perZone               bool
 	watch                 bool
 	master                master
 	worker                workerFlags
@@ -47,14 +50,19 @@ fabric-node that is stopped (SIGSTOP) cannot stop its workers. If the place in t
 group is lost for good, the exit code is 75.
 
 With --partitions the group's work is divided into so many, and who has how many is
-printed when it changes; with --watch only that, and this process takes none.`,
+printed when it changes; with --per-zone all of them in every --zone.
+
+With --watch this process takes nothing and follows the group, however it divides its
+work: who joins, leaves and fails and why, who is suspected, and how each stands:
+active, passive, not ready, on probation (it failed too often of late), away, evicted.`,
 		Example: `  fabric-node balance -v -k mycluster -e dev -i node1 -n 2
   fabric-node balance -k mycluster -P                  # the total, and no index
   fabric-node balance -I 3 -n 4 -T 7                   # static
   fabric-node balance -k mycluster -n 4 -o ndjson
   fabric-node balance -k shop -n 4 -- ./worker         # four of them
   fabric-node balance -k shop --on-change signal:HUP --state-file w.json -- ./worker
-  fabric-node balance -k shop --partitions 1024 --watch`,
+  fabric-node balance -k shop --partitions 1024 --zone eu-1 --per-zone
+  fabric-node balance -k shop --watch                  # of any of them`,
 		Args: balanceArgs,
 	}
 	cmd.RunE = a.untilSignal(func(ctx context.Context, args []string) error { return a.balance(ctx, &f, cmd.Flags(), args) })
@@ -66,7 +74,9 @@ printed when it changes; with --watch only that, and this process takes none.`,
 	fs.BoolVarP(&f.fork, "fork", "F", false, "refused: a Go process cannot fork")
 	fs.Lookup("fork").Hidden = true
 	fs.IntVar(&f.partitions, "partitions", 0, "divide the work into `N` partitions")
-	fs.BoolVar(&f.watch, "watch", false, "with --partitions: take none, and print only who has how many")
+	fs.StringVar(&f.zone, "zone", "", "with --partitions: where this instance is")
+	fs.BoolVar(&f.perZone, "per-zone", false, "with --partitions: one owner of each in every zone")
+	fs.BoolVar(&f.watch, "watch", false, "take nothing, and print how the members come, go and stand")
 	f.worker.bind(fs)
 	f.master.bindEmbedded(fs)
 	return cmd
@@ -95,8 +105,11 @@ func checkBalance(f *balanceFlags, fs *pflag.FlagSet, argv []string) error {
 	case len(argv) > 0 && (f.passive || f.partitions != 0 || fs.Changed("total")):
 		return usagef("-P, -T and --partitions do not go with a command")
 	}
-	if f.watch && f.partitions == 0 {
-		return usagef("--watch needs --partitions")
+	if (f.zone != "" || f.perZone) && f.partitions == 0 {
+		return usagef("--zone and --per-zone need --partitions")
+	}
+	if f.watch && (len(argv) > 0 || fs.Changed("total")) {
+		return usagef("--watch goes neither with a command nor with -T")
 	}
 	for _, name := range []string{"on-change", "state-file", "barrier", "restart-policy", "grace"} {
 		if len(argv) == 0 && fs.Changed(name) {
@@ -121,7 +134,8 @@ func (a *app) balance(ctx context.Context, f *balanceFlags, fs *pflag.FlagSet, a
 	r := newReporter(a, f)
 	cfg := balance.Config{
 		Group: a.opts.group, Workers: f.workers, Passive: f.passive, OnChange: r.changed, Logger: a.log,
-		Partitions: f.partitions, Settle: f.worker.settle, Rejoin: f.worker.rejoin,
+		Partitions: f.partitions, Zone: f.zone, PerZone: f.perZone, Settle: f.worker.settle, Rejoin: f.worker.rejoin,
+		Probation: f.worker.longestProbation(),
 	}
 	if f.worker.layout == "sticky" {
 		cfg.Layout = balance.Sticky
@@ -185,7 +199,7 @@ type reporter struct {
 	text   *clusterTest
 	out    *events
 	static bool
-	silent bool   // but for partitions
+	silent bool   // it only watches
 	epoch  uint64 // of the partitions shown last
 
 	ready chan struct{} // holds one token while the queue is not empty
@@ -248,7 +262,7 @@ func (r *reporter) say(text string) {
 
 // views fires when there is a new view of a group with partitions.
 func (r *reporter) views(g *balance.Group) <-chan struct{} {
-	if g.Partitions().Count() == 0 {
+	if !r.silent && g.Partitions().Count() == 0 {
 		return nil
 	}
 	ch := make(chan struct{}, 1) // capacity 1: only the newest view counts
@@ -268,24 +282,50 @@ func (r *reporter) views(g *balance.Group) <-chan struct{} {
 
 // partitions prints who has how many, if that is news.
 func (r *reporter) partitions(p *balance.Partitions) error {
-	if p.Epoch == r.epoch {
+	if p.Epoch == r.epoch || p.Count() == 0 {
 		return nil
 	}
 	r.epoch = p.Epoch
 	return r.out.emit(newPartitionsEvent(p))
 }
 
+// members hands over the changes of the members, if they are to be printed, until the
+// group ends.
+func (r *reporter) members(g *balance.Group) <-chan balance.Change {
+	if !r.silent {
+		return nil
+	}
+	ch := make(chan balance.Change)
+	go func() {
+		for c, err := range g.Changes(g.Context()) {
+			if err != nil {
+				return
+			}
+			select {
+			case ch <- c:
+			case <-g.Context().Done():
+				return
+			}
+		}
+	}()
+	return ch
+}
+
 // run prints changes until ctx or the group ends, then leaves and prints the rest.
 func (r *reporter) run(ctx context.Context, g *balance.Group, leave func(context.Context) error) error {
 	err := r.drain(g)
 	r.say("cluster joined; sleeping until terminated")
-	views := r.views(g)
+	views, members := r.views(g), r.members(g)
 	for err == nil && ctx.Err() == nil && g.Context().Err() == nil {
 		select {
 		case <-r.ready:
 			err = r.drain(g)
 		case <-views:
 			err = r.partitions(g.Partitions())
+		case c := <-members:
+			if c.Kind != fabric.Synced {
+				err = r.out.emit(newMemberEvent(c, time.Now()))
+			}
 		case <-ctx.Done():
 		case <-g.Context().Done():
 			err = context.Cause(g.Context())

@@ -209,7 +209,7 @@ type partitionsEvent struct {
 func newPartitionsEvent(p *balance.Partitions) partitionsEvent {
 	e := partitionsEvent{"partitions", p.Epoch, p.Count(), len(p.Mine()), map[fabric.PID]int{}}
 	for i := range p.Count() {
-		if owner := p.OwnerOf(i); owner != "" {
+		for _, owner := range p.OwnersOf(i) {
 			e.Owners[owner]++
 		}
 	}
@@ -241,6 +241,29 @@ func newChangeEvent(c fabric.Change, now time.Time) changeEvent {
 
 func (e changeEvent) line() (string, string) {
 	details := fmt.Sprintf("%s on %s, incarnation %d, epoch %d", e.PID, e.host, e.Incarnation, e.Epoch)
+	if e.Reason != "" {
+		details += ", by " + e.Reason
+	}
+	return e.Type, details
+}
+
+// memberEvent is a change of the members of a balance group.
+type memberEvent struct {
+	changeEvent
+	Standing string `json:"standing"`
+	First    int    `json:"first"` // -1: no index
+	Workers  int    `json:"workers"`
+}
+
+func newMemberEvent(c balance.Change, now time.Time) memberEvent {
+	return memberEvent{
+		changeEvent{c.Kind.String(), c.Member.PID, c.Member.Incarnation, c.Epoch, now.UTC(), c.Reason.String(), ""},
+		c.Member.Standing.String(), c.Member.First, c.Member.Workers,
+	}
+}
+
+func (e memberEvent) line() (string, string) {
+	details := fmt.Sprintf("%s, %s, %d workers, incarnation %d, epoch %d", e.PID, e.Standing, e.Workers, e.Incarnation, e.Epoch)
 	if e.Reason != "" {
 		details += ", by " + e.Reason
 	}

@@ -47,7 +47,7 @@ const (
 
 type workerFlags struct {
 	onChange, stateFile, barrier, policy, layout string
-	settle, grace, rejoin                        time.Duration
+	settle, grace, rejoin, probation             time.Duration
 }
 
 func (f *workerFlags) bind(fs *pflag.FlagSet) {
@@ -59,6 +59,7 @@ func (f *workerFlags) bind(fs *pflag.FlagSet) {
 	fs.StringVar(&f.layout, "layout", "contiguous", "how the indices lie: contiguous, or sticky (a change moves few)")
 	fs.DurationVar(&f.settle, "settle", balance.DefaultSettle, "how long members must be quiet before a change takes effect")
 	fs.DurationVar(&f.grace, "grace", time.Second, "how long a worker may take to end before KILL; less than a third of --ttl, but for --barrier=off")
+	fs.DurationVar(&f.probation, "probation", balance.DefaultProbation, "how long at most a PID that failed three times in a row gets nothing; 0: never")
 	fs.DurationVar(&f.rejoin, "rejoin", 0, "keep the place of this PID for so long after it has gone")
 }
 
@@ -98,9 +99,17 @@ func (f *workerFlags) config(cfg *balance.Config, fs *pflag.FlagSet, ttl time.Du
 		return usagef("--grace %v: it must be less than a third of --ttl %v, by %v", f.grace, ttl, killTime)
 	}
 	// The workers are stopped so long before others can have their indices.
-	cfg.Grace, cfg.Settle, cfg.Rejoin = f.grace+killTime, f.settle, f.rejoin
+	cfg.Grace, cfg.Settle, cfg.Rejoin, cfg.Probation = f.grace+killTime, f.settle, f.rejoin, f.longestProbation()
 	_, err := f.signal()
 	return err
+}
+
+// longestProbation is Config.Probation, where 0 is the default.
+func (f *workerFlags) longestProbation() time.Duration {
+	if f.probation == 0 {
+		return -1
+	}
+	return f.probation
 }
 
 func (f *workerFlags) signal() (syscall.Signal, error) {

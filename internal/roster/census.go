@@ -183,8 +183,8 @@ func (c *living) claims(entries []kv.Entry) (changed bool) {
 		c.doubts.forget(r.PID, e.Rev)
 		if p.held {
 			if _, here := c.before.Find(r.PID); !here && c.Evidence != nil {
-				if failed, by := c.before.Ended(r.PID, e.Rev); failed && by != 0 {
-					c.doubts.adopt(incarnation{r.PID, e.Rev}, by)
+				if d := c.before.Ended(r.PID, e.Rev); d.Failed && d.By != 0 {
+					c.doubts.adopt(incarnation{r.PID, e.Rev}, d.By)
 				}
 			}
 			c.next = time.Time{}
@@ -264,7 +264,7 @@ func (c *living) members() (list []Member) {
 
 // ended returns what tells how a member ended: it left if its claim says so, and else
 // failed.
-func (c *living) ended() func(Member) (failed bool, by Sign) {
+func (c *living) ended() func(Member) Departure {
 	left := make(map[string]bool, len(c.people))
 	signs := make(map[incarnation]Sign)
 	for pid, p := range c.people {
@@ -273,9 +273,9 @@ func (c *living) ended() func(Member) (failed bool, by Sign) {
 			signs[id] = c.doubts.failed(id)
 		}
 	}
-	return func(m Member) (bool, Sign) {
+	return func(m Member) Departure {
 		by := signs[incarnation{m.PID, m.Inc}]
-		return by != 0 || !left[m.PID], by
+		return Departure{PID: m.PID, Inc: m.Inc, Failed: by != 0 || !left[m.PID], By: by}
 	}
 }
 

@@ -29,9 +29,9 @@ type Census func(ctx context.Context, before *View, report func(Count)) error
 type Count struct {
 	// Members is everyone, in any order.
 	Members []Member
-	// Ended tells of a member that is no longer there whether it failed rather than
-	// left, and by which sign, if that was before its lease ran out.
-	Ended func(Member) (failed bool, by Sign)
+	// Ended tells how a member departed that is no longer there: its PID and Inc, and
+	// whether it failed rather than left.
+	Ended func(Member) Departure
 	// Suspects are the members of which there are signs that they have ended, with
 	// their incarnations. They are announced, and are members.
 	Suspects map[string]uint64

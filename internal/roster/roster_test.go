@@ -103,7 +103,9 @@ func take(t *testing.T, s *natstest.Server, h *hall, pid string, coordinates boo
 			for {
 				list, changed := p.wants.Load()
 				if list != nil {
-					report(roster.Count{Members: list, Plan: p.plan, Ended: func(roster.Member) (bool, roster.Sign) { return true, p.sign }})
+					report(roster.Count{Members: list, Plan: p.plan, Ended: func(m roster.Member) roster.Departure {
+						return roster.Departure{PID: m.PID, Inc: m.Inc, Failed: true, By: p.sign}
+					}})
 				}
 				select {
 				case <-changed:

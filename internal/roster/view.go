@@ -54,6 +54,10 @@ type Given struct {
 	Refused bool `json:"refused,omitempty"`
 	// Evicted: a person wants it to have nothing.
 	Evicted bool `json:"evicted,omitempty"`
+	// Strikes is how often in a row the PID failed, and Probation: for that it is given
+	// nothing yet.
+	Strikes   int  `json:"strikes,omitempty"`
+	Probation bool `json:"probation,omitempty"`
 }
 
 func (m Member) equal(o Member) bool {
@@ -67,6 +71,8 @@ type Departure struct {
 	Failed bool   `json:"failed,omitempty"`
 	// By is the sign by which it was held to have failed before its lease ran out.
 	By Sign `json:"by,omitempty"`
+	// Strikes are those of the PID by then, this end among them.
+	Strikes int `json:"strikes,omitempty"`
 }
 
 // keepGone is how many departures a view remembers, for followers that missed
@@ -121,15 +127,14 @@ func (v *View) Find(pid string) (Member, bool) {
 	return Member{}, false
 }
 
-// Ended reports whether the member that departed did not leave by itself, and by which
-// sign it was held to have failed, if that was before its lease ran out.
-func (v *View) Ended(pid string, inc uint64) (failed bool, by Sign) {
+// Ended returns how the member departed. One whose departure is forgotten has failed.
+func (v *View) Ended(pid string, inc uint64) Departure {
 	for _, d := range slices.Backward(v.Gone) {
 		if d.PID == pid && d.Inc == inc {
-			return d.Failed, d.By
+			return d
 		}
 	}
-	return true, 0
+	return Departure{PID: pid, Inc: inc, Failed: true}
 }
 
 // An announcement is the step from one view to the next, or with Prev == Epoch the
@@ -174,19 +179,15 @@ func (v *View) step(c *Count) (a announcement, soon, changed bool) {
 
 // diff returns what leads from v's members to those given: the new and changed
 // ones, and the ones that are no longer there.
-func (v *View) diff(members []Member, ended func(Member) (failed bool, by Sign)) (set []Member, gone []Departure) {
+func (v *View) diff(members []Member, ended func(Member) Departure) (set []Member, gone []Departure) {
 	old := make(map[string]Member, len(v.Members))
 	for _, m := range v.Members {
 		old[m.PID] = m
 	}
-	depart := func(m Member) {
-		failed, by := ended(m)
-		gone = append(gone, Departure{m.PID, m.Inc, failed, by})
-	}
 	for _, m := range members {
 		before, ok := old[m.PID]
 		if ok && before.Inc != m.Inc {
-			depart(before)
+			gone = append(gone, ended(before))
 		}
 		if !ok || !before.equal(m) {
 			set = append(set, m)
@@ -194,7 +195,7 @@ func (v *View) diff(members []Member, ended func(Member) (failed bool, by Sign))
 		delete(old, m.PID)
 	}
 	for _, m := range old {
-		depart(m)
+		gone = append(gone, ended(m))
 	}
 	// Followers sort faster what is sorted, or nearly.
 	order := token.Order((&View{Members: set}).pids())

@@ -64,7 +64,7 @@ func FuzzView(f *testing.F) {
 			}
 			known[m.PID] = true
 		}
-		set, gone := v.diff(v.Members, func(Member) (bool, Sign) { return false, 0 })
+		set, gone := v.diff(v.Members, func(Member) Departure { return Departure{} })
 		if len(set) > 0 || len(gone) > 0 {
 			t.Errorf("from %s to its own members: %v, %v", written, set, gone)
 		}

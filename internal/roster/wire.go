@@ -14,7 +14,7 @@ import (
 
 // wireVersion begins every announcement. What begins otherwise is not understood,
 // and the view is read instead.
-const wireVersion = 3
+const wireVersion = 4
 
 var errWire = errors.New("not an announcement")
 
@@ -43,7 +43,7 @@ func (a announcement) encode() []byte {
 	for _, d := range a.Gone {
 		b = appendString(b, d.PID)
 		b = binary.AppendUvarint(b, d.Inc)
-		b = append(b, flag(d.Failed, 1)|byte(d.By)<<1)
+		b = binary.AppendUvarint(append(b, flag(d.Failed, 1)|byte(d.By)<<1), uint64(max(d.Strikes, 0)))
 	}
 	b = binary.AppendUvarint(b, uint64(len(a.Suspects)))
 	for pid, inc := range a.Suspects {
@@ -69,8 +69,9 @@ func appendGiven(b []byte, g Given) []byte {
 	if g == (Given{}) {
 		return append(b, 0)
 	}
-	b = append(b, 1|flag(g.Away, 2)|flag(g.Refused, 4)|flag(g.Evicted, 8))
-	return binary.AppendUvarint(appendString(appendString(b, g.Slots), g.Going), g.Mark)
+	b = append(b, 1|flag(g.Away, 2)|flag(g.Refused, 4)|flag(g.Evicted, 8)|flag(g.Probation, 16))
+	b = binary.AppendUvarint(appendString(appendString(b, g.Slots), g.Going), g.Mark)
+	return binary.AppendUvarint(b, uint64(max(g.Strikes, 0)))
 }
 
 func flag(v bool, bit byte) byte {
@@ -113,7 +114,7 @@ func decodeAnnouncement(data []byte) (a announcement, err error) {
 		d := &a.Gone[i]
 		d.PID, d.Inc = r.string(), r.uint()
 		how := r.byte()
-		d.Failed, d.By = how&1 != 0, Sign(how>>1)
+		d.Failed, d.By, d.Strikes = how&1 != 0, Sign(how>>1), r.int32()
 	}
 	if n := r.count(2); n > 0 {
 		a.Suspects = make(map[string]uint64, n)
@@ -139,8 +140,8 @@ func (r *reader) ask() (a Ask) {
 
 func (r *reader) given() (g Given) {
 	if flags := r.byte(); flags != 0 {
-		g.Away, g.Refused, g.Evicted = flags&2 != 0, flags&4 != 0, flags&8 != 0
-		g.Slots, g.Going, g.Mark = r.string(), r.string(), r.uint()
+		g.Away, g.Refused, g.Evicted, g.Probation = flags&2 != 0, flags&4 != 0, flags&8 != 0, flags&16 != 0
+		g.Slots, g.Going, g.Mark, g.Strikes = r.string(), r.string(), r.uint(), r.int32()
 	}
 	return g
 }

@@ -13,9 +13,9 @@ var announcements = []announcement{
 	{Epoch: 1, Token: 5, PID: "a", Kind: "sticky", Units: 12, Set: []Member{
 		{PID: "a", Inc: 5, Host: "h", Since: time.Unix(1, 2).UTC(), Meta: map[string]string{"zone": "1", "": "x"}},
 		{PID: "10", Inc: 1 << 60, Since: time.Unix(0, 0).UTC(), Ask: Ask{Workers: 65536, Passive: true}},
-		{PID: "z", Inc: 1, Since: time.Unix(0, 0).UTC(), Ask: Ask{Workers: 2, Idle: true, Weight: 3, Zone: "eu", Kind: "sticky", Parts: 9, Stay: 1 << 62}, Given: Given{Slots: "0-3,7", Going: "9", Mark: 12, Away: true, Refused: true, Evicted: true}},
+		{PID: "z", Inc: 1, Since: time.Unix(0, 0).UTC(), Ask: Ask{Workers: 2, Idle: true, Weight: 3, Zone: "eu", Kind: "sticky", Parts: 9, Stay: 1 << 62}, Given: Given{Slots: "0-3,7", Going: "9", Mark: 12, Away: true, Refused: true, Evicted: true, Strikes: 300, Probation: true}},
 	}},
-	{Epoch: 9, Prev: 8, After: 5, Token: 6, PID: "b", Gone: []Departure{{"a", 5, true, 0}, {"c", 6, false, 0}, {"d", 7, true, Unheard}}},
+	{Epoch: 9, Prev: 8, After: 5, Token: 6, PID: "b", Gone: []Departure{{"a", 5, true, 0, 4}, {"c", 6, false, 0, 0}, {"d", 7, true, Unheard, 0}}},
 }
 
 func TestAnnouncementsOnTheWire(t *testing.T) {
