@@ -94,7 +94,7 @@ func BenchmarkBalanceKill(b *testing.B) {
 				var took []time.Duration
 				var on [steps][]time.Duration
 				for b.Loop() {
-					pid := fmt.Sprint("v", len(took))
+					pid := string(number(size + len(took))) // a number as the others: their order stays
 					victim := startVictim(b, tr.url, tr.env, pid)
 					tr.await(size+1, size)
 					quiet()
@@ -144,7 +144,7 @@ func BenchmarkBalanceKillCoordinator(b *testing.B) {
 	lapses := int64(0)
 	for b.Loop() {
 		env := fmt.Sprint("k", len(took))
-		victim := startVictim(b, srv.ClientURL(), env, "v") // the first to come coordinates
+		victim := startVictim(b, srv.ClientURL(), env, string(number(size))) // the first to come coordinates
 		tr := enlist(b, srv, env, size, system, 0, wave)
 		tr.await(size+1, size)
 		quiet()

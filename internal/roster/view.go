@@ -205,26 +205,46 @@ func (v *View) diff(members []Member, ended func(Member) Departure) (set []Membe
 
 // next returns the view that the step leads to.
 func (v *View) next(a announcement) *View {
-	replaced := make(map[string]struct{}, len(a.Set)+len(a.Gone))
-	for _, d := range a.Gone {
-		replaced[d.PID] = struct{}{}
-	}
-	for _, m := range a.Set {
-		replaced[m.PID] = struct{}{}
-	}
 	n := &View{Key: v.Key, Epoch: a.Epoch, Token: a.Token, PID: a.PID, Kind: a.Kind, Units: a.Units, Suspects: a.Suspects}
-	n.Members = make([]Member, 0, len(v.Members)+len(a.Set))
-	for _, m := range v.Members {
-		if _, ok := replaced[m.PID]; !ok {
-			n.Members = append(n.Members, m)
-		}
+	numbers := token.Numbers(v.pids())
+	n.Members = v.edited(a, token.OrderOf(numbers))
+	if is := token.Numbers(n.pids()); is != numbers { // rare: all names are numbers from now on, or no longer
+		order := token.OrderOf(is)
+		slices.SortFunc(n.Members, func(a, b Member) int { return order(a.PID, b.PID) })
 	}
-	n.Members = append(n.Members, a.Set...)
-	order := token.Order(n.pids())
-	slices.SortFunc(n.Members, func(a, b Member) int { return order(a.PID, b.PID) })
 	n.Gone = slices.Concat(v.Gone, a.Gone)
 	n.Gone = n.Gone[max(0, len(n.Gone)-keepGone):]
 	return n
+}
+
+// edited returns the members after the step, in the order of v's. It copies what stays in
+// runs: a step changes few of a thousand.
+func (v *View) edited(a announcement, order func(a, b string) int) []Member {
+	type edit struct {
+		pid string
+		m   *Member // nil: it is gone
+	}
+	edits := make([]edit, 0, len(a.Set)+len(a.Gone))
+	for i := range a.Set {
+		edits = append(edits, edit{a.Set[i].PID, &a.Set[i]})
+	}
+	for _, d := range a.Gone { // behind the next incarnation, if there is one
+		edits = append(edits, edit{d.PID, nil})
+	}
+	slices.SortStableFunc(edits, func(a, b edit) int { return order(a.pid, b.pid) })
+	edits = slices.CompactFunc(edits, func(a, b edit) bool { return a.pid == b.pid })
+	all, rest := make([]Member, 0, len(v.Members)+len(a.Set)), v.Members
+	for _, e := range edits {
+		i, found := slices.BinarySearchFunc(rest, e.pid, func(m Member, pid string) int { return order(m.PID, pid) })
+		all = append(all, rest[:i]...)
+		if e.m != nil {
+			all = append(all, *e.m)
+		}
+		if rest = rest[i:]; found {
+			rest = rest[1:]
+		}
+	}
+	return append(all, rest...)
 }
 
 func (v *View) pids() iter.Seq[string] {

@@ -75,11 +75,22 @@ func CheckPID(name string) error {
 
 // Order returns the order of a set of PIDs: by number when every one of them is an
 // integer in canonical decimal form (9 before 10), bytewise as soon as one is not.
-func Order(names iter.Seq[string]) func(a, b string) int {
+func Order(names iter.Seq[string]) func(a, b string) int { return OrderOf(Numbers(names)) }
+
+// Numbers reports whether all names are non-negative integers.
+func Numbers(names iter.Seq[string]) bool {
 	for name := range names {
 		if !isInt(name) {
-			return strings.Compare
+			return false
 		}
+	}
+	return true
+}
+
+// OrderOf is Order of names of which is known whether they are all numbers.
+func OrderOf(numbers bool) func(a, b string) int {
+	if !numbers {
+		return strings.Compare
 	}
 	return func(a, b string) int {
 		if len(a) != len(b) {

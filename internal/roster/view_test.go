@@ -1,0 +1,63 @@
+package roster
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/natsfabric/natsfabric/internal/token"
+)
+
+// TestNext compares views that follow each other with what a map and a sort make of the
+// same steps: members come, change and go, and names that are all numbers are sorted as
+// such, until one is not.
+func TestNext(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	v, want := &View{Key: "v.x"}, map[string]Member{}
+	for epoch := uint64(1); epoch < 3000; epoch++ {
+		a := announcement{Epoch: epoch}
+		touched := map[string]bool{}
+		for range r.IntN(5) {
+			pid := fmt.Sprint(r.IntN(40))
+			if r.IntN(200) == 0 {
+				pid = "not-a-number"
+			}
+			if touched[pid] {
+				continue
+			}
+			touched[pid] = true
+			if _, here := want[pid]; here && r.IntN(2) == 0 {
+				a.Gone = append(a.Gone, Departure{PID: pid})
+				delete(want, pid)
+			} else {
+				want[pid] = Member{PID: pid, Inc: epoch}
+				a.Set = append(a.Set, want[pid])
+			}
+		}
+		if want["not-a-number"].PID != "" && r.IntN(20) == 0 && !touched["not-a-number"] {
+			a.Gone = append(a.Gone, Departure{PID: "not-a-number"})
+			delete(want, "not-a-number")
+		}
+		before := fmt.Sprint(v.Members)
+		next := v.next(a)
+		if fmt.Sprint(v.Members) != before {
+			t.Fatalf("epoch %d: the view before has changed", epoch)
+		}
+		v = next
+		var pids, got []string
+		for pid := range want {
+			pids = append(pids, pid)
+		}
+		slices.SortFunc(pids, token.Order(slices.Values(pids)))
+		for _, m := range v.Members {
+			got = append(got, m.PID)
+			if m.Inc != want[m.PID].Inc {
+				t.Fatalf("epoch %d: %s has incarnation %d, want %d", epoch, m.PID, m.Inc, want[m.PID].Inc)
+			}
+		}
+		if !slices.Equal(got, pids) {
+			t.Fatalf("epoch %d: members %v, want %v", epoch, got, pids)
+		}
+	}
+}
