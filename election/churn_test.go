@@ -23,15 +23,13 @@ import (
 )
 
 var (
-	churnFor  = flag.Duration("churn.for", natstest.Fewer(time.Hour), "simulated time of TestChurn")
-	churnSeed = flag.Uint64("churn.seed", 0, "seed of TestChurn; 0 is a new one")
+	churnFor   = flag.Duration("churn.for", natstest.Fewer(time.Hour), "simulated time of TestChurn")
+	candidates = flag.Int("churn.candidates", 6, "processes that take part in TestChurn")
+	churnSeed  = flag.Uint64("churn.seed", 0, "seed of TestChurn; 0 is a new one")
 )
 
 // longest is the longest lease of a candidate.
 const longest = 5 * time.Second
-
-// candidates is how many processes take part.
-const candidates = 6
 
 // A world is the processes of a churn test, and what they believed.
 type world struct {
@@ -163,7 +161,7 @@ func (w *world) life(p *process, r *rand.Rand) {
 			w.byLead(wait, p, e, most, grace, time.Duration(r.Int64N(int64(time.Second))))
 		} else if term, err := e.Campaign(wait); err == nil && w.lead(p, term, most, hold) {
 			ctx, cancel := context.WithTimeout(p.ctx, 20*time.Second)
-			if to := fabric.PID(fmt.Sprint("p", r.IntN(candidates))); r.IntN(2) == 0 {
+			if to := fabric.PID(fmt.Sprint("p", r.IntN(*candidates))); r.IntN(2) == 0 {
 				if _, err := term.Transfer(ctx, to); err == nil {
 					w.mu.Lock()
 					w.faults["transferred"]++
@@ -365,7 +363,7 @@ func TestChurn(t *testing.T) {
 	t.Logf("seed: -churn.seed %d", seed)
 	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
 		w := &world{
-			t: t, s: s, rand: rand.New(rand.NewPCG(seed, 0)), procs: make([]*process, candidates), faults: map[string]int{},
+			t: t, s: s, rand: rand.New(rand.NewPCG(seed, 0)), procs: make([]*process, *candidates), faults: map[string]int{},
 		}
 		tokens := map[uint64]uint64{} // of what leaders kept, by revision
 		_, err := s.Connect(natstest.FastOptions()...).Subscribe("fab.churn.production.kv.e.x.n", func(m *nats.Msg) {
@@ -390,7 +388,7 @@ func TestChurn(t *testing.T) {
 		leave(t, first)
 		ctx, stop := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
-		for i := range candidates {
+		for i := range *candidates {
 			w.procs[i] = &process{link: s.Link(), crash: func() {}}
 			wg.Go(func() { w.live(ctx, i, rand.New(rand.NewPCG(seed, uint64(i+1)))) })
 		}
@@ -435,7 +433,7 @@ func TestChurn(t *testing.T) {
 		if got, want := len(w.history), int(200*hours); got < want {
 			t.Errorf("%d terms in %v, want %d for the test to mean anything", got, *churnFor, want)
 		}
-		if got, want := w.joins, int(20*hours)+candidates; got < want {
+		if got, want := w.joins, int(20*hours)+*candidates; got < want {
 			t.Errorf("%d joins in %v, want %d for the test to mean anything", got, *churnFor, want)
 		}
 	})
