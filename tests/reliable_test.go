@@ -9,7 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -112,7 +114,7 @@ func TestReliableBroadcast(t *testing.T) {
 
 const (
 	largeSize   = 10_000_000
-	largeMemory = 256 << 20
+	largeMemory = 256 // MiB
 )
 
 // TestLargeLoad: messages of 10 000 000 bytes from one process to another, each once,
@@ -130,13 +132,10 @@ func TestLargeLoad(t *testing.T) {
 	sender.wait()
 	receiver.end()
 	for _, a := range []*actor{sender, receiver} {
-		rss := a.cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss
-		if runtime.GOOS == "linux" {
-			rss *= 1024 // elsewhere it is in bytes
-		}
-		t.Logf("%s: %d MiB at most", a.part.PID, rss>>20)
-		if rss > largeMemory {
-			t.Errorf("%s took %d MiB, want at most %d", a.part.PID, rss>>20, largeMemory>>20)
+		peak := a.value("peak-MiB")
+		t.Logf("%s: %d MiB at most", a.part.PID, peak)
+		if peak == 0 || peak > largeMemory {
+			t.Errorf("%s took %d MiB, want at most %d", a.part.PID, peak, largeMemory)
 		}
 	}
 	t.Logf("%d messages of %d bytes in %v", count, largeSize, time.Since(began))
@@ -160,7 +159,27 @@ func sendLarge(ctx context.Context, n *fabric.Node, p part, _ <-chan struct{}) e
 			return err
 		}
 	}
+	defer sayPeak()
 	return n.Flush(ctx)
+}
+
+// sayPeak tells the test the most memory that this process had. What the system tells the
+// parent is no use: on Linux it is also that of the parent itself, before the exec.
+func sayPeak() {
+	var usage syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &usage)
+	peak := int(usage.Maxrss) >> 20 // in bytes, but on Linux
+	if runtime.GOOS == "linux" {
+		peak = 0
+		status, _ := os.ReadFile("/proc/self/status")
+		for line := range strings.Lines(string(status)) {
+			if kib, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+				_, _ = fmt.Sscan(kib, &peak)
+				peak >>= 10
+			}
+		}
+	}
+	say("peak-MiB", peak)
 }
 
 func receiveLarge(ctx context.Context, n *fabric.Node, p part, stop <-chan struct{}) error {
@@ -174,6 +193,7 @@ func receiveLarge(ctx context.Context, n *fabric.Node, p part, stop <-chan struc
 			return fmt.Errorf("message %d is not what was sent: %d bytes", i, len(m.Data))
 		}
 	}
+	sayPeak()
 	<-stop // until the sender knows that they have arrived
 	return nil
 }
