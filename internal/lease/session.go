@@ -45,6 +45,8 @@ type Session struct {
 	// proc tells this process from every other, in the records it wrote.
 	proc  string
 	since time.Time
+	// awaitExit is awaitOther, but in tests.
+	awaitExit func(ctx context.Context, process string) error
 
 	state latest.Value[State]
 	// leaving ends when Leave begins, with the cause; work under the session waits
@@ -88,7 +90,7 @@ func Start(ctx context.Context, b *kv.Bucket, cfg Config) (*Session, error) {
 	}
 	s := &Session{
 		b: b, cfg: cfg, proc: nuid.Next(), since: time.Now().UTC(), meta: cfg.Meta,
-		poke: make(chan struct{}, 1), claims: map[string]*Claim{},
+		poke: make(chan struct{}, 1), claims: map[string]*Claim{}, awaitExit: awaitOther,
 	}
 	s.leaving, s.leave = context.WithCancelCause(context.WithoutCancel(ctx))
 	s.life, s.kill = context.WithCancel(context.WithoutCancel(ctx))

@@ -15,12 +15,68 @@ type waiter struct {
 	p     Policy
 	claim *kv.Watch // once there is something to wait for
 	told  bool      // by the feed, that there is a newer record than the one known
+	proof *proof    // that is being sought
 }
 
 func (w *waiter) close() {
+	w.prove(nil, ClaimRecord{})
 	if w.claim != nil {
 		w.claim.Close()
 	}
+}
+
+// A proof is sought by one goroutine, which watches one holder's process: whoever
+// watches anew may find it dead, and proves nothing.
+type proof struct {
+	pid  string
+	inc  uint64
+	stop context.CancelFunc
+	over chan struct{} // closed when the holder has ended by it
+	done chan struct{} // closed when the goroutine has
+}
+
+// open reports whether there is a proof, or still may be.
+func (p *proof) open() bool {
+	select {
+	case <-p.over:
+		return true
+	default:
+	}
+	select {
+	case <-p.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// prove has the process of the holder that r names watched, and of nobody else; r may
+// name nobody. It returns what is closed when that holder has ended by proof.
+func (w *waiter) prove(ctx context.Context, r ClaimRecord) (over <-chan struct{}) {
+	if p := w.proof; p != nil && p.pid == r.PID && p.inc == r.Inc && p.open() {
+		return p.over
+	}
+	if w.proof != nil {
+		w.proof.stop()
+		<-w.proof.done
+		w.proof = nil
+	}
+	if r.PID == "" {
+		return nil
+	}
+	p := &proof{pid: r.PID, inc: r.Inc, over: make(chan struct{}), done: make(chan struct{})}
+	ctx, p.stop = context.WithCancel(ctx)
+	w.proof = p
+	s := w.c.s
+	go func() {
+		defer close(p.done)
+		if err := s.witness(ctx, p.pid, p.inc); err == nil {
+			close(p.over)
+		} else if ctx.Err() == nil {
+			s.cfg.Logger.Debug("no proof to be had: waiting for the lease", "pid", p.pid, "err", err)
+		}
+	}()
+	return p.over
 }
 
 // watch makes sure that the claim is followed.
@@ -70,8 +126,12 @@ func (w *waiter) outlive(ctx context.Context, e kv.Entry, r ClaimRecord) (over b
 	if w.p.Near != nil {
 		near, again = w.p.Near()
 	}
+	var proven <-chan struct{}
+	if near && w.p.Proof {
+		proven = w.prove(ctx, r)
+	}
 	ctx, cancel := context.WithCancel(ctx)
-	result := make(chan error, 2) // capacity 2: both goroutines end, read or not
+	result := make(chan error, 1) // capacity 1: the goroutine ends, read or not
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
@@ -82,19 +142,12 @@ func (w *waiter) outlive(ctx context.Context, e kv.Entry, r ClaimRecord) (over b
 			result <- s.awaitEnd(ctx, r.PID, r.Inc)
 		}
 	})
-	if near && w.p.Proof {
-		wg.Go(func() {
-			if err := s.witness(ctx, r.PID, r.Inc); err == nil {
-				result <- nil
-			} else if ctx.Err() == nil {
-				s.cfg.Logger.Debug("no proof to be had: waiting for the lease", "pid", r.PID, "err", err)
-			}
-		})
-	}
 	for {
 		select {
 		case err := <-result:
 			return err == nil, e, err
+		case <-proven:
+			return true, e, nil
 		case <-again:
 			return false, e, nil
 		case <-w.claim.Changed():
@@ -157,10 +210,8 @@ func (s *Session) witness(ctx context.Context, pid string, inc uint64) error {
 		return err
 	case e.Rev != inc || !r.Held():
 		return errors.New("it is not the holder of its PID")
-	case r.Process == thisProcess():
-		return errors.New("it is this process")
 	}
-	if err := awaitExit(ctx, r.Process); err != nil {
+	if err := s.awaitExit(ctx, r.Process); err != nil {
 		return err
 	}
 	s.cfg.Logger.Info("saw the process of a session end", "pid", pid, "rev", inc, "process", r.Process)
@@ -179,6 +230,14 @@ func (s *Session) witness(ctx context.Context, pid string, inc uint64) error {
 			return err
 		}
 	}
+}
+
+// awaitOther is awaitExit for a process that is not this one.
+func awaitOther(ctx context.Context, process string) error {
+	if process == thisProcess() {
+		return errors.New("it is this process")
+	}
+	return awaitExit(ctx, process)
 }
 
 // awaitEnd returns when incarnation inc of pid is over, whoever makes it so.
