@@ -334,6 +334,7 @@ func TestDeadLetter(t *testing.T) {
 			d.Reason != "no 5" || d.Attempts != 5 || d.Subject != "fab.c.production.d.b.a" || d.Cut != 0 || d.Parked.IsZero() {
 			t.Errorf("dead letter %+v of %+v", d, d.Message)
 		}
+		synctest.Wait() // the letter is there; b has yet to hear so
 		if st := b.Stats(); st.Parked != 1 || st.Invalid != 0 {
 			t.Errorf("%+v", st)
 		}

@@ -190,8 +190,15 @@ func (s *Session) acked(failed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
-	if failed && !s.lastAck.IsZero() {
-		s.outageAt, s.outageOf = now, now.Sub(s.lastAck)
+	if !s.lastAck.IsZero() {
+		gap := now.Sub(s.lastAck)
+		if failed {
+			s.outageAt, s.outageOf = now, gap
+		}
+		// Another acknowledgement may come right behind the one that ended a long gap.
+		if gap >= s.gapOf || now.Sub(s.gapAt) > longestCatchUp {
+			s.gapAt, s.gapOf = now, gap
+		}
 	}
 	s.lastAck = now
 }
@@ -200,7 +207,8 @@ func (s *Session) acked(failed bool) {
 // the last outage to v. While our own renewals are not acknowledged nobody else's
 // may be, and after an outage everyone gets a whole lease to be heard again. If our
 // lease is longer than v's, so that we would notice an outage too late, it asks for
-// a renewal, whose acknowledgement comes first.
+// a renewal. Its acknowledgement says that the store answers now, and not since when: what
+// others sent meanwhile gets a moment to arrive.
 func (s *Session) mayChallenge(v *Vigil) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -214,5 +222,5 @@ func (s *Session) mayChallenge(v *Vigil) bool {
 	if s.outageOf > outage(v.lease) {
 		v.Postpone(s.outageAt)
 	}
-	return true
+	return s.gapOf <= outage(v.lease) || time.Since(s.gapAt) >= catchUp(v.lease)
 }

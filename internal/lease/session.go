@@ -69,6 +69,8 @@ type Session struct {
 	lastAck  time.Time
 	outageAt time.Time     // when the last outage ended
 	outageOf time.Duration // how long it was
+	gapAt    time.Time     // when the longest of the last gaps between acknowledgements ended
+	gapOf    time.Duration // how long it was
 	closed   bool          // no goroutine may begin any more
 	reserved map[string]bool
 	shared   map[string]any
@@ -194,7 +196,7 @@ func (s *Session) run(hold *Hold) {
 		s.cfg.Logger.Warn("lease lost", "pid", s.cfg.PID, "rev", hold.Incarnation, "err", err)
 		s.become(State{Err: err})
 		s.mu.Lock()
-		s.lastAck, s.outageOf = time.Time{}, 0 // as one that joins: nothing is renewed now
+		s.lastAck, s.outageOf, s.gapOf = time.Time{}, 0, 0 // as one that joins: nothing is renewed now
 		s.mu.Unlock()
 		if hold, err = s.retake(); err != nil {
 			if s.life.Err() == nil {

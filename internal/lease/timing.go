@@ -44,6 +44,14 @@ const keepEnded = 7 * 24 * time.Hour
 // incumbent with this lease may have run out through no fault of its own.
 func outage(lease time.Duration) time.Duration { return lease * 6 / 10 }
 
+// catchUp is how long after a gap between acknowledgements of ours nobody with this lease is
+// ended: if the store stood still in the gap, the renewals that waited arrive first. If it
+// did not, this is what a challenger with a longer lease than the one it watches adds to the
+// patience.
+func catchUp(lease time.Duration) time.Duration { return min(lease/10, longestCatchUp) }
+
+const longestCatchUp = 250 * time.Millisecond
+
 // A Vigil is a challenger's clock for one session: which revision it watches, and
 // since when. The zero Vigil has seen nothing. It is pure; the caller gives it
 // times of Go's monotonic clock, which never counts too much.
