@@ -179,6 +179,15 @@ func TestGracefulStop(t *testing.T) {
 			}
 		}
 	})
+	pause := func() time.Duration { // the longest since it was asked last
+		mu.Lock()
+		defer mu.Unlock()
+		p := longest
+		longest = 0
+		return p
+	}
+	<-time.After(time.Second) // how long writes pause on this machine anyway
+	usual := pause()
 	var pauses []time.Duration
 	for range 3 {
 		s, err := js.Stream(testContext(t), "KV_B")
@@ -195,21 +204,18 @@ func TestGracefulStop(t *testing.T) {
 		}
 		awaitCluster(t, srvs[leads])
 		awaitCurrent(t, js)
-		mu.Lock()
-		pauses = append(pauses, longest)
-		longest = 0
-		mu.Unlock()
+		pauses = append(pauses, pause())
 		t.Logf("%s, which led, restarted in %v; the longest pause between two writes was %v",
 			cfgs[leads].Name, time.Since(began).Round(time.Millisecond), pauses[len(pauses)-1].Round(time.Millisecond))
 	}
 	stop()
 	wg.Wait()
 	// Without a hand-over it would be an election, 4 s at least; a busy machine may
-	// stretch one of them.
-	if limit := 200 * time.Millisecond; slices.Min(pauses) > limit && !natstest.Race {
-		t.Errorf("writes paused for %v at least, want at most %v", slices.Min(pauses), limit)
+	// stretch one of them, and on one where writes pause anyway, all.
+	if limit := 200*time.Millisecond + 10*usual; slices.Min(pauses) > limit && !natstest.Race {
+		t.Errorf("writes paused for %v at least, want at most %v: they do for %v anyway", slices.Min(pauses), limit, usual)
 	}
-	if limit := 2 * time.Second; slices.Max(pauses) > limit {
+	if limit := 3500 * time.Millisecond; slices.Max(pauses) > limit {
 		t.Errorf("writes paused for %v, want at most %v", slices.Max(pauses), limit)
 	}
 	if written < 100 {

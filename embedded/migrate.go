@@ -202,37 +202,87 @@ func scale(ctx context.Context, nc *nats.Conn, name string, replicas int) error 
 	return nil
 }
 
-// currentLeader waits until the stream has a leader and all its copies what it has.
+// copies are who keeps a stream, or the position of a consumer.
+type copies struct {
+	Leader   string `json:"leader"`
+	Replicas []struct {
+		Current bool `json:"current"`
+	} `json:"replicas"`
+}
+
+// current returns how many have everything, the leader included.
+func (c copies) current() int {
+	current := 1
+	for _, r := range c.Replicas {
+		if r.Current {
+			current++
+		}
+	}
+	return current
+}
+
+func (c copies) complete(replicas int) bool {
+	return c.Leader != "" && c.current() == replicas && len(c.Replicas) == replicas-1
+}
+
+// currentLeader waits until the stream has a leader and all its copies what it has, and
+// those of its consumers as well: one that becomes the only copy before is a loss.
 func currentLeader(ctx context.Context, nc *nats.Conn, name string, replicas int) (string, error) {
 	tick := time.NewTicker(settlePoll)
 	defer tick.Stop()
 	for {
 		var info struct {
-			Cluster struct {
-				Leader   string `json:"leader"`
-				Replicas []struct {
-					Current bool `json:"current"`
-				} `json:"replicas"`
-			} `json:"cluster"`
+			Cluster copies `json:"cluster"`
 		}
 		try, cancel := context.WithTimeout(ctx, answerTimeout) // without a leader nobody answers
 		err := ask(try, nc, fmt.Sprintf(server.JSApiStreamInfoT, name), nil, &info)
-		cancel()
-		current := 1
-		for _, r := range info.Cluster.Replicas {
-			if r.Current {
-				current++
-			}
+		complete := err == nil && info.Cluster.complete(replicas)
+		if complete {
+			complete, err = currentConsumers(try, nc, name, replicas)
 		}
-		if err == nil && info.Cluster.Leader != "" && current == replicas && len(info.Cluster.Replicas) == replicas-1 {
+		cancel()
+		if complete {
 			return info.Cluster.Leader, nil
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return "", fmt.Errorf("%d of %d copies are current: %w", current, replicas, errors.Join(context.Cause(ctx), err))
+			return "", fmt.Errorf("%d of %d copies are current: %w", info.Cluster.current(), replicas, errors.Join(context.Cause(ctx), err))
 		}
 	}
+}
+
+// currentConsumers reports whether every consumer of a stream has a leader, and as many
+// copies as the stream unless it is to have another number, all with what that has.
+func currentConsumers(ctx context.Context, nc *nats.Conn, stream string, replicas int) (bool, error) {
+	var list struct {
+		Total     int `json:"total"`
+		Consumers []struct {
+			Config struct {
+				Replicas int `json:"num_replicas"`
+			} `json:"config"`
+			Cluster copies `json:"cluster"`
+		} `json:"consumers"`
+	}
+	for offset := 0; offset == 0 || offset < list.Total; offset += len(list.Consumers) {
+		list.Consumers = nil
+		if err := ask(ctx, nc, fmt.Sprintf(server.JSApiConsumerListT, stream), map[string]any{"offset": offset}, &list); err != nil {
+			return false, err
+		}
+		if len(list.Consumers) == 0 {
+			return list.Total == offset, nil // the rest does not answer
+		}
+		for _, c := range list.Consumers {
+			want := replicas
+			if c.Config.Replicas > 0 {
+				want = min(c.Config.Replicas, replicas)
+			}
+			if !c.Cluster.complete(want) {
+				return false, nil
+			}
+		}
+	}
+	return true, nil
 }
 
 // ask sends a request of JetStream's API, or raw bytes, and decodes the answer.
