@@ -227,7 +227,7 @@ func TestRing(t *testing.T) {
 		epoch = max(epoch, n.View().Epoch)
 	}
 	t.Logf("%d nodes joined in %v, the last has the whole view %v later; %d views; %d MiB",
-		size, joined.Sub(began), converged, epoch, (memory()-before)>>20)
+		size, joined.Sub(began), converged, epoch, (int64(memory())-int64(before))>>20)
 	all(t, nodes, func(_ int, n *fabric.Node) error { // there may have been a later one with the same members
 		_, err := viewOf(within(t, patience), n, func(v fabric.View) bool { return v.Epoch >= epoch && len(v.Members) == size })
 		return err
@@ -266,7 +266,7 @@ func TestRing(t *testing.T) {
 		return checkStats(n, count)
 	})
 	took := time.Since(began)
-	t.Logf("%d hops in %v, %.0f/s; %d MiB", size*count, took, size*count/took.Seconds(), (memory()-before)>>20)
+	t.Logf("%d hops in %v, %.0f/s; %d MiB", size*count, took, size*count/took.Seconds(), (int64(memory())-int64(before))>>20)
 }
 
 // memory is what the process has from the system, and has not given back.
