@@ -37,14 +37,22 @@ func assign(self string, wants []want) (placed []Placed, total int) {
 	})
 	placed = make([]Placed, len(sorted))
 	for i, w := range sorted {
-		p := Placed{PID: fabric.PID(w.pid), First: -1, Self: w.pid == self}
-		if n := w.granted(); n > 0 && n <= MaxTotal-total {
-			p.First, p.Workers = total, n
-			total += n
-		}
-		placed[i] = p
+		placed[i] = Placed{PID: fabric.PID(w.pid), Self: w.pid == self}
+		placed[i].First, placed[i].Workers = w.after(&total)
 	}
 	return placed, total
+}
+
+// after returns the range that w has if those before it have so many indices in total,
+// and adds its own.
+func (w want) after(total *int) (first, workers int) {
+	n := w.granted()
+	if n <= 0 || n > MaxTotal-*total {
+		return -1, 0
+	}
+	first = *total
+	*total += n
+	return first, n
 }
 
 // granted returns how many indices w counts for: none if it is passive, else what

@@ -116,13 +116,13 @@ func (c *counter) count(ctx context.Context, fabric *roster.View, now time.Time)
 		acked: map[identity]uint64{}, ended: map[identity]bool{}, budget: c.m.cfg.budget, failed: failedIn(fabric),
 		kept: map[identity]bool{}, bound: c.m.cfg.Probation,
 	}
-	var members []roster.Member
+	var members []*roster.Member
 	standing := map[string]identity{}
 	for _, w := range c.wishes {
 		p.acked[w.identity()] = w.Acked
 		if here[w.PID] == w.Inc && !w.Gone {
 			given := roster.Given{Evicted: c.evicted[w.PID] == w.Inc}
-			members = append(members, roster.Member{PID: w.PID, Inc: w.Inc, Ask: w.Ask, Given: given})
+			members = append(members, &roster.Member{PID: w.PID, Inc: w.Inc, Ask: w.Ask, Given: given})
 			standing[w.PID] = w.identity()
 			delete(c.away, w.PID)
 		}
@@ -146,8 +146,9 @@ func (c *counter) count(ctx context.Context, fabric *roster.View, now time.Time)
 			continue
 		}
 		if left := c.kept(o, now); left > 0 {
-			o.Given = roster.Given{Away: true}
-			members = append(members, o)
+			m := *o
+			m.Given = roster.Given{Away: true}
+			members = append(members, &m)
 			again = min(again, left)
 		}
 	}
@@ -176,8 +177,8 @@ func (c *counter) seen(standing map[string]identity, now time.Time) map[identity
 
 // failedIn returns what tells whether a member failed: not if its node is in the fabric
 // still, so that it left the group alone, and else by what became of that.
-func failedIn(fabric *roster.View) func(roster.Member) (bool, roster.Sign) {
-	return func(m roster.Member) (bool, roster.Sign) {
+func failedIn(fabric *roster.View) func(*roster.Member) (bool, roster.Sign) {
+	return func(m *roster.Member) (bool, roster.Sign) {
 		if f, here := fabric.Find(m.PID); here && f.Inc == m.Inc {
 			return false, 0
 		}
@@ -196,7 +197,7 @@ func (c *counter) view() *roster.View {
 }
 
 // kept returns for how long the place of a member that is not there is to be kept.
-func (c *counter) kept(o roster.Member, now time.Time) time.Duration {
+func (c *counter) kept(o *roster.Member, now time.Time) time.Duration {
 	w, known := c.wishes[groupKey(c.m.cfg.Group, o.PID)]
 	if !known || w.Inc != o.Inc || w.RejoinMS <= 0 {
 		return 0
@@ -215,7 +216,7 @@ func (w wish) rejoin() time.Duration {
 
 // ended reports whether a membership is over for good: by its own word, that it has
 // left or has joined again, or by the record that decides whether its incarnation is.
-func (c *counter) ended(ctx context.Context, o roster.Member) bool {
+func (c *counter) ended(ctx context.Context, o *roster.Member) bool {
 	w, known := c.wishes[groupKey(c.m.cfg.Group, o.PID)]
 	if known && w.Inc == o.Inc && (w.Gone && w.Stay == o.Stay || w.Stay != o.Stay && w.Stay != 0) {
 		return true

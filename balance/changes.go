@@ -84,8 +84,8 @@ func (s *scene) lead(next *scene, yield func(Change, error) bool) bool {
 }
 
 // changed: a member asks for something else, or stands otherwise.
-func changed(old, m roster.Member) bool {
-	return old.Ask != m.Ask || standingOf(&old) != standingOf(&m)
+func changed(old, m *roster.Member) bool {
+	return old.Ask != m.Ask || standingOf(old) != standingOf(m)
 }
 
 // A scene is a view of the group, with those of whom the fabric suspects that they have
@@ -131,10 +131,10 @@ func byPID(placed []Placed) map[fabric.PID]Placed {
 func (g *Group) alone() *scene {
 	st := g.state.Load()
 	v := &roster.View{Epoch: st.share.Epoch}
-	for _, p := range st.members {
-		v.Members = append(v.Members, roster.Member{Inc: 1, Ask: roster.Ask{Workers: p.Workers}})
+	for _, p := range st.placed() {
+		v.Members = append(v.Members, &roster.Member{Inc: 1, Ask: roster.Ask{Workers: p.Workers}})
 	}
-	return &scene{base: v, view: v, placed: byPID(st.members)}
+	return &scene{base: v, view: v, placed: byPID(st.placed())}
 }
 
 // suspects returns the members of a group of which there are signs that they have ended.

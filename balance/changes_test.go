@@ -209,10 +209,10 @@ func (d *diary) told() []string {
 // Signs of an end make a member suspected; it is so until the group's view is without it,
 // also when the fabric's is first.
 func TestSuspectsOfAGroup(t *testing.T) {
-	view := func(suspects map[string]uint64, members ...roster.Member) *roster.View {
+	view := func(suspects map[string]uint64, members ...*roster.Member) *roster.View {
 		return &roster.View{Members: members, Suspects: suspects}
 	}
-	a, b, b2, c := roster.Member{PID: "a", Inc: 1}, roster.Member{PID: "b", Inc: 2}, roster.Member{PID: "b", Inc: 9}, roster.Member{PID: "c", Inc: 3}
+	a, b, b2, c := &roster.Member{PID: "a", Inc: 1}, &roster.Member{PID: "b", Inc: 2}, &roster.Member{PID: "b", Inc: 9}, &roster.Member{PID: "c", Inc: 3}
 	for name, tt := range map[string]struct {
 		group, nodes *roster.View
 		before, want map[string]uint64

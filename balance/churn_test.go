@@ -109,7 +109,7 @@ func TestCheckMembershipFindsWhatIsPlanted(t *testing.T) {
 	view := func(epoch uint64, pids ...string) *roster.View {
 		v := &roster.View{Epoch: epoch, Token: 1}
 		for _, p := range pids {
-			v.Members = append(v.Members, roster.Member{PID: p, Ask: roster.Ask{Workers: 2}})
+			v.Members = append(v.Members, &roster.Member{PID: p, Ask: roster.Ask{Workers: 2}})
 		}
 		return v
 	}
@@ -315,6 +315,7 @@ func (w *churned) fault(r *rand.Rand) {
 // leave, change their workers, are cut off and crash, and the server restarts: all
 // of it is what assign says of the views that were written, in their order.
 func TestClusterChurn(t *testing.T) {
+	t.Parallel() // with the simulations: two bubbles would share the timers of nats.go
 	seed := *churnSeed
 	if seed == 0 {
 		seed = rand.Uint64()

@@ -116,7 +116,7 @@ func (x eviction) write(ctx context.Context, b *kv.Bucket) error {
 
 // unitsIn returns how much of the group's work a member has in a view, or has still to
 // give up.
-func unitsIn(v *roster.View, m roster.Member) int {
+func unitsIn(v *roster.View, m *roster.Member) int {
 	k := parseKind(v.Kind)
 	if k.granted() || k.parts {
 		return slots(m.Slots).and(slots(m.Going)).count()

@@ -52,9 +52,9 @@ type source interface {
 // A state is what readers see of a group at one moment. It is never modified: a
 // newer one replaces it, and then its newer is closed.
 type state struct {
-	begun   bool  // share is set: the member was placed once
-	share   Share // frozen while an active member has no index
-	members []Placed
+	begun   bool            // share is set: the member was placed once
+	share   Share           // frozen while an active member has no index
+	members func() []Placed // nil: none
 	parts   *Partitions
 	losses  uint64 // how often an index was lost
 	loss    Share  // the share without an index, of the last loss
@@ -79,14 +79,14 @@ func newGroup(ctx context.Context, cfg Config, src source) *Group {
 // in which the member stands with its new incarnation: an older one would give back
 // indices that may be another's by now.
 func (g *Group) deliver(share Share, placed []Placed) {
-	g.accept(delivery{share: share, placed: placed})
+	g.accept(delivery{share: share, members: func() []Placed { return placed }})
 }
 
 // A delivery is a view as one member sees it.
 type delivery struct {
-	share  Share
-	placed []Placed
-	parts  *Partitions
+	share   Share
+	members func() []Placed // everyone, with its place; called when it is asked for
+	parts   *Partitions
 	// stands: the member is in the view, so that having no index is no loss of its
 	// place.
 	stands bool
@@ -105,7 +105,7 @@ func (g *Group) accept(d delivery) {
 	g.epoch, g.fresh = share.Epoch, false
 	share.Stale = cur.share.Stale && share.First >= 0
 	next := *cur
-	next.members, next.parts = d.placed, d.parts
+	next.members, next.parts = d.members, d.parts
 	switch {
 	case cur.share.First >= 0 && share.First < 0 && !g.cfg.Passive:
 		next.drop(share) // given up, or the others expelled it
@@ -166,7 +166,10 @@ func (g *Group) vacate(st *state) {
 		}
 		st.drop(Share{First: -1, Total: s.Total, Epoch: s.Epoch})
 	}
-	st.members = slices.DeleteFunc(slices.Clone(st.members), func(p Placed) bool { return p.Self })
+	before := *st
+	st.members = sync.OnceValue(func() []Placed {
+		return slices.DeleteFunc(slices.Clone(before.placed()), func(p Placed) bool { return p.Self })
+	})
 	st.parts = st.parts.withoutSelf()
 }
 
@@ -185,6 +188,14 @@ func (g *Group) tell(units slots, peek bool) (lost, got slots) {
 		}
 	}
 	return lost, got
+}
+
+// placed returns the members and their places.
+func (st *state) placed() []Placed {
+	if st.members == nil {
+		return nil
+	}
+	return st.members()
 }
 
 // units returns what the member has: partitions if there are any, else indices.
@@ -257,7 +268,7 @@ func (g *Group) Shares(ctx context.Context) iter.Seq2[Share, error] {
 
 // Members returns the members of the newest view that this member has seen, sorted
 // by PID, itself included while it has a place. The slice is the caller's.
-func (g *Group) Members() []Placed { return slices.Clone(g.state.Load().members) }
+func (g *Group) Members() []Placed { return slices.Clone(g.state.Load().placed()) }
 
 // SetWorkers asks for n indices instead of the former number. 0 means
 // [DefaultWorkers]; a number below 0 or above [MaxWorkers], and a passive member, is

@@ -2,6 +2,7 @@ package balance
 
 import (
 	"strings"
+	"sync"
 
 	"github.com/natsfabric/natsfabric/internal/roster"
 )
@@ -92,11 +93,38 @@ func (k kind) strict() bool { return k.mode != Default }
 
 // zone returns the zone in which m has its own indices or partitions: two members of
 // different ones may have the same.
-func (k kind) zone(m roster.Member) string {
+func (k kind) zone(m *roster.Member) string {
 	if k.zoned {
 		return m.Zone
 	}
 	return ""
+}
+
+// shareOfView returns the share of the member self, as shareIn does of its placements: a
+// thousand members need that of each view, and seldom more.
+func shareOfView(self string, v *roster.View) Share {
+	s := Share{First: -1, Epoch: v.Epoch}
+	if parseKind(v.Kind).granted() {
+		m, _ := v.Find(self)
+		p := placedAt(self, slots(m.Slots))
+		s.First, s.Workers, s.slots, s.Total = p.First, p.Workers, p.slots, v.Units
+		return s
+	}
+	for _, m := range v.Members { // sorted by PID already
+		first, workers := wantOf(m).after(&s.Total)
+		if m.PID == self {
+			s.First, s.Workers = first, workers
+		}
+	}
+	return s
+}
+
+// placesIn returns what tells everyone's place in the view, when it is asked.
+func placesIn(self string, v *roster.View) func() []Placed {
+	return sync.OnceValue(func() []Placed {
+		placed, _ := placements(self, v)
+		return placed
+	})
 }
 
 // placements returns everyone's place in the view, and the total.
@@ -110,8 +138,8 @@ func placements(self string, v *roster.View) (placed []Placed, total int) {
 			placed[i].Self = m.PID == self
 		}
 	}
-	for i := range placed { // in place: a thousand members do this for a thousand members
-		m := &v.Members[i]
+	for i := range placed {
+		m := v.Members[i]
 		placed[i].Incarnation, placed[i].Standing = m.Inc, standingOf(m)
 	}
 	return placed, total
@@ -127,6 +155,6 @@ func wantsOf(v *roster.View) []want {
 }
 
 // wantOf returns what one member asks for, as far as it gets it.
-func wantOf(m roster.Member) want {
+func wantOf(m *roster.Member) want {
 	return want{m.PID, m.Workers, m.Passive || m.Idle || m.Refused || m.Evicted || m.Probation}
 }

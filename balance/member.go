@@ -365,10 +365,10 @@ func (m *member) deliver(v *roster.View, hold *lease.Hold, placed bool) bool {
 		m.group.end(ErrMismatch)
 		return placed
 	}
-	all, total := placements(string(m.node.PID()), v)
+	pid := string(m.node.PID())
 	m.group.accept(delivery{
-		share: shareIn(all, total, v.Epoch), placed: all, stands: ok && (empty(self) || m.cfg.Partitions > 0),
-		parts: partitionsOf(string(m.node.PID()), m.cfg.Zone, v, slots(self.Slots)),
+		share: shareOfView(pid, v), members: placesIn(pid, v), stands: ok && (empty(self) || m.cfg.Partitions > 0),
+		parts: partitionsOf(pid, m.cfg.Zone, v, slots(self.Slots)),
 	})
 	if !ok || self.Ask != ask {
 		// Not granted yet, or an earlier wish has landed after a later one, or

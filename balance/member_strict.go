@@ -71,7 +71,7 @@ func (s *strict) deliver(v *roster.View, hold *lease.Hold) {
 	if !ok || identityOf(self) != s.keep.id {
 		if s.keep.epoch != 0 && v.Epoch > s.keep.epoch && !ok { // it forgot us: nothing is ours
 			s.keep.may, s.keep.held, s.still = "", "", ""
-			s.show(v, roster.Member{}, false)
+			s.show(v, &roster.Member{}, false)
 			m.repeat(hold)
 		}
 		s.forAck = 0
@@ -98,20 +98,24 @@ func (s *strict) deliver(v *roster.View, hold *lease.Hold) {
 }
 
 // show hands what is held to the group.
-func (s *strict) show(v *roster.View, self roster.Member, more bool) {
-	placed, total := placements(s.keep.id.pid, v)
-	d := delivery{placed: placed, stands: empty(self) || s.m.cfg.Partitions > 0, more: more}
+func (s *strict) show(v *roster.View, self *roster.Member, more bool) {
+	pid := s.keep.id.pid
+	d := delivery{share: shareOfView(pid, v), members: placesIn(pid, v), stands: empty(self) || s.m.cfg.Partitions > 0, more: more}
 	if parseKind(v.Kind).parts {
-		d.share = shareIn(placed, total, v.Epoch)
-		d.parts = partitionsOf(s.keep.id.pid, s.m.cfg.Zone, v, s.keep.held)
+		d.parts = partitionsOf(pid, s.m.cfg.Zone, v, s.keep.held)
 	} else {
-		mine := placedAt(s.keep.id.pid, s.keep.held)
-		mine.Self, mine.Incarnation, mine.Standing = true, self.Inc, standingOf(&self)
-		for i := range placed {
-			if placed[i].Self {
-				placed[i] = mine
+		mine := placedAt(pid, s.keep.held)
+		mine.Self, mine.Incarnation, mine.Standing = true, self.Inc, standingOf(self)
+		d.members = sync.OnceValue(func() []Placed {
+			placed, _ := placements(pid, v)
+			for i := range placed {
+				if placed[i].Self {
+					placed[i] = mine
+				}
 			}
-		}
+			return placed
+		})
+		total := d.share.Total
 		d.share = shareOf(s.keep.held)
 		d.share.Total, d.share.Epoch = total, v.Epoch
 	}

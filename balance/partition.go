@@ -55,7 +55,7 @@ func assignParts(hs []holder, parts, budget int) []slots {
 
 // assignZones gives out all the partitions in each zone by themselves. members and hs are
 // the same, in the same order.
-func assignZones(members []roster.Member, k kind, hs []holder, parts, budget int) []slots {
+func assignZones(members []*roster.Member, k kind, hs []holder, parts, budget int) []slots {
 	zones := map[string][]int{}
 	for i, m := range members {
 		zones[k.zone(m)] = append(zones[k.zone(m)], i)

@@ -15,7 +15,7 @@ type identity struct {
 	inc, stay uint64
 }
 
-func identityOf(m roster.Member) identity { return identity{m.PID, m.Inc, m.Stay} }
+func identityOf(m *roster.Member) identity { return identity{m.PID, m.Inc, m.Stay} }
 
 // A poll is what a coordinator has to know, beside the members, to plan a view.
 type poll struct {
@@ -26,7 +26,7 @@ type poll struct {
 	ended map[identity]bool
 	// failed tells of a member that is no longer there whether it failed rather than left,
 	// and by which sign; kept are those whose next incarnation has their place.
-	failed func(roster.Member) (bool, roster.Sign)
+	failed func(*roster.Member) (bool, roster.Sign)
 	kept   map[identity]bool
 	// up is for how long the coordinator has seen a membership without a break, bound
 	// the longest probation.
@@ -64,7 +64,7 @@ func (p poll) plan(before, next *roster.View) (soon bool) {
 			}
 		}
 	})
-	slices.SortFunc(next.Members, func(a, b roster.Member) int { return order(a.PID, b.PID) })
+	slices.SortFunc(next.Members, func(a, b *roster.Member) int { return order(a.PID, b.PID) })
 	next.Units = p.units(before, next, k)
 	target, units := p.target(next, k)
 	switch k.mode {
@@ -73,19 +73,18 @@ func (p poll) plan(before, next *roster.View) (soon bool) {
 	case StrictEpoch:
 		p.stopAndGo(before, next, target, units)
 	default:
-		for i := range next.Members {
-			m := &next.Members[i]
+		for i, m := range next.Members {
 			m.Slots, m.Going, m.Mark = string(target[i]), "", 0
 		}
 		next.Units = units
 	}
-	return k.strict() && slices.ContainsFunc(before.Members, func(m roster.Member) bool { return m.Going != "" })
+	return k.strict() && slices.ContainsFunc(before.Members, func(m *roster.Member) bool { return m.Going != "" })
 }
 
 // commonKind returns the group's kind: what it was, as long as a member agrees, or may
 // hold something of a strict kind; else that of the member that has been there for the
 // longest time. Those who only watch have no say while there is anybody else.
-func (p poll) commonKind(before *roster.View, members []roster.Member) string {
+func (p poll) commonKind(before *roster.View, members []*roster.Member) string {
 	for _, m := range before.Members {
 		if parseKind(before.Kind).strict() && (m.Slots != "" || m.Going != "") && !p.ended[identityOf(m)] {
 			return before.Kind
@@ -108,8 +107,8 @@ func (p poll) commonKind(before *roster.View, members []roster.Member) string {
 }
 
 // voters returns those who have a say in how the group divides its work.
-func voters(members []roster.Member) []roster.Member {
-	active := slices.DeleteFunc(slices.Clone(members), func(m roster.Member) bool { return m.Passive })
+func voters(members []*roster.Member) []*roster.Member {
+	active := slices.DeleteFunc(slices.Clone(members), func(m *roster.Member) bool { return m.Passive })
 	if len(active) > 0 {
 		return active
 	}
@@ -118,8 +117,8 @@ func voters(members []roster.Member) []roster.Member {
 
 // mark refuses those who disagree with the group's kind, unless they only watch.
 func (p poll) mark(next *roster.View) {
-	for i := range next.Members {
-		if m := &next.Members[i]; m.Kind != next.Kind && !m.Passive {
+	for _, m := range next.Members {
+		if m.Kind != next.Kind && !m.Passive {
 			m.Refused = true
 		}
 	}
@@ -140,21 +139,22 @@ func (p poll) inherit(before, next *roster.View, k kind) {
 				continue
 			}
 			if ok { // its successor has to wait, for what it is going to inherit
-				next.Members[i] = old
+				*next.Members[i] = *old
 			} else {
-				old.Ask = roster.Ask{Idle: true, Kind: next.Kind, Stay: old.Stay, Zone: old.Zone}
-				next.Members = append(next.Members, old)
+				m := *old
+				m.Ask = roster.Ask{Idle: true, Kind: next.Kind, Stay: old.Stay, Zone: old.Zone}
+				next.Members = append(next.Members, &m)
 			}
 			continue
 		}
 		if !ok {
 			continue
 		}
-		m := &next.Members[i]
+		m := next.Members[i]
 		if k.strict() && same && old.Slots+old.Going != "" { // it stays where it has something, whatever a record says
 			m.Zone = old.Zone
 		}
-		if k.zone(*m) != k.zone(old) {
+		if k.zone(m) != k.zone(old) {
 			continue
 		}
 		m.Slots, m.Going, m.Mark = old.Slots, old.Going, old.Mark
@@ -171,7 +171,7 @@ func (p poll) units(before, next *roster.View, k kind) int {
 		return before.Units
 	}
 	units := before.Units
-	if before.Kind != next.Kind || !slices.ContainsFunc(before.Members, func(m roster.Member) bool { return !m.Passive && !m.Refused }) {
+	if before.Kind != next.Kind || !slices.ContainsFunc(before.Members, func(m *roster.Member) bool { return !m.Passive && !m.Refused }) {
 		units = 0 // nobody was there: a new beginning
 	}
 	voters := voters(next.Members)
@@ -188,8 +188,7 @@ func (p poll) units(before, next *roster.View, k kind) int {
 		if factor&(factor-1) != 0 {
 			continue
 		}
-		for i := range next.Members {
-			o := &next.Members[i]
+		for _, o := range next.Members {
 			o.Slots = string(slots(o.Slots).double(units, factor))
 			o.Going = string(slots(o.Going).double(units, factor))
 		}
@@ -228,8 +227,8 @@ func (p poll) target(next *roster.View, k kind) (given []slots, units int) {
 // hand takes from each what it should not have, and gives what nobody has any more.
 func (p poll) hand(next *roster.View, k kind, target []slots, units int) {
 	next.Units = units
-	for i := range next.Members {
-		p.take(&next.Members[i], slots(next.Members[i].Slots).without(target[i]), next.Epoch)
+	for i, m := range next.Members {
+		p.take(m, slots(m.Slots).without(target[i]), next.Epoch)
 	}
 	taken := map[string][]span{} // by anybody, still
 	for _, m := range next.Members {
@@ -240,9 +239,8 @@ func (p poll) hand(next *roster.View, k kind, target []slots, units int) {
 	for z, spans := range taken {
 		busy[z] = newSlots(spans)
 	}
-	for i := range next.Members {
-		m := &next.Members[i]
-		m.Slots = string(slots(m.Slots).and(target[i].without(busy[k.zone(*m)])))
+	for i, m := range next.Members {
+		m.Slots = string(slots(m.Slots).and(target[i].without(busy[k.zone(m)])))
 	}
 }
 
@@ -252,7 +250,7 @@ func (p poll) take(m *roster.Member, lost slots, epoch uint64) {
 		return
 	}
 	m.Slots = string(slots(m.Slots).without(lost))
-	if p.ended[identityOf(*m)] {
+	if p.ended[identityOf(m)] {
 		return
 	}
 	m.Going, m.Mark = string(slots(m.Going).and(lost)), epoch
@@ -271,13 +269,13 @@ func (p poll) stopAndGo(before, next *roster.View, target []slots, units int) {
 	case same && !idle:
 	case idle:
 		next.Units = units
-		for i := range next.Members {
-			next.Members[i].Slots = string(target[i])
+		for i, m := range next.Members {
+			m.Slots = string(target[i])
 		}
 	default:
 		next.Units = before.Units
-		for i := range next.Members {
-			p.take(&next.Members[i], slots(next.Members[i].Slots), next.Epoch)
+		for _, m := range next.Members {
+			p.take(m, slots(m.Slots), next.Epoch)
 		}
 	}
 }

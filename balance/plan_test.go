@@ -72,7 +72,7 @@ func bit(v bool) int {
 func (p *planner) learn(all bool) {
 	for _, m := range p.view.Members {
 		id := identityOf(m)
-		if now, ok := p.here[m.PID]; (!ok || identityOf(now) != id) && (all || p.r.IntN(3) == 0) {
+		if now, ok := p.here[m.PID]; (!ok || identityOf(&now) != id) && (all || p.r.IntN(3) == 0) {
 			p.poll.ended[id] = true
 		}
 		if all || p.r.IntN(2) == 0 {
@@ -86,15 +86,15 @@ func (p *planner) step() (changed bool) {
 	p.t.Helper()
 	next := &roster.View{Epoch: p.view.Epoch + 1, Kind: p.view.Kind, Units: p.view.Units}
 	for _, m := range p.here {
-		next.Members = append(next.Members, m)
+		next.Members = append(next.Members, &m)
 	}
 	p.r.Shuffle(len(next.Members), func(i, j int) {
 		next.Members[i], next.Members[j] = next.Members[j], next.Members[i]
 	})
 	p.poll.plan(p.view, next)
-	slices.SortFunc(next.Members, func(a, b roster.Member) int { return strings.Compare(a.PID, b.PID) }) // as the roster does
+	slices.SortFunc(next.Members, func(a, b *roster.Member) int { return strings.Compare(a.PID, b.PID) }) // as the roster does
 	p.check(next)
-	changed = next.Units != p.view.Units || next.Kind != p.view.Kind || !slices.EqualFunc(p.view.Members, next.Members, func(a, b roster.Member) bool {
+	changed = next.Units != p.view.Units || next.Kind != p.view.Kind || !slices.EqualFunc(p.view.Members, next.Members, func(a, b *roster.Member) bool {
 		return identityOf(a) == identityOf(b) && a.Ask == b.Ask && a.Given == b.Given
 	})
 	if changed {
@@ -211,7 +211,7 @@ func TestPlanOrder(t *testing.T) {
 			a.step()
 			b.r.Uint64()
 			b.step()
-			if !slices.EqualFunc(a.view.Members, b.view.Members, func(x, y roster.Member) bool { return x.PID == y.PID && x.Given == y.Given }) {
+			if !slices.EqualFunc(a.view.Members, b.view.Members, func(x, y *roster.Member) bool { return x.PID == y.PID && x.Given == y.Given }) {
 				t.Fatalf("kind %q: %+v and %+v", k, a.view, b.view)
 			}
 			a.learn(false)

@@ -52,8 +52,8 @@ type past struct {
 
 func pastOf(v *roster.View) past {
 	h := past{make(map[string]*roster.Member, len(v.Members)), make(map[string]int, len(v.Gone))}
-	for i := range v.Members {
-		h.members[v.Members[i].PID] = &v.Members[i]
+	for _, m := range v.Members {
+		h.members[m.PID] = m
 	}
 	for _, d := range v.Gone {
 		h.gone[d.PID] = d.Strikes // the last one counts
@@ -62,20 +62,20 @@ func pastOf(v *roster.View) past {
 }
 
 // strikes returns how many strikes m begins with, or goes on with.
-func (p poll) strikes(before past, m roster.Member) int {
+func (p poll) strikes(before past, m *roster.Member) int {
 	switch old := before.members[m.PID]; {
 	case old == nil:
 		return before.gone[m.PID]
-	case identityOf(*old) == identityOf(m):
+	case identityOf(old) == identityOf(m):
 		return old.Strikes
 	default:
-		return p.depart(*old).Strikes
+		return p.depart(old).Strikes
 	}
 }
 
 // depart returns how a member departed that was there. An end that changed nothing for
 // anybody, because the place was kept for the next incarnation, is no strike.
-func (p poll) depart(old roster.Member) roster.Departure {
+func (p poll) depart(old *roster.Member) roster.Departure {
 	d := roster.Departure{PID: old.PID, Inc: old.Inc}
 	if p.failed == nil {
 		return d
@@ -96,18 +96,17 @@ func (p poll) depart(old roster.Member) roster.Departure {
 // do the work.
 func (p poll) admit(before, next *roster.View) {
 	if p.bound <= 0 { // it is off
-		for i := range next.Members {
-			next.Members[i].Strikes, next.Members[i].Probation = 0, false
+		for _, m := range next.Members {
+			m.Strikes, m.Probation = 0, false
 		}
 		return
 	}
 	others, past := false, pastOf(before)
-	for i := range next.Members {
-		m := &next.Members[i]
+	for _, m := range next.Members {
 		old := past.members[m.PID]
-		goesOn := old != nil && (identityOf(*old) == identityOf(*m) || p.kept[identityOf(*old)])
-		up := p.up[identityOf(*m)]
-		m.Strikes, m.Probation = p.strikes(past, *m), false
+		goesOn := old != nil && (identityOf(old) == identityOf(m) || p.kept[identityOf(old)])
+		up := p.up[identityOf(m)]
+		m.Strikes, m.Probation = p.strikes(past, m), false
 		wait := p.probation(m.Strikes)
 		if up >= wait+calm {
 			m.Strikes = 0
@@ -116,10 +115,10 @@ func (p poll) admit(before, next *roster.View) {
 		if m.Away { // it is not there to be admitted
 			m.Probation = goesOn && old.Probation
 		}
-		others = others || !m.Away && wantOf(*m).granted() > 0
+		others = others || !m.Away && wantOf(m).granted() > 0
 	}
-	for i := range next.Members {
-		next.Members[i].Probation = next.Members[i].Probation && others
+	for _, m := range next.Members {
+		m.Probation = m.Probation && others
 	}
 }
 

@@ -50,7 +50,7 @@ func (p *probationer) join(pid string) {
 
 func (p *probationer) end(pid string, failed, kept bool) {
 	m := p.here[pid]
-	p.ended[identityOf(m)], p.kept[identityOf(m)] = failed, kept
+	p.ended[identityOf(&m)], p.kept[identityOf(&m)] = failed, kept
 	delete(p.here, pid)
 	switch {
 	case !failed:
@@ -68,7 +68,7 @@ func (p *probationer) step() {
 	p.t.Helper()
 	po := poll{
 		acked: map[identity]uint64{}, ended: map[identity]bool{}, kept: p.kept, bound: DefaultProbation, up: map[identity]time.Duration{},
-		failed: func(m roster.Member) (bool, roster.Sign) { return p.ended[identityOf(m)], 0 },
+		failed: func(m *roster.Member) (bool, roster.Sign) { return p.ended[identityOf(m)], 0 },
 	}
 	for id := range p.ended {
 		po.ended[id] = true
@@ -82,8 +82,8 @@ func (p *probationer) step() {
 		}
 	}) {
 		m := p.here[pid]
-		next.Members = append(next.Members, m)
-		po.up[identityOf(m)] = p.up[pid]
+		next.Members = append(next.Members, &m)
+		po.up[identityOf(&m)] = p.up[pid]
 	}
 	po.plan(p.view, next)
 	next.Gone = slices.Clone(p.view.Gone)
@@ -95,8 +95,9 @@ func (p *probationer) step() {
 	p.check(next)
 	again := &roster.View{Epoch: next.Epoch + 1, Kind: next.Kind, Units: next.Units}
 	for _, m := range next.Members {
-		m.Given = roster.Given{}
-		again.Members = append(again.Members, m)
+		bare := *m
+		bare.Given = roster.Given{}
+		again.Members = append(again.Members, &bare)
 	}
 	po.plan(next, again)
 	for i, m := range again.Members {

@@ -3,6 +3,8 @@ package balance
 import (
 	"slices"
 	"testing"
+
+	"github.com/natsfabric/natsfabric/internal/roster"
 )
 
 func TestShare(t *testing.T) {
@@ -41,5 +43,23 @@ func TestShareHasAtTheLimit(t *testing.T) {
 	s := Share{First: MaxTotal - 1, Workers: 1, Total: MaxTotal}
 	if s.Has(MaxTotal) || s.Has(-1) || !s.Has(MaxTotal-1) {
 		t.Errorf("%v: Has is wrong at the limit", s)
+	}
+}
+
+// TestShareOfView: what a member computes of a view is what all of its placements say.
+func TestShareOfView(t *testing.T) {
+	for _, k := range kinds {
+		p := newPlanner(t, 3, k)
+		for range 300 {
+			p.churn()
+			p.step()
+			p.learn(false)
+			for _, m := range append(p.view.Members, &roster.Member{PID: "nobody"}) {
+				placed, total := placements(m.PID, p.view)
+				if got, want := shareOfView(m.PID, p.view), shareIn(placed, total, p.view.Epoch); got != want {
+					t.Fatalf("kind %q: %s has %+v of %+v, want %+v", k, m.PID, got, p.view, want)
+				}
+			}
+		}
 	}
 }

@@ -50,4 +50,4 @@ func standingOf(m *roster.Member) Standing {
 }
 
 // empty reports whether a member that the group knows is to have nothing for now.
-func empty(m roster.Member) bool { return m.Idle || m.Evicted || m.Probation }
+func empty(m *roster.Member) bool { return m.Idle || m.Evicted || m.Probation }

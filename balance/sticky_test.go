@@ -140,6 +140,7 @@ func leastMoved(hs []holder, parts int) int {
 // TestPartitionsMoveTheLeast takes 10 000 random steps; each moves as little as any
 // assignment could that is as even, and nobody has more than its part, rounded up.
 func TestPartitionsMoveTheLeast(t *testing.T) {
+	t.Parallel()
 	const parts = 256
 	r := rand.New(rand.NewPCG(5, 5))
 	members := map[string]*holder{}

@@ -313,6 +313,7 @@ func (s *sim) heal(limit int64) (took int64, ok bool) {
 // store, a network and clocks that do what they can: nothing is ever held by two, and
 // when the faults end everything is held again.
 func TestStrictSimulation(t *testing.T) {
+	t.Parallel()
 	seed := *simSeed
 	if seed == 0 {
 		seed = rand.Uint64()

@@ -297,10 +297,10 @@ func (s *sim) census(base *roster.View, claims map[string]simClaim, wishes map[s
 	for pid, w := range wishes {
 		po.acked[w.id] = w.acked
 		if c := claims[pid]; w.id.inc != 0 && !w.gone && c.held && c.rev == w.id.inc {
-			next.Members = append(next.Members, roster.Member{PID: pid, Inc: w.id.inc, Ask: roster.Ask{Workers: w.workers, Idle: w.workers == 0, Stay: w.id.stay, Kind: s.kind}})
+			next.Members = append(next.Members, &roster.Member{PID: pid, Inc: w.id.inc, Ask: roster.Ask{Workers: w.workers, Idle: w.workers == 0, Stay: w.id.stay, Kind: s.kind}})
 		}
 	}
-	slices.SortFunc(next.Members, func(a, b roster.Member) int { return int(a.Inc) - int(b.Inc) })
+	slices.SortFunc(next.Members, func(a, b *roster.Member) int { return int(a.Inc) - int(b.Inc) })
 	for _, m := range base.Members {
 		w := wishes[m.PID]
 		byWish := w.id.inc == m.Inc && (w.gone && w.id.stay == m.Stay || w.id.stay > m.Stay)
@@ -323,7 +323,7 @@ func (s *sim) census(base *roster.View, claims map[string]simClaim, wishes map[s
 func (p *simProc) write(base *roster.View, at uint64) {
 	s := p.s
 	next := s.census(base, p.claims, p.wishes)
-	if slices.EqualFunc(base.Members, next.Members, func(a, b roster.Member) bool {
+	if slices.EqualFunc(base.Members, next.Members, func(a, b *roster.Member) bool {
 		return a.PID == b.PID && a.Inc == b.Inc && a.Ask == b.Ask && a.Given == b.Given
 	}) && base.Units == next.Units {
 		return

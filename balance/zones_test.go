@@ -33,7 +33,7 @@ func FuzzZones(f *testing.F) {
 				p.here[pid] = m
 			}
 			p.step()
-			byZone := map[string][]roster.Member{}
+			byZone := map[string][]*roster.Member{}
 			for _, m := range p.view.Members {
 				byZone[m.Zone] = append(byZone[m.Zone], m)
 			}
@@ -43,8 +43,9 @@ func FuzzZones(f *testing.F) {
 				}
 				next := &roster.View{Epoch: alone[zone].Epoch + 1, Kind: kind{parts: true}.String(), Units: units}
 				for _, m := range members {
-					m.Given, m.Kind = roster.Given{}, next.Kind
-					next.Members = append(next.Members, m)
+					alike := *m
+					alike.Given, alike.Kind = roster.Given{}, next.Kind
+					next.Members = append(next.Members, &alike)
 				}
 				p.poll.plan(alone[zone], next)
 				alone[zone] = next

@@ -23,7 +23,7 @@ func viewOf(v *roster.View) View {
 	return out
 }
 
-func memberOf(m roster.Member) Member {
+func memberOf(m *roster.Member) Member {
 	return Member{PID: PID(m.PID), Incarnation: m.Inc, Host: m.Host, Since: m.Since, Meta: m.Meta}
 }
 
@@ -68,7 +68,7 @@ func (n *Node) Changes(ctx context.Context) iter.Seq2[Change, error] {
 // steps yields what leads from one view to another.
 func steps(from, to *roster.View) iter.Seq[Change] {
 	return func(yield func(Change) bool) {
-		changed := func(old, m roster.Member) bool { return !maps.Equal(old.Meta, m.Meta) }
+		changed := func(old, m *roster.Member) bool { return !maps.Equal(old.Meta, m.Meta) }
 		for s := range roster.Steps(from, to, changed) {
 			if !yield(ChangeOf(s, to.Epoch)) {
 				return

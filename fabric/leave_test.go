@@ -13,6 +13,7 @@ import (
 // has returned fails within a round trip; one that is sent while it runs is answered,
 // refused or fails, and is not left to its deadline unless it was being handled.
 func TestRequestAfterLeave(t *testing.T) {
+	t.Parallel()
 	s := startServer(t)
 	ctx := deadline(t)
 	a, err := Join(ctx, Config{Cluster: "c1", PID: "a", URL: s.ClientURL()})

@@ -47,6 +47,7 @@ func TestMailThroughADomain(t *testing.T) {
 
 // A user who may not do what mail needs learns which subject to allow.
 func TestMailPermissions(t *testing.T) {
+	t.Parallel()
 	users := map[string]string{
 		"all":      "nothing",
 		"info":     "$JS.API.STREAM.INFO.fab_c_production_mail",

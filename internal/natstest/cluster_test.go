@@ -39,6 +39,7 @@ func last(t *testing.T, st jetstream.Stream) string {
 }
 
 func TestProcessesSurviveKillOfLeader(t *testing.T) {
+	t.Parallel()
 	c := StartProcesses(t, 3)
 	if got := strings.Count(c.URL(), "nats://127.0.0.1:"); got != 3 || len(c.URLs()) != 3 {
 		t.Fatalf("URL() = %q, want three addresses", c.URL())
@@ -77,6 +78,7 @@ func TestProcessesSurviveKillOfLeader(t *testing.T) {
 }
 
 func TestClusterStepDown(t *testing.T) {
+	t.Parallel()
 	c := StartCluster(t, 3)
 	js, st := newStream(t, c.Connect(FastOptions()...), 3)
 	publish(t, js, "x")

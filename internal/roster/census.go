@@ -60,7 +60,7 @@ type person struct {
 	left    bool     // the incarnation that ended last left by itself
 	inc     uint64   // the claim's revision
 	session kv.Entry // the newest session record
-	member  Member   // what it shows; Inc 0 if nothing is known
+	member  *Member  // what it shows; Inc 0 if nothing is known
 	size    int      // of member in a view
 	watch   *lease.Watcher
 }
@@ -160,7 +160,7 @@ func (c *living) conclude(a answer) (changed bool) {
 func (c *living) of(pid string) *person {
 	p, ok := c.people[pid]
 	if !ok {
-		p = &person{session: kv.Entry{Key: lease.KeySession(pid), Seen: time.Now()}}
+		p = &person{session: kv.Entry{Key: lease.KeySession(pid), Seen: time.Now()}, member: &absent}
 		c.people[pid] = p
 	}
 	return p
@@ -217,7 +217,7 @@ func (c *living) sessions(entries []kv.Entry) (changed bool) {
 		if anew && c.doubts.renewed(time.Now(), incarnation{r.PID, r.Inc}) {
 			changed = true
 		}
-		m := Member{PID: r.PID, Inc: r.Inc, Host: r.Host, Since: r.Since, Meta: r.Meta}
+		m := &Member{PID: r.PID, Inc: r.Inc, Host: r.Host, Since: r.Since, Meta: r.Meta}
 		if !p.member.equal(m) {
 			p.member, p.size = m, m.size()
 			changed = true
@@ -235,7 +235,7 @@ func (c *living) report(e kv.Entry, err error) {
 
 // members returns everyone who is here, or of too many those who came first: they
 // keep their place, whoever comes.
-func (c *living) members() (list []Member) {
+func (c *living) members() (list []*Member) {
 	total := 0
 	for _, p := range c.people {
 		if p.held && p.member.Inc == p.inc && c.doubts.failed(incarnation{p.member.PID, p.inc}) == 0 {
@@ -245,7 +245,7 @@ func (c *living) members() (list []Member) {
 	}
 	crowded := total > maxMembers
 	if crowded {
-		slices.SortFunc(list, func(a, b Member) int { return cmp.Compare(a.Inc, b.Inc) })
+		slices.SortFunc(list, func(a, b *Member) int { return cmp.Compare(a.Inc, b.Inc) })
 		all := len(list)
 		for total, list = 0, list[:0:all]; len(list) < all; {
 			next := list[:len(list)+1]
@@ -264,7 +264,7 @@ func (c *living) members() (list []Member) {
 
 // ended returns what tells how a member ended: it left if its claim says so, and else
 // failed.
-func (c *living) ended() func(Member) Departure {
+func (c *living) ended() func(*Member) Departure {
 	left := make(map[string]bool, len(c.people))
 	signs := make(map[incarnation]Sign)
 	for pid, p := range c.people {
@@ -273,7 +273,7 @@ func (c *living) ended() func(Member) Departure {
 			signs[id] = c.doubts.failed(id)
 		}
 	}
-	return func(m Member) Departure {
+	return func(m *Member) Departure {
 		by := signs[incarnation{m.PID, m.Inc}]
 		return Departure{PID: m.PID, Inc: m.Inc, Failed: by != 0 || !left[m.PID], By: by}
 	}

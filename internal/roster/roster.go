@@ -28,15 +28,15 @@ type Census func(ctx context.Context, before *View, report func(Count)) error
 // A Count is what a census found. It is not modified once it is reported.
 type Count struct {
 	// Members is everyone, in any order.
-	Members []Member
+	Members []*Member
 	// Ended tells how a member departed that is no longer there: its PID and Inc, and
 	// whether it failed rather than left.
-	Ended func(Member) Departure
+	Ended func(*Member) Departure
 	// Suspects are the members of which there are signs that they have ended, with
 	// their incarnations. They are announced, and are members.
 	Suspects map[string]uint64
 	// Plan, if there is one, fills in what next says beyond the members: next is the
-	// view to follow before, with Members, which it may change. It must do nothing
+	// view to follow before, with Members, which are copies that it may change. It must do nothing
 	// but compute, and come to an end: planning again after a view that it made,
 	// again and again, must at last change nothing. soon: the view need not wait for
 	// the quiet time, because it only goes on with what an earlier one began.

@@ -64,14 +64,14 @@ type part struct {
 	session *lease.Session
 	nc      *nats.Conn
 	link    *natstest.Link
-	wants   *latest.Value[[]roster.Member] // what its census counts
-	sign    roster.Sign                    // by which all departed
+	wants   *latest.Value[[]*roster.Member] // what its census counts
+	sign    roster.Sign                     // by which all departed
 	plan    func(before, next *roster.View) (soon bool)
 }
 
 func take(t *testing.T, s *natstest.Server, h *hall, pid string, coordinates bool, tune ...func(*part)) *part {
 	t.Helper()
-	p := &part{link: s.Link(), wants: new(latest.Value[[]roster.Member])}
+	p := &part{link: s.Link(), wants: new(latest.Value[[]*roster.Member])}
 	for _, f := range tune {
 		f(p)
 	}
@@ -103,7 +103,7 @@ func take(t *testing.T, s *natstest.Server, h *hall, pid string, coordinates boo
 			for {
 				list, changed := p.wants.Load()
 				if list != nil {
-					report(roster.Count{Members: list, Plan: p.plan, Ended: func(m roster.Member) roster.Departure {
+					report(roster.Count{Members: list, Plan: p.plan, Ended: func(m *roster.Member) roster.Departure {
 						return roster.Departure{PID: m.PID, Inc: m.Inc, Failed: true, By: p.sign}
 					}})
 				}
@@ -127,9 +127,9 @@ func take(t *testing.T, s *natstest.Server, h *hall, pid string, coordinates boo
 	return p
 }
 
-func named(pids ...string) (list []roster.Member) {
+func named(pids ...string) (list []*roster.Member) {
 	for i, p := range pids {
-		list = append(list, roster.Member{PID: p, Inc: uint64(i + 1)})
+		list = append(list, &roster.Member{PID: p, Inc: uint64(i + 1)})
 	}
 	return list
 }
@@ -288,13 +288,13 @@ func TestGroupDoesNotWaitForWhatWasForeseen(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		tune  func(*part)
-		after []roster.Member
+		after []*roster.Member
 		waits bool
 	}{
 		{"failed", func(p *part) { p.plan, p.sign = plan, roster.Closed }, named("a", "b"), false},
 		{"failed, of the members", func(p *part) { p.sign = roster.Closed }, named("a", "b"), true},
 		{"left", func(p *part) { p.plan = plan }, named("a", "b"), true},
-		{"failed, another came", func(p *part) { p.plan, p.sign = plan, roster.Closed }, append(named("a"), roster.Member{PID: "d", Inc: 9}), true},
+		{"failed, another came", func(p *part) { p.plan, p.sign = plan, roster.Closed }, append(named("a"), &roster.Member{PID: "d", Inc: 9}), true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {

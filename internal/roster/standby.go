@@ -114,15 +114,22 @@ func (r *Roster) near() (near bool, wait time.Duration) {
 	if !member {
 		limit = r.cfg.Ceiling * 3 / 2
 	}
-	older := 0
+	silence := time.Since(t.alive)
+	stands := member && (len(v.Members) <= allStandBy || v.older(t.inc) < standbys)
+	return stands || silence > limit, max(limit-silence, 0) + time.Millisecond
+}
+
+// older returns how many members but the coordinator were here before an incarnation, as
+// far as standbys of them.
+func (v *View) older(inc uint64) (n int) {
 	for _, m := range v.Members {
-		if m.PID != v.PID && m.Inc < t.inc {
-			older++
+		if m.PID != v.PID && m.Inc < inc {
+			if n++; n == standbys {
+				break
+			}
 		}
 	}
-	silence := time.Since(t.alive)
-	stands := member && (len(v.Members) <= allStandBy || older < standbys)
-	return stands || silence > limit, max(limit-silence, 0) + time.Millisecond
+	return n
 }
 
 // newcomer reports, once for every incarnation, that it has begun.

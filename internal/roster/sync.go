@@ -61,7 +61,8 @@ func (r *Roster) sync(ctx context.Context) error {
 		}
 	}
 	living := *v
-	living.Members = slices.DeleteFunc(slices.Clone(v.Members), func(m Member) bool {
+	living.words = 0
+	living.Members = slices.DeleteFunc(slices.Clone(v.Members), func(m *Member) bool {
 		return signs[incarnation{m.PID, m.Inc}] < 2
 	})
 	r.view.Update(func(now *View) (*View, bool) {

@@ -2,7 +2,7 @@ package roster
 
 import (
 	"encoding/json"
-	"iter"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -60,7 +60,10 @@ type Given struct {
 	Probation bool `json:"probation,omitempty"`
 }
 
-func (m Member) equal(o Member) bool {
+// String is what %+v says of a member, for those who print a view.
+func (m *Member) String() string { return fmt.Sprintf("%+v", *m) }
+
+func (m *Member) equal(o *Member) bool {
 	return m.PID == o.PID && m.Inc == o.Inc && m.Ask == o.Ask && m.Given == o.Given && maps.Equal(m.Meta, o.Meta)
 }
 
@@ -84,7 +87,7 @@ const keepGone = 128
 const maxMembers = kv.MaxRecord - 64<<10
 
 // size is how many bytes of a view m takes.
-func (m Member) size() int {
+func (m *Member) size() int {
 	line, _ := json.Marshal(m) // of strings, numbers and times
 	return len(line) + 1
 }
@@ -99,7 +102,9 @@ func (v *View) Full() bool {
 	return total+largest > maxMembers
 }
 
-// A View is one numbered snapshot. It is not modified once it is shared.
+// A View is one numbered snapshot. It is not modified once it is shared, and neither are
+// its members, which the views before and after have as well: of a thousand, a step
+// changes few.
 type View struct {
 	Key   string `json:"key"`
 	Epoch uint64 `json:"epoch"`
@@ -108,23 +113,61 @@ type View struct {
 	// Kind and Units are of a balance group: how it divides, and into how many.
 	Kind    string      `json:"kind,omitempty"`
 	Units   int         `json:"units,omitempty"`
-	Members []Member    `json:"members"`
+	Members []*Member   `json:"members"`
 	Gone    []Departure `json:"gone,omitempty"`
 	Nonce   string      `json:"nonce"`
 	// Suspects are the members of which the coordinator last announced that it has
 	// signs of their end, with their incarnations. It is no part of the snapshot.
 	Suspects map[string]uint64 `json:"-"`
+
+	// words is one more than how many of the PIDs are no numbers, which decides how they
+	// are sorted; 0 if they were not counted, nor seen to be sorted.
+	words int
 }
 
-// Find returns the member with the PID.
-func (v *View) Find(pid string) (Member, bool) {
-	// The order depends on what all PIDs look like, so this is no binary search.
-	for i := range v.Members {
-		if v.Members[i].PID == pid {
+// absent is the member that was not found.
+var absent Member
+
+// Find returns the member with the PID; one with Inc 0 if there is none.
+func (v *View) Find(pid string) (m *Member, ok bool) {
+	if v.words > 0 {
+		if i, ok := find(v.Members, pid, token.OrderOf(v.words == 1)); ok {
 			return v.Members[i], true
 		}
+		return &absent, false
 	}
-	return Member{}, false
+	for _, m := range v.Members {
+		if m.PID == pid {
+			return m, true
+		}
+	}
+	return &absent, false
+}
+
+func find(members []*Member, pid string, order func(a, b string) int) (int, bool) {
+	return slices.BinarySearchFunc(members, pid, func(m *Member, pid string) int { return order(m.PID, pid) })
+}
+
+// count counts the PIDs that are no numbers, and sorts.
+func (v *View) count() {
+	v.words = 1
+	for _, m := range v.Members {
+		v.words += word(m.PID)
+	}
+	v.sort()
+}
+
+func (v *View) sort() {
+	order := token.OrderOf(v.words == 1)
+	slices.SortStableFunc(v.Members, func(a, b *Member) int { return order(a.PID, b.PID) })
+}
+
+// word is 1 if the PID is no number.
+func word(pid string) int {
+	if token.IsNumber(pid) {
+		return 0
+	}
+	return 1
 }
 
 // Ended returns how the member departed. One whose departure is forgotten has failed.
@@ -145,7 +188,7 @@ type announcement struct {
 	PID          string // the coordinator
 	Kind         string
 	Units        int
-	Set          []Member
+	Set          []*Member
 	Gone         []Departure
 	Suspects     map[string]uint64
 }
@@ -168,7 +211,7 @@ func (a announcement) foreseen() bool {
 func (v *View) step(c *Count) (a announcement, soon, changed bool) {
 	n := View{Key: v.Key, Epoch: v.Epoch + 1, Kind: v.Kind, Units: v.Units, Members: c.Members}
 	if c.Plan != nil {
-		n.Members = slices.Clone(n.Members)
+		n.Members = copied(n.Members)
 		soon = c.Plan(v, &n)
 	}
 	a = announcement{Epoch: n.Epoch, Prev: v.Epoch, After: v.Token, Kind: n.Kind, Units: n.Units}
@@ -177,10 +220,21 @@ func (v *View) step(c *Count) (a announcement, soon, changed bool) {
 	return a, soon, len(a.Set) > 0 || len(a.Gone) > 0 || n.Kind != v.Kind || n.Units != v.Units
 }
 
+// copied returns the members as a plan may change them.
+func copied(members []*Member) []*Member {
+	all := make([]Member, len(members))
+	list := make([]*Member, len(members))
+	for i, m := range members {
+		all[i] = *m
+		list[i] = &all[i]
+	}
+	return list
+}
+
 // diff returns what leads from v's members to those given: the new and changed
 // ones, and the ones that are no longer there.
-func (v *View) diff(members []Member, ended func(Member) Departure) (set []Member, gone []Departure) {
-	old := make(map[string]Member, len(v.Members))
+func (v *View) diff(members []*Member, ended func(*Member) Departure) (set []*Member, gone []Departure) {
+	old := make(map[string]*Member, len(v.Members))
 	for _, m := range v.Members {
 		old[m.PID] = m
 	}
@@ -197,64 +251,61 @@ func (v *View) diff(members []Member, ended func(Member) Departure) (set []Membe
 	for _, m := range old {
 		gone = append(gone, ended(m))
 	}
-	// Followers sort faster what is sorted, or nearly.
-	order := token.Order((&View{Members: set}).pids())
-	slices.SortFunc(set, func(a, b Member) int { return order(a.PID, b.PID) })
+	s := View{Members: set} // followers sort faster what is sorted, or nearly
+	s.count()
 	return set, gone
 }
 
 // next returns the view that the step leads to.
 func (v *View) next(a announcement) *View {
+	if v.words == 0 {
+		c := *v
+		c.Members = slices.Clone(v.Members)
+		c.count()
+		v = &c
+	}
 	n := &View{Key: v.Key, Epoch: a.Epoch, Token: a.Token, PID: a.PID, Kind: a.Kind, Units: a.Units, Suspects: a.Suspects}
-	numbers := token.Numbers(v.pids())
-	n.Members = v.edited(a, token.OrderOf(numbers))
-	if is := token.Numbers(n.pids()); is != numbers { // rare: all names are numbers from now on, or no longer
-		order := token.OrderOf(is)
-		slices.SortFunc(n.Members, func(a, b Member) int { return order(a.PID, b.PID) })
+	n.Members, n.words = v.edited(a)
+	if (n.words == 1) != (v.words == 1) { // rare: all names are numbers from now on, or no longer
+		n.sort()
 	}
 	n.Gone = slices.Concat(v.Gone, a.Gone)
 	n.Gone = n.Gone[max(0, len(n.Gone)-keepGone):]
 	return n
 }
 
-// edited returns the members after the step, in the order of v's. It copies what stays in
-// runs: a step changes few of a thousand.
-func (v *View) edited(a announcement, order func(a, b string) int) []Member {
+// edited returns the members after the step, in the order of v's, and what is to be their
+// view's words. It copies what stays in runs: a step changes few of a thousand.
+func (v *View) edited(a announcement) (all []*Member, words int) {
 	type edit struct {
 		pid string
 		m   *Member // nil: it is gone
 	}
+	order := token.OrderOf(v.words == 1)
 	edits := make([]edit, 0, len(a.Set)+len(a.Gone))
-	for i := range a.Set {
-		edits = append(edits, edit{a.Set[i].PID, &a.Set[i]})
+	for _, m := range a.Set {
+		edits = append(edits, edit{m.PID, m})
 	}
 	for _, d := range a.Gone { // behind the next incarnation, if there is one
 		edits = append(edits, edit{d.PID, nil})
 	}
 	slices.SortStableFunc(edits, func(a, b edit) int { return order(a.pid, b.pid) })
 	edits = slices.CompactFunc(edits, func(a, b edit) bool { return a.pid == b.pid })
-	all, rest := make([]Member, 0, len(v.Members)+len(a.Set)), v.Members
+	words = v.words
+	all, rest := make([]*Member, 0, len(v.Members)+len(a.Set)), v.Members
 	for _, e := range edits {
-		i, found := slices.BinarySearchFunc(rest, e.pid, func(m Member, pid string) int { return order(m.PID, pid) })
+		i, found := find(rest, e.pid, order)
 		all = append(all, rest[:i]...)
 		if e.m != nil {
-			all = append(all, *e.m)
+			all = append(all, e.m)
+			words += word(e.pid)
 		}
 		if rest = rest[i:]; found {
 			rest = rest[1:]
+			words -= word(e.pid)
 		}
 	}
-	return append(all, rest...)
-}
-
-func (v *View) pids() iter.Seq[string] {
-	return func(yield func(string) bool) {
-		for i := range v.Members {
-			if !yield(v.Members[i].PID) {
-				return
-			}
-		}
-	}
+	return append(all, rest...), words
 }
 
 // parseView reads a view; an absent one is empty, with epoch 0.
@@ -266,5 +317,9 @@ func parseView(e kv.Entry) (*View, error) {
 	if err := json.Unmarshal(e.Value, v); err != nil || v.Key != e.Key || v.Epoch == 0 {
 		return nil, &lease.ForeignError{Key: e.Key}
 	}
+	if slices.Contains(v.Members, nil) { // a null of JSON
+		return nil, &lease.ForeignError{Key: e.Key}
+	}
+	v.count()
 	return v, nil
 }

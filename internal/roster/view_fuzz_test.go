@@ -18,9 +18,9 @@ func FuzzView(f *testing.F) {
 	since := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	key := lease.KeyView("members")
 	for _, v := range []View{
-		{Key: key, Epoch: 1, Token: 7, PID: "a", Members: []Member{{PID: "a", Inc: 7, Host: "h", Since: since, Meta: map[string]string{"k": "v"}}}},
+		{Key: key, Epoch: 1, Token: 7, PID: "a", Members: []*Member{{PID: "a", Inc: 7, Host: "h", Since: since, Meta: map[string]string{"k": "v"}}}},
 		{Key: key, Epoch: 2, Token: 9, PID: "b", Gone: []Departure{{PID: "a", Inc: 7, Failed: true}}},
-		{Key: key, Epoch: 3, Members: []Member{{PID: "2", Ask: Ask{Workers: 2, Stay: 1}, Given: Given{Slots: "0-1"}}, {PID: "10"}}},
+		{Key: key, Epoch: 3, Members: []*Member{{PID: "2", Ask: Ask{Workers: 2, Stay: 1}, Given: Given{Slots: "0-1"}}, {PID: "10"}}},
 	} {
 		data, err := json.Marshal(v)
 		if err != nil {
@@ -64,7 +64,7 @@ func FuzzView(f *testing.F) {
 			}
 			known[m.PID] = true
 		}
-		set, gone := v.diff(v.Members, func(Member) Departure { return Departure{} })
+		set, gone := v.diff(v.Members, func(*Member) Departure { return Departure{} })
 		if len(set) > 0 || len(gone) > 0 {
 			t.Errorf("from %s to its own members: %v, %v", written, set, gone)
 		}

@@ -3,6 +3,7 @@ package roster
 import (
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -32,16 +33,17 @@ func TestNext(t *testing.T) {
 				delete(want, pid)
 			} else {
 				want[pid] = Member{PID: pid, Inc: epoch}
-				a.Set = append(a.Set, want[pid])
+				m := want[pid]
+				a.Set = append(a.Set, &m)
 			}
 		}
 		if want["not-a-number"].PID != "" && r.IntN(20) == 0 && !touched["not-a-number"] {
 			a.Gone = append(a.Gone, Departure{PID: "not-a-number"})
 			delete(want, "not-a-number")
 		}
-		before := fmt.Sprint(v.Members)
+		before := lines(v)
 		next := v.next(a)
-		if fmt.Sprint(v.Members) != before {
+		if !reflect.DeepEqual(lines(v), before) {
 			t.Fatalf("epoch %d: the view before has changed", epoch)
 		}
 		v = next
@@ -59,5 +61,19 @@ func TestNext(t *testing.T) {
 		if !slices.Equal(got, pids) {
 			t.Fatalf("epoch %d: members %v, want %v", epoch, got, pids)
 		}
+		for n := range 40 {
+			pid := fmt.Sprint(n)
+			if m, ok := v.Find(pid); ok != (want[pid].PID != "") || m.Inc != want[pid].Inc {
+				t.Fatalf("epoch %d: found %v, %v for %s, want %v", epoch, m, ok, pid, want[pid])
+			}
+		}
 	}
+}
+
+// lines returns the members as they are now.
+func lines(v *View) (all []Member) {
+	for _, m := range v.Members {
+		all = append(all, *m)
+	}
+	return all
 }

@@ -93,10 +93,12 @@ func decodeAnnouncement(data []byte) (a announcement, err error) {
 	a.Epoch, a.Prev, a.After, a.Token, a.PID = r.uint(), r.uint(), r.uint(), r.uint(), r.string()
 	a.Kind, a.Units = r.string(), r.int32()
 	if n := r.count(8); n > 0 {
-		a.Set = make([]Member, n)
+		a.Set = make([]*Member, n)
 	}
+	lines := make([]Member, len(a.Set))
 	for i := range a.Set {
-		m := &a.Set[i]
+		m := &lines[i]
+		a.Set[i] = m
 		m.PID, m.Inc, m.Host, m.Since = r.string(), r.uint(), r.string(), time.Unix(0, r.int()).UTC()
 		if n := r.count(2); n > 0 {
 			m.Meta = make(map[string]string, n)

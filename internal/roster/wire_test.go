@@ -10,7 +10,7 @@ import (
 var announcements = []announcement{
 	beaconOf(7, 1795220590763, "a", nil),
 	beaconOf(7, 1795220590763, "a", map[string]uint64{"b": 1 << 50}),
-	{Epoch: 1, Token: 5, PID: "a", Kind: "sticky", Units: 12, Set: []Member{
+	{Epoch: 1, Token: 5, PID: "a", Kind: "sticky", Units: 12, Set: []*Member{
 		{PID: "a", Inc: 5, Host: "h", Since: time.Unix(1, 2).UTC(), Meta: map[string]string{"zone": "1", "": "x"}},
 		{PID: "10", Inc: 1 << 60, Since: time.Unix(0, 0).UTC(), Ask: Ask{Workers: 65536, Passive: true}},
 		{PID: "z", Inc: 1, Since: time.Unix(0, 0).UTC(), Ask: Ask{Workers: 2, Idle: true, Weight: 3, Zone: "eu", Kind: "sticky", Parts: 9, Stay: 1 << 62}, Given: Given{Slots: "0-3,7", Going: "9", Mark: 12, Away: true, Refused: true, Evicted: true, Strikes: 300, Probation: true}},

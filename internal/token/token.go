@@ -80,14 +80,15 @@ func Order(names iter.Seq[string]) func(a, b string) int { return OrderOf(Number
 // Numbers reports whether all names are non-negative integers.
 func Numbers(names iter.Seq[string]) bool {
 	for name := range names {
-		if !isInt(name) {
+		if !IsNumber(name) {
 			return false
 		}
 	}
 	return true
 }
 
-// OrderOf is Order of names of which is known whether they are all numbers.
+// OrderOf is Order of names of which is known whether they are all numbers: it is what
+// has to be asked again when names come and go.
 func OrderOf(numbers bool) func(a, b string) int {
 	if !numbers {
 		return strings.Compare
@@ -100,9 +101,9 @@ func OrderOf(numbers bool) func(a, b string) int {
 	}
 }
 
-// isInt reports whether s is a non-negative integer as strconv would print it.
+// IsNumber reports whether s is a non-negative integer as strconv would print it.
 // A legal name cannot begin with '-', so there are no negative ones.
-func isInt(s string) bool {
+func IsNumber(s string) bool {
 	for i := range len(s) {
 		if s[i] < '0' || s[i] > '9' {
 			return false
