@@ -216,20 +216,36 @@ func (s *Session) witness(ctx context.Context, pid string, inc uint64) error {
 	}
 	s.cfg.Logger.Info("saw the process of a session end", "pid", pid, "rev", inc, "process", r.Process)
 	for n := 0; ; n++ {
-		if over, err := s.IsOver(ctx, pid, inc); err == nil && over {
+		err := s.endProven(ctx, pid, inc)
+		if err == nil {
 			return nil
 		}
-		session, err := s.b.Get(ctx, KeySession(pid))
-		if err == nil {
-			err = s.End(ctx, pid, inc, session.Rev)
-		}
-		if err == nil {
+		if over, err := s.IsOver(ctx, pid, inc); err == nil && over {
 			return nil
 		}
 		if err := kv.Pause(ctx, n); err != nil {
 			return err
 		}
 	}
+}
+
+// endProven ends an incarnation whose process has ended. The session must be its own: that
+// of the next one, which lives, would be as good a guard.
+func (s *Session) endProven(ctx context.Context, pid string, inc uint64) error {
+	e, err := s.b.Get(ctx, KeySession(pid))
+	if err != nil {
+		return err
+	}
+	if e.Value != nil {
+		r, err := ParseSession(e)
+		if err != nil {
+			return err
+		}
+		if r.Inc != inc {
+			return errors.New("it has another session")
+		}
+	}
+	return s.End(ctx, pid, inc, e.Rev)
 }
 
 // awaitOther is awaitExit for a process that is not this one.

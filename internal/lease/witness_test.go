@@ -93,3 +93,49 @@ func TestWitnessGoesOn(t *testing.T) {
 		b.leave(t)
 	})
 }
+
+// TestWitnessEndsNobodyElse: a witness that is cut off for a while, between seeing the
+// process end and saying so, does not end the next incarnation of the PID, which began
+// meanwhile.
+func TestWitnessEndsNobodyElse(t *testing.T) {
+	for name, cut := range map[string]func(*natstest.Link){"asks late": (*natstest.Link).Cut, "hears late": (*natstest.Link).CutReplies} {
+		for late := 50 * time.Millisecond; late < 2*time.Second; late += 200 * time.Millisecond {
+			t.Run(name+" "+late.String(), func(t *testing.T) {
+				natstest.Bubble(t, func(t *testing.T, s *natstest.Server) { lateWitness(t, s, cut, late) })
+			})
+		}
+	}
+}
+
+func lateWitness(t *testing.T, s *natstest.Server, cut func(*natstest.Link), late time.Duration) {
+	a, b, c := start(t, s, "a"), start(t, s, "b"), start(t, s, "c")
+	if _, err := a.Claim("c.e.x").Acquire(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	kernels := []*fakeKernel{{end: make(chan struct{})}, {end: make(chan struct{})}}
+	for i, p := range []*proc{b, c} {
+		p.AwaitExitBy(kernels[i].awaitExit)
+		wg.Go(func() { p.Claim("c.e.x").AcquireBy(ctx, lease.Policy{Proof: true}) })
+	}
+	synctest.Wait()
+	a.crash()
+	cut(b.link)
+	kernels[0].kill()
+	synctest.Wait()
+	kernels[1].kill() // the other one says so at once
+	again := start(t, s, "a")
+	first, _ := again.State()
+	time.Sleep(late)
+	b.link.Heal()
+	time.Sleep(2 * ttl)
+	if st, _ := again.State(); st.Hold == nil || st.Hold.Incarnation != first.Hold.Incarnation {
+		t.Errorf("incarnation %d was ended by who saw the process of the one before end", first.Hold.Incarnation)
+	}
+	cancel()
+	wg.Wait()
+	again.leave(t)
+	b.leave(t)
+	c.leave(t)
+}
