@@ -218,7 +218,7 @@ func (w wish) rejoin() time.Duration {
 // left or has joined again, or by the record that decides whether its incarnation is.
 func (c *counter) ended(ctx context.Context, o *roster.Member) bool {
 	w, known := c.wishes[groupKey(c.m.cfg.Group, o.PID)]
-	if known && w.Inc == o.Inc && (w.Gone && w.Stay == o.Stay || w.Stay != o.Stay && w.Stay != 0) {
+	if known && w.Inc == o.Inc && (w.Gone && w.Stay == o.Stay || w.Stay > o.Stay) {
 		return true
 	}
 	id := identityOf(o)

@@ -5,8 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/natsfabric/natsfabric/fabric"
@@ -48,7 +48,7 @@ func Join(ctx context.Context, node *fabric.Node, cfg Config) (*Group, error) {
 		started: make(chan struct{}), settled: make(chan struct{}), writing: make(chan struct{}, 1),
 		ask: roster.Ask{
 			Workers: cfg.Workers, Passive: cfg.Passive, Idle: cfg.NotReady, Weight: cfg.Weight, Zone: cfg.Zone,
-			Kind: cfg.kind().String(), Parts: cfg.Partitions, Stay: rand.Uint64(),
+			Kind: cfg.kind().String(), Parts: cfg.Partitions, Stay: stays.Add(1),
 		},
 	}
 	if cfg.kind() == (kind{}) {
@@ -65,6 +65,11 @@ func Join(ctx context.Context, node *fabric.Node, cfg Config) (*Group, error) {
 	}
 	return m.group, nil
 }
+
+// stays numbers the memberships of this process. Within one incarnation a wish of a lower
+// number that lands late is known to be old: nothing else orders the writes of one process
+// that were sent over two servers.
+var stays atomic.Uint64
 
 // A wish is what a member asks of its group, as the bucket holds it.
 type wish struct {
@@ -258,7 +263,7 @@ func (m *member) write(ctx context.Context, inc uint64, gone bool) error {
 		return context.Cause(ctx)
 	}
 	m.mu.Lock()
-	m.inc = inc // from now on it may be stored, whether we hear of it or not
+	m.inc = max(m.inc, inc) // from now on it may be stored, whether we hear of it or not
 	w := wish{
 		Key: groupKey(m.cfg.Group, string(m.node.PID())), PID: string(m.node.PID()), Inc: inc,
 		Ask: m.ask, Acked: m.acked, RejoinMS: m.cfg.Rejoin.Milliseconds(), Gone: gone,
@@ -279,7 +284,7 @@ func (m *member) write(ctx context.Context, inc uint64, gone bool) error {
 // for every new incarnation, until the member or the node is over.
 func (m *member) feed(hold *lease.Hold) {
 	placed := false // in the newest view
-	if hold != nil && m.strict != nil {
+	if hold != nil {
 		m.strict.begin(hold.Incarnation)
 	}
 	for {
@@ -292,14 +297,16 @@ func (m *member) feed(hold *lease.Hold) {
 			m.strict.drop()
 			hold, placed = nil, false
 		case hold == nil || hold.Incarnation != st.Hold.Incarnation:
+			m.group.lose() // the end of the former one may not have been seen
+			m.strict.drop()
+			placed = false
+			m.strict.begin(st.Hold.Incarnation) // before the wish says what was acknowledged
 			if !m.repeat(st.Hold) {
+				hold = nil
 				kv.Pause(m.stop, 3)
 				break
 			}
 			hold = st.Hold
-			if m.strict != nil {
-				m.strict.begin(hold.Incarnation)
-			}
 			continue
 		case m.strict != nil:
 			m.strict.deliver(v, st.Hold)
@@ -313,6 +320,8 @@ func (m *member) feed(hold *lease.Hold) {
 		case <-fuse:
 		case <-poll:
 		case <-m.strict.changed():
+		case <-m.strict.overdue():
+			m.repeat(hold)
 		case revs := <-m.strict.fences():
 			m.strict.took(revs, v)
 		case <-m.stop.Done():

@@ -3,6 +3,7 @@ package balance
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/natsfabric/natsfabric/internal/kv"
 	"github.com/natsfabric/natsfabric/internal/lease"
@@ -34,8 +35,12 @@ func newStrict(m *member) *strict {
 	return &strict{m: m, raised: make(chan map[int]uint64, 1), revs: map[int]uint64{}}
 }
 
-// begin starts anew: with a new incarnation, or after the lease was in doubt.
+// begin starts anew: with a new incarnation, or after the lease was in doubt. Nothing on a
+// nil s.
 func (s *strict) begin(inc uint64) {
+	if s == nil {
+		return
+	}
 	id := identity{string(s.m.node.PID()), inc, s.m.ask.Stay} // Stay never changes
 	acked := s.keep.acked
 	if s.keep.id != id {
@@ -53,7 +58,7 @@ func (s *strict) drop() {
 	if s == nil {
 		return
 	}
-	s.keep.may, s.keep.held, s.still, s.forAck = "", "", "", 0
+	s.keep.may, s.keep.held, s.keep.mark, s.still, s.forAck = "", "", 0, "", 0
 	s.use("", nil)
 }
 
@@ -75,6 +80,9 @@ func (s *strict) deliver(v *roster.View, hold *lease.Hold) {
 			m.repeat(hold)
 		}
 		s.forAck = 0
+		if ok && self.Inc == s.keep.id.inc {
+			m.repeat(hold) // it has a former membership of this incarnation, or a wish that is not ours
+		}
 		return // the view is older than we are
 	}
 	if self.Refused {
@@ -154,6 +162,18 @@ func (s *strict) changed() <-chan struct{} {
 		return nil
 	}
 	return s.shown
+}
+
+// ackAgain is after how long what was acknowledged, and is not taken note of, is
+// acknowledged again: an earlier wish may have landed later.
+const ackAgain = 3 * time.Second
+
+// overdue fires when the acknowledgement is to be written again; never on a nil s.
+func (s *strict) overdue() <-chan time.Time {
+	if s == nil || !s.keep.open() {
+		return nil
+	}
+	return time.After(ackAgain)
 }
 
 // fences gives the fences that were raised; nothing on a nil s.

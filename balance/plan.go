@@ -158,7 +158,7 @@ func (p poll) inherit(before, next *roster.View, k kind) {
 			continue
 		}
 		m.Slots, m.Going, m.Mark = old.Slots, old.Going, old.Mark
-		if !k.strict() || !same || p.acked[identityOf(old)] >= old.Mark {
+		if !k.strict() || !same || p.ended[identityOf(old)] || p.acked[identityOf(old)] >= old.Mark {
 			m.Going, m.Mark = "", 0
 		}
 	}

@@ -43,6 +43,10 @@ func (k *keeper) due() uint64 {
 	return 0
 }
 
+// open reports whether what was acknowledged last is still to be given up, by the newest
+// view.
+func (k *keeper) open() bool { return k.mark != 0 && k.mark <= k.acked }
+
 // acknowledged notes that epoch was acknowledged.
 func (k *keeper) acknowledged(epoch uint64) { k.acked = max(k.acked, epoch) }
 

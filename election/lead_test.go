@@ -182,6 +182,33 @@ func TestLeaveWaitsForLead(t *testing.T) {
 	})
 }
 
+// A term that nobody resigned has its grace when the node leaves, as when it is lost.
+func TestLeaveWaitsForTheGrace(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a := join(t, s, "a")
+		b := of(t, join(t, s, "b"), 0)
+		term := campaign(t, of(t, a, 2*time.Second))
+		var stopped atomic.Bool
+		go func() {
+			<-term.Context().Done()
+			time.Sleep(1900 * time.Millisecond)
+			stopped.Store(true)
+		}()
+		next := make(chan *election.Term)
+		go func() { next <- campaign(t, b) }()
+		synctest.Wait()
+		leave(t, a)
+		if context.Cause(term.Context()) == nil {
+			t.Error("the node has left, and the term's context has not ended")
+		}
+		tb := <-next
+		if !stopped.Load() {
+			t.Error("another leads within the grace of a term")
+		}
+		resign(t, tb)
+	})
+}
+
 // If ctx ends before the function has stopped, Leave writes nothing: the lease runs
 // out, and the others see a failure.
 func TestLeaveThatCannotWaitWritesNothing(t *testing.T) {

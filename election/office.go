@@ -95,6 +95,9 @@ func (o *office) hear(from string, data []byte) {
 	if m.Op == opStand && c == nil && s != nil {
 		s.early[from] = m // the bucket says that this node leads, and it is about to
 	}
+	if m.Op == opWithdraw && s != nil {
+		delete(s.early, from)
+	}
 	o.mu.Unlock()
 	switch m.Op {
 	case opStand:

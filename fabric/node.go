@@ -107,7 +107,6 @@ func (n *Node) asyncError(err error, sub *nats.Subscription) {
 	case errors.Is(err, nats.ErrSlowConsumer):
 		n.cfg.Logger.Warn("subscription overflowed: reading again", "pid", n.cfg.PID, "subject", sub.Subject)
 		n.bucket.Nudge()
-		n.members.Reread()
 	case errors.Is(err, nats.ErrPermissionViolation):
 		op, subject := violation(err)
 		n.courier.permission(op, subject)
@@ -137,9 +136,9 @@ func (n *Node) followConn(l *link) {
 				n.events.add(Event{Kind: Reconnected})
 				n.evidence.Reconnected()
 				n.courier.reconnected()
+				n.bucket.Suspect() // it may have been closed and opened anew meanwhile
 				n.session.Poke()
 				n.bucket.Nudge()
-				n.members.Reread()
 			case nats.CLOSED:
 				n.disconnect()
 				return

@@ -328,12 +328,19 @@ func TestLeadProcessesChurn(t *testing.T) {
 	}
 	r := newLeadRun(t, newLeadServer(t).at)
 	began, starts := time.Now(), r.kills
-	for r.on(15*time.Millisecond, 45*time.Millisecond) {
+	ending := map[*leadProcess]bool{}
+	for r.on(5*time.Millisecond, 25*time.Millisecond) {
+		for p := range ending {
+			if p.over() {
+				delete(ending, p)
+				r.restart(p)
+			}
+		}
 		i := r.rand.IntN(len(r.procs))
 		p := r.procs[i]
 		// Two live on unless they lead: to end a leader's lease takes somebody who lives for
 		// as long.
-		if leads, _ := r.leader(); i < 2 && leads != p {
+		if leads, _ := r.leader(); ending[p] || i < 2 && leads != p {
 			continue
 		}
 		sig := syscall.SIGTERM
@@ -341,6 +348,9 @@ func TestLeadProcessesChurn(t *testing.T) {
 			sig = syscall.SIGKILL
 		}
 		p.signal(sig)
+		ending[p] = true
+	}
+	for p := range ending {
 		p.wait()
 		r.restart(p)
 	}

@@ -181,6 +181,13 @@ func (p *process) signal(sig syscall.Signal) {
 	}
 }
 
+// over reports whether it has ended.
+func (p *process) over() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.ended
+}
+
 // wait returns the exit code.
 func (p *process) wait() int {
 	p.t.Helper()

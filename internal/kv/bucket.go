@@ -75,8 +75,15 @@ func (b *Bucket) Longest() time.Duration {
 	return max(b.longest, b.cfg.Lease)
 }
 
-// Nudge makes every watch read again: the connection was away.
+// Nudge makes every watch read again, and who else follows the bucket: the connection was
+// away.
 func (b *Bucket) Nudge() { b.nudged.Store(struct{}{}) }
+
+// Nudged returns a channel that is closed at the next Nudge.
+func (b *Bucket) Nudged() <-chan struct{} {
+	_, nudged := b.nudged.Load()
+	return nudged
+}
 
 // An Entry is the newest record of a key.
 type Entry struct {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -320,6 +322,45 @@ func TestRefusalInDoubtIsNoOutcome(t *testing.T) {
 		_, err = b.Settle(within(t, 5*time.Second), "k", rev, []byte("y"), 0)
 		if !errors.Is(err, kv.ErrUnknown) || errors.Is(err, kv.ErrRefused) {
 			t.Errorf("Settle = %v, want ErrUnknown only", err)
+		}
+	})
+}
+
+// A write that was in doubt, and is then stored under a revision that was given out before,
+// shows that the bucket went back in time: it counts for nothing, though it is there.
+func TestRepeatedWriteShowsARollback(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a, nc, _ := opened(t, s)
+		rev := put(t, a, "k", "x", 0)
+		b := handle(t, nc, func(c *kv.Config) { c.Domain = "past" }) // its server is this:
+		writes := 0
+		sub, err := nc.Subscribe("$JS.past.API.>", func(m *nats.Msg) {
+			go func() {
+				subject := strings.TrimPrefix(m.Subject, "$JS.past.API.")
+				write := strings.HasPrefix(subject, "$KV.")
+				if !write {
+					subject = "$JS.API." + subject
+				}
+				if writes++; write && writes == 2 {
+					return // lost on the way
+				}
+				answer, err := nc.RequestMsg(&nats.Msg{Subject: subject, Header: m.Header, Data: m.Data}, time.Second)
+				if err != nil {
+					return
+				}
+				if write && writes > 2 {
+					answer.Data = fmt.Appendf(nil, `{"stream":"KV_fab_test_production","seq":%d}`, rev)
+				}
+				m.Respond(answer.Data)
+			}()
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer sub.Unsubscribe()
+		put(t, b, "j", "x", 0)
+		if got, err := b.Settle(within(t, 10*time.Second), "k", rev, []byte("y"), 0); !errors.Is(err, kv.ErrReplaced) {
+			t.Errorf("Settle = %d, %v, want ErrReplaced", got, err)
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package kv
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -270,6 +271,9 @@ func (b *Bucket) unlock(ctx context.Context, created time.Time, made, rolled boo
 			}
 		}
 		if time.Since(since) >= wait && !b.cfg.NoOpen {
+			if lost, err := b.replaced(ctx, created); err != nil || lost { // e may be the next bucket's
+				return cmp.Or(err, ErrReplaced)
+			}
 			if err := b.writeOpen(ctx, e.Rev, created); err != nil {
 				return err
 			}

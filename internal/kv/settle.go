@@ -34,7 +34,7 @@ func (b *Bucket) settle(ctx context.Context, key string, rev uint64, value []byt
 		switch {
 		case err == nil:
 			return got, b.counts(ctx, rev, created)
-		case errors.Is(err, ErrRefused) && !doubt:
+		case errors.Is(err, ErrRefused) && !doubt, errors.Is(err, ErrReplaced):
 			return 0, err
 		case errors.Is(err, ErrRefused):
 			e, readErr := b.Get(ctx, key)
@@ -105,6 +105,15 @@ func (b *Bucket) replaced(ctx context.Context, created time.Time) (bool, error) 
 func (b *Bucket) Gone(ctx context.Context) bool {
 	lost, err := b.replaced(ctx, b.createdAt())
 	return err == nil && lost
+}
+
+// Lost reports whether the bucket that gave out revision rev is known to be lost, or closed
+// since.
+func (b *Bucket) Lost(ctx context.Context, rev uint64) bool {
+	b.mu.Lock()
+	since := b.openRev > rev
+	b.mu.Unlock()
+	return since || b.Gone(ctx)
 }
 
 // Pause waits before try n+1: 25 ms doubling to 200 ms, with jitter, so that the

@@ -119,7 +119,7 @@ func (w *Watch) wake() {
 // run reads everything again and again.
 func (w *Watch) run(ctx context.Context) {
 	for tries := 0; ctx.Err() == nil; {
-		_, nudged := w.b.nudged.Load()
+		nudged := w.b.Nudged()
 		err := w.read(ctx)
 		if err != nil {
 			w.b.logger.Debug("cannot read what is watched", "pattern", w.pattern, "err", err)

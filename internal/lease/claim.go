@@ -272,11 +272,7 @@ func (c *Claim) release(ctx context.Context, rev uint64, r ClaimRecord, to strin
 	if to != "" {
 		r.State = stateHandover
 	}
-	_, err := c.s.b.Settle(ctx, c.key, rev, encode(r), 0)
-	if errors.Is(err, kv.ErrRefused) {
-		return nil // it is another's already
-	}
-	if err != nil {
+	if err := c.s.yield(ctx, c.key, rev, encode(r), 0); err != nil {
 		return fmt.Errorf("release %s: %w", c.key, err)
 	}
 	return nil

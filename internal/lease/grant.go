@@ -25,12 +25,13 @@ type Grant struct {
 	once   sync.Once
 	done   chan struct{} // closed when the record is given back
 	err    error         // of giving it back; read after done
+	exit   func()        // the work under it has ended, or its grace to
 }
 
 func newGrant(c *Claim, hold *Hold, p Policy, token uint64, r ClaimRecord) *Grant {
 	g := &Grant{
 		Term: r.Term, Token: token, Since: r.Since,
-		c: c, record: r, policy: p, done: make(chan struct{}),
+		c: c, record: r, policy: p, done: make(chan struct{}), exit: c.s.Enter(),
 	}
 	g.hold.Store(hold)
 	g.book.init(c.s.life, token)
@@ -43,7 +44,11 @@ func newGrant(c *Claim, hold *Hold, p Policy, token uint64, r ClaimRecord) *Gran
 		ended = context.AfterFunc(end, func() { g.cancel(context.Cause(end)) })
 	}
 	left := context.AfterFunc(c.s.leaving, func() { g.cancel(context.Cause(c.s.leaving)) })
-	context.AfterFunc(g.ctx, func() { ended(); left() }) // nothing is left to watch for
+	context.AfterFunc(g.ctx, func() {
+		ended() // nothing is left to watch for
+		left()
+		time.AfterFunc(p.Grace, g.exit)
+	})
 	return g
 }
 
@@ -122,6 +127,7 @@ func (g *Grant) HandOver(ctx context.Context, pid string) error {
 	g.once.Do(func() {
 		exit := g.c.s.Enter() // Leave waits for resignations, too
 		g.c.s.spawn(func() {
+			defer g.exit()
 			defer exit()
 			defer close(g.done)
 			defer func() { <-g.c.turn }()

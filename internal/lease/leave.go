@@ -33,11 +33,31 @@ func (s *Session) writeLeft(ctx context.Context, inc uint64) error {
 		Key: KeyPID(s.cfg.PID), State: stateLeft, PID: s.cfg.PID, Inc: inc,
 		Host: s.cfg.Host, Since: time.Now().UTC(), Proc: s.proc, Nonce: nuid.Next(),
 	}
-	_, err := s.b.Settle(ctx, r.Key, inc, encode(r), keepEnded)
-	if errors.Is(err, kv.ErrRefused) {
-		return nil // it was ended by another, which is as good
+	return s.yield(ctx, r.Key, inc, encode(r), keepEnded)
+}
+
+// yield writes value, which gives key up, over our record at rev. If it is another's
+// already, that is as good. So a refusal counts if there is a newer record, or another
+// bucket, or neither for long: it may be of a server that was deposed and does not know
+// ours.
+func (s *Session) yield(ctx context.Context, key string, rev uint64, value []byte, ttl time.Duration) error {
+	var first time.Time
+	for n := 0; ; n++ {
+		_, err := s.b.Settle(ctx, key, rev, value, ttl)
+		if !errors.Is(err, kv.ErrRefused) {
+			return err
+		}
+		if n == 0 {
+			first = time.Now()
+		}
+		e, readErr := s.b.Get(ctx, key)
+		if readErr == nil && e.Rev > rev || s.b.Lost(ctx, rev) || time.Since(first) > 2*s.cfg.Lease {
+			return nil
+		}
+		if err := kv.Pause(ctx, n); err != nil {
+			return err
+		}
 	}
-	return err
 }
 
 // Fail ends the session without a record: the connection is gone for good.
@@ -54,18 +74,18 @@ func (s *Session) fail(cause error) {
 }
 
 // Leave ends everything that is held under the session, waits for the work under
-// it, and gives the PID back. If ctx ends first it gives nothing back: the lease
+// it, and the grace of the grants that nobody released, and gives the PID back. If ctx ends first it gives nothing back: the lease
 // runs out. Nor does it try for longer than a lease. It returns when no goroutine of the session is left. It may be called
 // again, and then waits for the first call.
 func (s *Session) Leave(ctx context.Context) error {
 	s.leave(ErrLeft)
 	err := s.work.wait(ctx)
-	s.mu.Lock()
-	inc := s.inc
-	s.mu.Unlock()
 	st := s.state.Get()
 	s.fail(ErrLeft) // before the record is sent: no validity check succeeds again
 	s.end()
+	s.mu.Lock()
+	inc := s.inc // nobody takes the PID any more
+	s.mu.Unlock()
 	if err != nil || s.cfg.Passive || st.Ended {
 		return err
 	}

@@ -101,7 +101,7 @@ var mutants = []natstest.Mutant{
 	mutant("a forged release counts", "internal/lease/waiter.go",
 		"	n, err := w.c.s.b.Get(ctx, w.c.key)\n", "	n, err := entries[0], error(nil)\n", suite("internal/lease", "Forged"), sims),
 	mutant("a witness ends whoever has the PID now", "internal/lease/waiter.go",
-		"		if r.Inc != inc {\n", "		if r.Inc < inc {\n", suite("internal/lease", "Witness")),
+		"	if r.Inc != inc {\n", "	if r.Inc < inc {\n", suite("internal/lease", "Witness")),
 	mutant("a read-back that finds nothing is an outcome", "internal/kv/settle.go",
 		"readErr == nil && e.Rev > rev {", "readErr == nil {", suite("internal/lease", "Settle")),
 	mutant("two actors on one claim", "internal/lease/claim.go",

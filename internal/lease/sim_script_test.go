@@ -7,6 +7,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/natsfabric/natsfabric/internal/lease"
 	"github.com/natsfabric/natsfabric/internal/natstest"
 )
 
@@ -85,4 +86,58 @@ func TestSettleWhileTheLeaderChanges(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A release that a deposed server refuses, because it does not know the claim, is written
+// again: the holder lives, so nobody else could ever have it.
+func TestReleaseRefusedByADeposedServer(t *testing.T) {
+	natstest.FakeTime(t, func(t *testing.T) {
+		s := newSimServer(1)
+		defer s.close()
+		w := &simWorld{t: t, s: s}
+		w.first()
+		join := func(pid string) *lease.Session {
+			nc, err := nats.Connect("", nats.InProcessServer(s.way()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(nc.Close)
+			b := w.bucket(nc, simLongest, simLogger(pid))
+			if err := b.Open(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			session, err := lease.Start(t.Context(), b, lease.Config{PID: pid, Lease: simLongest, Logger: simLogger(pid)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return session
+		}
+		a, b := join("a"), join("b")
+		g, err := a.Claim("c.e.x").Acquire(t.Context(), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		refused := 0
+		s.mu.Lock()
+		s.script = func(m message) bool {
+			if !strings.HasPrefix(m.subject, simKV+"c.e.x") || !strings.Contains(string(m.data), "released") || refused == 2 {
+				return false
+			}
+			refused++
+			s.reply(m.reply, wrongLast(1))
+			return true
+		}
+		s.mu.Unlock()
+		if err := g.Release(within(t, time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.Claim("c.e.x").Acquire(within(t, time.Minute), 0); err != nil || refused != 2 {
+			t.Errorf("after %d refusals of the release: Acquire = %v", refused, err)
+		}
+		for _, session := range []*lease.Session{a, b} {
+			if err := session.Leave(within(t, time.Minute)); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 }

@@ -230,20 +230,18 @@ func (s *Session) witness(ctx context.Context, pid string, inc uint64) error {
 }
 
 // endProven ends an incarnation whose process has ended. The session must be its own: that
-// of the next one, which lives, would be as good a guard.
+// of the next one, which lives, would be as good a guard, and so would its absence.
 func (s *Session) endProven(ctx context.Context, pid string, inc uint64) error {
 	e, err := s.b.Get(ctx, KeySession(pid))
 	if err != nil {
 		return err
 	}
-	if e.Value != nil {
-		r, err := ParseSession(e)
-		if err != nil {
-			return err
-		}
-		if r.Inc != inc {
-			return errors.New("it has another session")
-		}
+	r, err := ParseSession(e)
+	if err != nil {
+		return err // absent or foreign
+	}
+	if r.Inc != inc {
+		return errors.New("it has another session")
 	}
 	return s.End(ctx, pid, inc, e.Rev)
 }

@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/natsfabric/natsfabric/internal/lease"
 	"github.com/natsfabric/natsfabric/internal/natstest"
 )
@@ -101,13 +103,18 @@ func TestWitnessEndsNobodyElse(t *testing.T) {
 	for name, cut := range map[string]func(*natstest.Link){"asks late": (*natstest.Link).Cut, "hears late": (*natstest.Link).CutReplies} {
 		for late := 50 * time.Millisecond; late < 2*time.Second; late += 200 * time.Millisecond {
 			t.Run(name+" "+late.String(), func(t *testing.T) {
-				natstest.Bubble(t, func(t *testing.T, s *natstest.Server) { lateWitness(t, s, cut, late) })
+				natstest.Bubble(t, func(t *testing.T, s *natstest.Server) { lateWitness(t, s, cut, late, false) })
 			})
 		}
 	}
+	t.Run("the session is removed", func(t *testing.T) {
+		natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+			lateWitness(t, s, (*natstest.Link).Cut, 50*time.Millisecond, true)
+		})
+	})
 }
 
-func lateWitness(t *testing.T, s *natstest.Server, cut func(*natstest.Link), late time.Duration) {
+func lateWitness(t *testing.T, s *natstest.Server, cut func(*natstest.Link), late time.Duration, remove bool) {
 	a, b, c := start(t, s, "a"), start(t, s, "b"), start(t, s, "c")
 	if _, err := a.Claim("c.e.x").Acquire(t.Context(), 0); err != nil {
 		t.Fatal(err)
@@ -128,6 +135,13 @@ func lateWitness(t *testing.T, s *natstest.Server, cut func(*natstest.Link), lat
 	again := start(t, s, "a")
 	first, _ := again.State()
 	time.Sleep(late)
+	if remove { // by a person, or by a server whose clock is wrong; the next renewal mends it
+		m := nats.NewMsg("$KV.fab_test_production.s.a")
+		m.Header.Set("KV-Operation", "DEL")
+		if _, err := c.nc.RequestMsg(m, time.Second); err != nil {
+			t.Fatal(err)
+		}
+	}
 	b.link.Heal()
 	time.Sleep(2 * ttl)
 	if st, _ := again.State(); st.Hold == nil || st.Hold.Incarnation != first.Hold.Incarnation {

@@ -141,8 +141,8 @@ func (r *Roster) Close() {
 // View returns the newest view and a channel that is closed at the next.
 func (r *Roster) View() (*View, <-chan struct{}) { return r.view.Load() }
 
-// Reread asks for the view to be read: the connection was away.
-func (r *Roster) Reread() {
+// reread asks for the view to be read.
+func (r *Roster) reread() {
 	select {
 	case r.again <- struct{}{}:
 	default:
@@ -182,16 +182,18 @@ func (r *Roster) hear(from string, data []byte) {
 	select {
 	case r.heard <- a:
 	default:
-		r.Reread()
+		r.reread()
 	}
 }
 
 // follow keeps the view up to date until ctx ends.
 func (r *Roster) follow(ctx context.Context) {
-	r.Reread()
+	r.reread()
+	want := uint64(0) // the epoch that was announced and not read yet
+	nudged := r.b.Nudged()
 	for n := 0; ctx.Err() == nil; {
 		timer := time.NewTimer(2*beacon + rand.N(beacon))
-		want, silent := uint64(0), false
+		silent := false
 		select {
 		case <-ctx.Done():
 			timer.Stop()
@@ -203,6 +205,8 @@ func (r *Roster) follow(ctx context.Context) {
 			}
 			want = a.Epoch
 		case <-r.again:
+		case <-nudged: // the connection was away
+			nudged = r.b.Nudged()
 		case <-timer.C:
 			silent = r.cfg.Census == nil
 		}
@@ -213,13 +217,13 @@ func (r *Roster) follow(ctx context.Context) {
 		}
 		err := read()
 		if err == nil {
-			n = 0
+			n, want = 0, 0
 			continue
 		}
 		r.cfg.Logger.Debug("view not read", "roster", r.cfg.Name, "err", err)
 		kv.Pause(ctx, n)
 		n++
-		r.Reread()
+		r.reread()
 	}
 }
 

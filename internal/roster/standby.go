@@ -155,12 +155,15 @@ func (r *Roster) turn(ctx context.Context, acquire acquire) error {
 	watched := make(chan struct{})
 	go func() { // ends the wait when others are nearer
 		defer close(watched)
+		ticker := time.NewTicker(beacon) // a coordinator may be heard that changes nothing
+		defer ticker.Stop()
 		for {
 			_, changed := r.view.Load()
 			select {
 			case <-wait.Done():
 				return
 			case <-changed:
+			case <-ticker.C:
 			}
 			if near, _ := r.near(); !near {
 				cancel()

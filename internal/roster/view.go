@@ -217,6 +217,12 @@ func (v *View) step(c *Count) (a announcement, soon, changed bool) {
 	a = announcement{Epoch: n.Epoch, Prev: v.Epoch, After: v.Token, Kind: n.Kind, Units: n.Units}
 	a.Suspects = c.Suspects
 	a.Set, a.Gone = v.diff(n.Members, c.Ended)
+	if c.Plan != nil { // a copy in the view would keep all of them
+		for i, m := range a.Set {
+			one := *m
+			a.Set[i] = &one
+		}
+	}
 	return a, soon, len(a.Set) > 0 || len(a.Gone) > 0 || n.Kind != v.Kind || n.Units != v.Units
 }
 

@@ -95,10 +95,13 @@ func decodeAnnouncement(data []byte) (a announcement, err error) {
 	if n := r.count(8); n > 0 {
 		a.Set = make([]*Member, n)
 	}
-	lines := make([]Member, len(a.Set))
+	var few []Member // share an allocation, and keep it
 	for i := range a.Set {
-		m := &lines[i]
-		a.Set[i] = m
+		if len(few) == 0 {
+			few = make([]Member, min(16, len(a.Set)-i))
+		}
+		m := &few[0]
+		a.Set[i], few = m, few[1:]
 		m.PID, m.Inc, m.Host, m.Since = r.string(), r.uint(), r.string(), time.Unix(0, r.int()).UTC()
 		if n := r.count(2); n > 0 {
 			m.Meta = make(map[string]string, n)
