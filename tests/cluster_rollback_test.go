@@ -127,3 +127,65 @@ func TestRollback(t *testing.T) {
 		}
 	})
 }
+
+// TestRollbackBehindTheBack: the server comes back without what it had acknowledged while a
+// leader is cut off, and has gone past all that it forgot when that one returns. So no
+// revision shows it, and nobody tells: the leader looks because its connection was away.
+func TestRollbackBehindTheBack(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		join := func(i int, l *natstest.Link) *election.Election {
+			n, err := fabric.Join(within(t, patience), fabric.Config{
+				Cluster: "t", PID: number(i), NATS: append(natstest.FastOptions(), nats.InProcessServer(l)),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { leave(t, n) })
+			e, err := election.New(n, election.Config{Name: "x", HoldOnSuspend: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return e
+		}
+		link := s.Link()
+		a, b := join(0, link), join(1, s.Link())
+		campaign := func(e *election.Election) *election.Term {
+			term, err := e.Campaign(within(t, 5*time.Minute))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return term
+		}
+		if err := campaign(b).Resign(within(t, patience)); err != nil {
+			t.Fatal(err)
+		}
+		old := t.TempDir()
+		s.Stop()
+		if err := os.CopyFS(old, os.DirFS(s.StoreDir())); err != nil {
+			t.Fatal(err)
+		}
+		s.Start()
+		time.Sleep(2 * time.Second)
+		first := campaign(a)
+		s.Stop()
+		link.Cut()
+		if err := os.RemoveAll(s.StoreDir()); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.CopyFS(s.StoreDir(), os.DirFS(old)); err != nil {
+			t.Fatal(err)
+		}
+		s.Start()
+		time.AfterFunc(6*time.Second, link.Heal)
+		second := campaign(b)
+		for range 600 {
+			if first.Valid() && second.Valid() {
+				t.Fatal("two believers")
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		if second.Token() <= first.Token() {
+			t.Errorf("token %d after %d", second.Token(), first.Token())
+		}
+	})
+}
