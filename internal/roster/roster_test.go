@@ -3,6 +3,7 @@ package roster_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"sync"
 	"testing"
@@ -25,6 +26,12 @@ type hall struct {
 	ears  map[int]func(from string, data []byte)
 	next  int
 	quiet bool
+}
+
+func (h *hall) hush(quiet bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.quiet = quiet
 }
 
 // A seat is one node's way into the hall.
@@ -311,4 +318,41 @@ func TestGroupDoesNotWaitForWhatWasForeseen(t *testing.T) {
 			})
 		})
 	}
+}
+
+// After an outage in which nobody heard a coordinator, those who are not among its
+// standbys stop waiting for its claim again.
+func TestStandbysGoBackAfterAnOutage(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		h := &hall{ears: map[int]func(string, []byte){}}
+		var parts []*part
+		var list []*roster.Member
+		for i := range 40 {
+			p := take(t, s, h, fmt.Sprint("n", i), true)
+			st, _ := p.session.State()
+			list = append(list, &roster.Member{PID: fmt.Sprint("n", i), Inc: st.Hold.Incarnation})
+			parts = append(parts, p)
+		}
+		for _, p := range parts {
+			p.wants.Store(list)
+		}
+		standing := func() (n int) {
+			for _, p := range parts {
+				if p.StandsBy() {
+					n++
+				}
+			}
+			return n
+		}
+		time.Sleep(20 * time.Second)
+		before := standing()
+		h.hush(true)
+		time.Sleep(12 * time.Second)
+		during := standing()
+		h.hush(false)
+		time.Sleep(20 * time.Second)
+		if after := standing(); before > 10 || during < 30 || after > 10 {
+			t.Errorf("%d wait for the claim, %d while no coordinator is heard, %d afterwards", before, during, after)
+		}
+	})
 }

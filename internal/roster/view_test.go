@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"runtime"
 	"slices"
 	"testing"
+	"weak"
 
 	"github.com/natsfabric/natsfabric/internal/token"
 )
@@ -67,6 +69,31 @@ func TestNext(t *testing.T) {
 				t.Fatalf("epoch %d: found %v, %v for %s, want %v", epoch, m, ok, pid, want[pid])
 			}
 		}
+	}
+}
+
+// TestStepKeepsNoCopies: of the copies that a plan works on, a view keeps what has changed.
+func TestStepKeepsNoCopies(t *testing.T) {
+	v := &View{Key: "v.x"}
+	var list []*Member
+	for i := range 100 {
+		list = append(list, &Member{PID: fmt.Sprint(i), Inc: 1})
+	}
+	a, _, _ := v.step(&Count{Members: list})
+	v = v.next(a)
+	var copied weak.Pointer[Member]
+	a, _, _ = v.step(&Count{Members: list, Plan: func(_, next *View) bool {
+		next.Members[3].Slots = "7"
+		copied = weak.Make(next.Members[5])
+		return false
+	}})
+	v = v.next(a)
+	runtime.GC()
+	if copied.Value() != nil {
+		t.Error("the view keeps all that the plan worked on")
+	}
+	if m, _ := v.Find("3"); m.Slots != "7" {
+		t.Errorf("member 3 is %v", m)
 	}
 }
 
