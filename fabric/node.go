@@ -136,7 +136,6 @@ func (n *Node) followConn(l *link) {
 				n.events.add(Event{Kind: Reconnected})
 				n.evidence.Reconnected()
 				n.courier.reconnected()
-				n.bucket.Suspect() // it may have been closed and opened anew meanwhile
 				n.session.Poke()
 				n.bucket.Nudge()
 			case nats.CLOSED:

@@ -60,6 +60,7 @@ type Bucket struct {
 	openRev uint64        // of the record that opened the bucket; 0 before
 	rolled  bool          // the bucket is known to have gone back in time
 	suspect bool          // the next write looks
+	looked  uint64        // connects, at the last look
 }
 
 // New returns a handle. It does no I/O.
@@ -229,7 +230,7 @@ func (b *Bucket) Put(ctx context.Context, w Write) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := b.accept(ctx, rev, before); err != nil {
+	if err := b.accept(ctx, w.Key, rev, before); err != nil {
 		return 0, fmt.Errorf("write %s: %w", w.Key, err)
 	}
 	return rev, nil

@@ -250,6 +250,7 @@ func (b *Bucket) unlock(ctx context.Context, created time.Time, made, rolled boo
 	ask := made || newcomer
 	ask = ask || rolled
 	for since := time.Now(); ; {
+		connects := b.connects()
 		e, err := b.Get(ctx, KeyOpen)
 		if err != nil {
 			return err
@@ -257,7 +258,7 @@ func (b *Bucket) unlock(ctx context.Context, created time.Time, made, rolled boo
 		var r openRecord
 		ours := json.Unmarshal(e.Value, &r) == nil && r.Key == KeyOpen && r.LeaseMS > 0 && r.LeaseMS <= MaxLease.Milliseconds()
 		if ours && r.Created.Equal(created) {
-			return b.opened(e.Rev, created, time.Duration(r.LeaseMS)*time.Millisecond)
+			return b.opened(e.Rev, created, time.Duration(r.LeaseMS)*time.Millisecond, connects)
 		}
 		if e.Value != nil && !ours {
 			return &ForeignError{Key: KeyOpen}
@@ -297,13 +298,13 @@ func (b *Bucket) writeOpen(ctx context.Context, rev uint64, created time.Time) e
 	return err
 }
 
-func (b *Bucket) opened(rev uint64, created time.Time, longest time.Duration) error {
+func (b *Bucket) opened(rev uint64, created time.Time, longest time.Duration, connects uint64) error {
 	if b.cfg.Lease > longest {
 		return &LeaseError{Lease: b.cfg.Lease, Longest: longest}
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.created, b.longest = created, longest
-	b.openRev, b.rolled, b.suspect = rev, false, false
+	b.openRev, b.rolled, b.suspect, b.looked = rev, false, false, connects
 	return nil
 }

@@ -20,12 +20,12 @@ import (
 const maxRaise = 1_000_000
 
 // accept notes the revision of an acknowledged write, where before was the highest
-// known when it was sent. A lower one, or another opening of the bucket than ours
-// after somebody asked to look, is an error that wraps [ErrReplaced] and [ErrRefused]:
-// the write counts for nothing.
-func (b *Bucket) accept(ctx context.Context, rev, before uint64) error {
+// known when it was sent. A lower one is an error that wraps [ErrReplaced] and
+// [ErrRefused]: the write counts for nothing, and so do all later ones until the bucket is
+// opened again. So are the errors of look.
+func (b *Bucket) accept(ctx context.Context, key string, rev, before uint64) error {
 	b.mu.Lock()
-	back, look := rev <= before, b.suspect
+	back := rev <= before
 	b.rolled = b.rolled || back
 	b.highest = max(b.highest, rev)
 	b.mu.Unlock()
@@ -33,22 +33,45 @@ func (b *Bucket) accept(ctx context.Context, rev, before uint64) error {
 		b.logger.Warn("the bucket went back in time", "bucket", b.cfg.Name, "rev", rev, "seen", before)
 		return fmt.Errorf("revision %d after %d: %w: %w", rev, before, ErrReplaced, ErrRefused)
 	}
-	if !look {
+	if key == KeyOpen {
+		return nil // whose word that is
+	}
+	return b.look(ctx)
+}
+
+// look makes sure, if somebody asked to look, or the connection was away since the last
+// time, that the bucket has not been closed since this process opened it: others may have
+// noticed meanwhile that it went back in time, and have had it count on, so that no
+// revision shows it any more. If it was, the error wraps [ErrReplaced] and [ErrRefused]; if
+// that cannot be read, [ErrUnknown].
+func (b *Bucket) look(ctx context.Context) error {
+	connects := b.connects()
+	b.mu.Lock()
+	due, rolled := b.suspect || b.looked != connects, b.rolled
+	b.mu.Unlock()
+	if rolled {
+		return fmt.Errorf("the bucket is not open: %w: %w", ErrReplaced, ErrRefused)
+	}
+	if !due {
 		return nil
 	}
 	e, err := b.Get(ctx, KeyOpen)
 	if err != nil {
-		return nil // still suspect: the next write looks again
+		return fmt.Errorf("%w: the write was taken, and whether the bucket is the same: %w", ErrUnknown, err)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.suspect = false
+	b.suspect, b.looked = false, connects
 	if b.openRev != 0 && e.Rev != b.openRev {
 		b.rolled = true
 		return fmt.Errorf("the bucket was closed: %w: %w", ErrReplaced, ErrRefused)
 	}
 	return nil
 }
+
+// connects counts the connections that the client has made. It is ahead of everything
+// that is sent over a new one, which no callback is.
+func (b *Bucket) connects() uint64 { return b.nc.Stats().Reconnects }
 
 // Suspect has the next write look whether the bucket is still open as it was: another
 // process asked everyone to.

@@ -39,10 +39,15 @@ func (b *Bucket) settle(ctx context.Context, key string, rev uint64, value []byt
 		case errors.Is(err, ErrRefused):
 			e, readErr := b.Get(ctx, key)
 			if readErr == nil && e.Rev > rev {
-				if bytes.Equal(e.Value, value) {
+				if !bytes.Equal(e.Value, value) {
+					return 0, err
+				}
+				if err = b.look(ctx); err == nil {
 					return e.Rev, b.counts(ctx, rev, created)
 				}
-				return 0, err
+				if errors.Is(err, ErrReplaced) {
+					return 0, err
+				}
 			}
 			if lost, _ := b.replaced(ctx, created); lost {
 				return 0, fmt.Errorf("%w: %w", ErrReplaced, err)
