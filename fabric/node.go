@@ -238,8 +238,8 @@ func (n *Node) end(cause error) {
 }
 
 // Leave ends the node: its terms and shares end, and when the functions of Lead,
-// the callbacks of groups and the resignations under way are done, it gives back
-// its PID and closes what it owns. If ctx ends first it gives nothing back: the
+// the callbacks of groups and the resignations under way are done, and the grace of
+// terms that nobody resigned is over, it gives back its PID and closes what it owns. If ctx ends first it gives nothing back: the
 // lease runs out, and the others see a failure. Messages that wait to be received
 // are dropped; who awaits an answer is told [ErrInboxFull], but not when the message was
 // being handled: for that there is [Node.Drain]. Whoever sends later is told that nobody
