@@ -335,20 +335,22 @@ func TestRepeatedWriteShowsARollback(t *testing.T) {
 		b := handle(t, nc, func(c *kv.Config) { c.Domain = "past" }) // its server is this:
 		writes := 0
 		sub, err := nc.Subscribe("$JS.past.API.>", func(m *nats.Msg) {
+			subject, write := strings.CutPrefix(m.Subject, "$JS.past.API.$KV.")
+			if subject = "$KV." + subject; write {
+				writes++
+			} else {
+				subject = "$JS." + strings.TrimPrefix(m.Subject, "$JS.past.")
+			}
+			if write && writes == 2 {
+				return // lost on the way
+			}
+			late := write && writes > 2
 			go func() {
-				subject := strings.TrimPrefix(m.Subject, "$JS.past.API.")
-				write := strings.HasPrefix(subject, "$KV.")
-				if !write {
-					subject = "$JS.API." + subject
-				}
-				if writes++; write && writes == 2 {
-					return // lost on the way
-				}
 				answer, err := nc.RequestMsg(&nats.Msg{Subject: subject, Header: m.Header, Data: m.Data}, time.Second)
 				if err != nil {
 					return
 				}
-				if write && writes > 2 {
+				if late {
 					answer.Data = fmt.Appendf(nil, `{"stream":"KV_fab_test_production","seq":%d}`, rev)
 				}
 				m.Respond(answer.Data)
