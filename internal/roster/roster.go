@@ -189,7 +189,7 @@ func (r *Roster) hear(from string, data []byte) {
 // follow keeps the view up to date until ctx ends.
 func (r *Roster) follow(ctx context.Context) {
 	r.reread()
-	want := uint64(0) // the epoch that was announced and not read yet
+	var want View // announced, and not read yet
 	nudged := r.b.Nudged()
 	for n := 0; ctx.Err() == nil; {
 		timer := time.NewTimer(2*beacon + rand.N(beacon))
@@ -203,7 +203,7 @@ func (r *Roster) follow(ctx context.Context) {
 			if r.take(a) {
 				continue
 			}
-			want = a.Epoch
+			want = View{Token: a.Token, Epoch: a.Epoch}
 		case <-r.again:
 		case <-nudged: // the connection was away
 			nudged = r.b.Nudged()
@@ -211,21 +211,27 @@ func (r *Roster) follow(ctx context.Context) {
 			silent = r.cfg.Census == nil
 		}
 		timer.Stop()
-		read := func() error { return r.read(ctx, want) }
+		read := func() error { return r.read(ctx, &want) }
 		if silent {
 			read = func() error { return r.sync(ctx) }
 		}
 		err := read()
 		if err == nil {
-			n, want = 0, 0
+			n, want = 0, View{}
 			continue
 		}
 		r.cfg.Logger.Debug("view not read", "roster", r.cfg.Name, "err", err)
 		kv.Pause(ctx, n)
-		n++
+		if n++; n == believed {
+			want = View{} // anybody can announce anything
+		}
 		r.reread()
 	}
 }
+
+// believed is how often a view is looked for that was announced and is not to be read: a
+// server that was deposed answers from the past.
+const believed = 20
 
 // take applies a, and reports false if the view must be read instead.
 func (r *Roster) take(a announcement) bool {
@@ -249,11 +255,16 @@ func (r *Roster) take(a announcement) bool {
 	return true
 }
 
-// advance makes v the view unless a newer one is known. The token comes first: in a
-// bucket that was lost and made anew the epochs begin again.
+// before reports whether o came after v. The token comes first: in a bucket that was lost
+// and made anew the epochs begin again.
+func (v *View) before(o *View) bool {
+	return v.Token < o.Token || v.Token == o.Token && v.Epoch < o.Epoch
+}
+
+// advance makes v the view unless a newer one is known.
 func (r *Roster) advance(v *View) {
 	r.view.Update(func(old *View) (*View, bool) {
-		return v, v.Token > old.Token || v.Token == old.Token && v.Epoch > old.Epoch
+		return v, old.before(v)
 	})
 }
 
@@ -272,7 +283,7 @@ func (r *Roster) suspect(token, epoch uint64, suspects map[string]uint64) {
 // errBehind: a read that shows less than was announced.
 var errBehind = errors.New("the view read is older than the one announced")
 
-func (r *Roster) read(ctx context.Context, want uint64) error {
+func (r *Roster) read(ctx context.Context, want *View) error {
 	e, err := r.b.Get(ctx, r.key)
 	if err != nil && !errors.Is(err, kv.ErrNoBucket) {
 		return err
@@ -291,7 +302,7 @@ func (r *Roster) read(ctx context.Context, want uint64) error {
 		r.view.Update(func(old *View) (*View, bool) { return v, v.Token == old.Token && v.Epoch == old.Epoch })
 	}
 	r.advance(v)
-	if v.Epoch < want {
+	if v.before(want) {
 		return errBehind
 	}
 	return nil

@@ -26,7 +26,7 @@ func (r *Roster) Sync(ctx context.Context) error {
 }
 
 func (r *Roster) sync(ctx context.Context) error {
-	if err := r.read(ctx, 0); err != nil {
+	if err := r.read(ctx, &View{}); err != nil {
 		return err
 	}
 	v := r.view.Get()
