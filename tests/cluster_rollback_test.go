@@ -176,7 +176,7 @@ func TestRollbackBehindTheBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.Start()
-		time.AfterFunc(6*time.Second, link.Heal)
+		time.AfterFunc(8*time.Second, link.Heal) // the other leads, and has ended nobody
 		second := campaign(b)
 		for range 600 {
 			if first.Valid() && second.Valid() {

@@ -110,8 +110,6 @@ var mutants = []natstest.Mutant{
 		"time.AfterFunc(p.Grace, g.exit)", "g.exit()", suite("election", "LeaveWaits")),
 	mutant("who was away does not look", "internal/kv/rollback.go",
 		"b.suspect || b.looked != connects, b.rolled", "b.suspect, b.rolled", suite("tests", "RollbackBehind")),
-	mutant("a rollback in doubt is a success", "internal/kv/settle.go",
-		" && !doubt, errors.Is(err, ErrReplaced):", " && !doubt:", suite("internal/kv", "Rollback")),
 	mutant("a read-back that finds nothing is an outcome", "internal/kv/settle.go",
 		"readErr == nil && e.Rev > rev {", "readErr == nil {", suite("internal/lease", "Settle")),
 	mutant("two actors on one claim", "internal/lease/claim.go",
