@@ -47,7 +47,7 @@ func (r *Roster) coordinate(until context.Context, g *lease.Grant) error {
 		}
 		if due {
 			if c.Plan == nil || !a.foreseen() {
-				c = r.settle(ctx, base, &count, soon || time.Since(last) > r.cfg.Ceiling && !last.IsZero())
+				c = r.settle(ctx, base, &count, a, soon || time.Since(last) > r.cfg.Ceiling && !last.IsZero())
 			}
 			if c == nil {
 				return ended(ctx, context.Cause(ctx))
@@ -88,8 +88,8 @@ func ended(ctx context.Context, err error) error {
 
 // settle waits until the census has been quiet, or the first change has waited
 // long enough, and returns the newest. early shortens the quiet time, after a time
-// without changes. Nil when ctx ends.
-func (r *Roster) settle(ctx context.Context, base *View, count *latest.Value[*Count], early bool) *Count {
+// without changes, until the step is no longer a. Nil when ctx ends.
+func (r *Roster) settle(ctx context.Context, base *View, count *latest.Value[*Count], a announcement, early bool) *Count {
 	ceiling := time.NewTimer(r.cfg.Ceiling)
 	defer ceiling.Stop()
 	sign := time.NewTicker(r.cfg.Ceiling / 2) // those who come must not think that nobody is here
@@ -98,23 +98,27 @@ func (r *Roster) settle(ctx context.Context, base *View, count *latest.Value[*Co
 	if early {
 		quiet /= 10
 	}
+	timer := time.NewTimer(quiet)
+	defer timer.Stop()
 	for {
 		c, changed := count.Load()
-		timer := time.NewTimer(quiet)
 		select {
 		case <-changed:
-			quiet = r.cfg.Quiet
-			timer.Stop()
+			if early { // who leaves is missed by its wish, and then by the fabric
+				c, _ := count.Load()
+				b, _, _ := base.step(c)
+				early = b.same(a)
+			}
+			if !early {
+				timer.Reset(r.cfg.Quiet)
+			}
 			continue
 		case <-sign.C:
-			timer.Stop()
 			r.announce(beaconOf(base.Epoch, base.Token, r.cfg.Session.PID(), c.Suspects))
 			continue
 		case <-timer.C:
 		case <-ceiling.C:
-			timer.Stop()
 		case <-ctx.Done():
-			timer.Stop()
 			return nil
 		}
 		return c

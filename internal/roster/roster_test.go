@@ -320,6 +320,35 @@ func TestGroupDoesNotWaitForWhatWasForeseen(t *testing.T) {
 	}
 }
 
+// After a calm a change waits for a tenth of the quiet time only, also if what it comes
+// from is counted twice; if there is more to come, for all of it.
+func TestFirstChangeAfterACalm(t *testing.T) {
+	for name, c := range map[string]struct {
+		again []*roster.Member
+		most  time.Duration
+	}{
+		"counted twice": {named("a", "b"), 6 * time.Millisecond},
+		"more comes":    {named("a"), time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+				a := take(t, s, &hall{ears: map[int]func(string, []byte){}}, "a", true)
+				a.wants.Store(named("a", "b", "c"))
+				a.until(t, 3)
+				<-time.After(3 * time.Second)
+				began := time.Now()
+				a.wants.Store(named("a", "b"))
+				<-time.After(2 * time.Millisecond)
+				a.wants.Store(c.again)
+				a.until(t, len(c.again))
+				if took := time.Since(began); took > c.most || len(c.again) == 1 && took < 50*time.Millisecond {
+					t.Errorf("the view came after %v", took)
+				}
+			})
+		})
+	}
+}
+
 // After an outage in which nobody heard a coordinator, those who are not among its
 // standbys stop waiting for its claim again.
 func TestStandbysGoBackAfterAnOutage(t *testing.T) {

@@ -198,6 +198,12 @@ func beaconOf(epoch, token uint64, pid string, suspects map[string]uint64) annou
 	return announcement{Epoch: epoch, Prev: epoch, After: token, Token: token, PID: pid, Suspects: suspects}
 }
 
+// same reports whether two steps from one view lead to the same, as far as that is quick
+// to see.
+func (a announcement) same(b announcement) bool {
+	return a.Kind == b.Kind && a.Units == b.Units && slices.Equal(a.Gone, b.Gone) && slices.EqualFunc(a.Set, b.Set, (*Member).equal)
+}
+
 // foreseen reports whether all that the step does is to go on without members that
 // failed by evidence. A roster that follows the fabric's members, as every one with a
 // plan does, need not wait for more of them: they have been asked for for a tenth of a
