@@ -23,12 +23,15 @@ type nemesisLog struct {
 	view    map[string]record
 	stats   map[string]record
 	acked   int
+	links   map[link]*linked
 	late    int           // found by check: messages that came after later ones, from a frozen server
 	changed chan struct{} // closed at the next view
 }
 
 func newNemesisLog() *nemesisLog {
-	return &nemesisLog{view: map[string]record{}, stats: map[string]record{}, changed: make(chan struct{})}
+	return &nemesisLog{
+		view: map[string]record{}, stats: map[string]record{}, links: map[link]*linked{}, changed: make(chan struct{}),
+	}
 }
 
 func (l *nemesisLog) add(process string, r record) {
@@ -47,9 +50,74 @@ func (l *nemesisLog) add(process string, r record) {
 		if r.OK {
 			l.acked++
 		}
+	case "linked":
+		on := l.link(link{r.Run, r.PID})
+		on.by, on.sent = process, r.N
+	case "lost":
+		l.link(link{r.Run, r.PID}).lost[r.N] = true
+	case "got":
+		if strings.HasSuffix(r.Run, reliableRun) {
+			l.link(link{r.Run, fabric.PID(memberOf(process))}).got[process] = r.N
+		}
 	}
 	l.records = append(l.records, r)
 	l.by = append(l.by, process)
+}
+
+// A link is what one process sends to one member in mode Reliable.
+type link struct {
+	run string
+	to  fabric.PID
+}
+
+// linked is how far a link has come.
+type linked struct {
+	by   string            // the process that sends
+	sent uint64            // all up to this were accepted for sending
+	lost map[uint64]bool   // of these, what the sender was told may not have arrived
+	got  map[string]uint64 // the last that each process received
+}
+
+// link needs l.mu.
+func (l *nemesisLog) link(k link) *linked {
+	if l.links[k] == nil {
+		l.links[k] = &linked{lost: map[uint64]bool{}, got: map[string]uint64{}}
+	}
+	return l.links[k]
+}
+
+// underway returns the last messages of mode Reliable that these processes have sent to
+// each other, but for those that were reported lost.
+func (l *nemesisLog) underway(processes []string) map[link]uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	last := map[link]uint64{}
+	for k, on := range l.links {
+		if !slices.Contains(processes, on.by) {
+			continue
+		}
+		n := on.sent
+		for n > 0 && on.lost[n] {
+			n--
+		}
+		last[k] = n
+	}
+	return last
+}
+
+// missing names the messages of these that have neither come to one of these processes
+// nor were reported lost.
+func (l *nemesisLog) missing(last map[link]uint64, processes []string) (missing []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for k, n := range last {
+		on := l.links[k]
+		i := slices.IndexFunc(processes, func(p string) bool { return memberOf(p) == string(k.to) })
+		if on.got[processes[i]] < n && !on.lost[n] {
+			missing = append(missing, fmt.Sprintf("%s has got %d of %d from %s", processes[i], on.got[processes[i]], n, on.by))
+		}
+	}
+	return missing
 }
 
 func (l *nemesisLog) answered() int {
@@ -231,11 +299,32 @@ func (l *nemesisLog) holdings(processes []string, since int64) (handed int, held
 }
 
 // checkMessages: each process gets the messages of each other at most once and in
-// order, and what was answered was got. The order is that of one path: what a frozen
-// server had taken in comes when it goes on, after what its senders have sent over
-// another server since. Those are counted as late, in that fault only.
+// order, and what was answered was got. The order of those that nobody acknowledges is
+// that of one path: what a frozen server had taken in comes when it goes on, after what
+// its senders have sent over another server since. Those are counted as late, in that
+// fault only. What was answered, and what is of mode Reliable, is never late, and of the
+// latter none is left out that was not reported.
 func checkMessages(records []record, by []string, windows []window) (late int, err error) {
 	var wrong []error
+	answered := map[delivery]map[uint64]bool{} // from runs to members
+	lost := map[delivery]map[uint64]bool{}     // the same
+	newest := map[string]int64{}               // when each run was last heard of
+	note := func(m map[delivery]map[uint64]bool, d delivery, n uint64) {
+		if m[d] == nil {
+			m[d] = map[uint64]bool{}
+		}
+		m[d][n] = true
+	}
+	for i, r := range records {
+		switch {
+		case r.Kind == "sent" && r.OK:
+			note(answered, delivery{r.Run + "/" + memberOf(by[i]), string(r.PID)}, r.N)
+		case r.Kind == "lost":
+			note(lost, delivery{r.Run + "/" + memberOf(by[i]), string(r.PID)}, r.N)
+		case r.Kind == "got":
+			newest[r.Run] = max(newest[r.Run], r.At)
+		}
+	}
 	last := map[delivery]uint64{}
 	got := map[delivery]map[uint64]bool{} // by processes
 	has := map[delivery]map[uint64]bool{} // by members
@@ -245,31 +334,40 @@ func checkMessages(records []record, by []string, windows []window) (late int, e
 		}
 		d := delivery{r.Run + "/" + string(r.PID), by[i]}
 		member := delivery{d.run, memberOf(by[i])}
-		if got[d] == nil {
-			got[d] = map[uint64]bool{}
-		}
-		if has[member] == nil {
-			has[member] = map[uint64]bool{}
-		}
+		reliable := strings.HasSuffix(r.Run, reliableRun)
 		during := faultAt(windows, r.At)
 		switch {
 		case got[d][r.N]:
 			wrong = append(wrong, fmt.Errorf("%s got %d of %s twice, during: %s", d.receiver, r.N, d.run, during))
-		case r.N < last[d] && strings.Contains(during, "pause-server"):
+		case r.N < last[d] && strings.Contains(during, "pause-server") && !reliable && !answered[member][r.N]:
 			late++
 		case r.N < last[d]:
 			wrong = append(wrong, fmt.Errorf("%s got %d of %s after %d, during: %s", d.receiver, r.N, d.run, last[d], during))
 		}
-		got[d][r.N], has[member][r.N] = true, true
+		if reliable && last[d] > 0 && r.At < newest[r.Run]-reportedWithin.Nanoseconds() {
+			for n := last[d] + 1; n < r.N; n++ {
+				if !lost[member][n] {
+					wrong = append(wrong, fmt.Errorf("%s did not get %d of %s, got %d, and nobody was told, during: %s", d.receiver, n, d.run, r.N, during))
+				}
+			}
+		}
+		note(got, d, r.N)
+		note(has, member, r.N)
 		last[d] = max(last[d], r.N)
 	}
-	for i, r := range records {
-		if r.Kind == "sent" && r.OK && !has[delivery{r.Run + "/" + memberOf(by[i]), string(r.PID)}][r.N] {
-			wrong = append(wrong, fmt.Errorf("%s was answered message %d to %s, who did not get it", by[i], r.N, r.PID))
+	for d, ns := range answered {
+		for n := range ns {
+			if !has[d][n] {
+				wrong = append(wrong, fmt.Errorf("%s was answered message %d to %s, who did not get it", d.run, n, d.receiver))
+			}
 		}
 	}
 	return late, errors.Join(wrong...)
 }
+
+// reportedWithin is how long a sender must live on to be asked why it did not report a
+// message of mode Reliable that was left out.
+const reportedWithin = time.Second
 
 // memberOf is the member whose process it is.
 func memberOf(process string) string {
@@ -295,6 +393,18 @@ func (l *nemesisLog) tally(kind string) (n int) {
 	defer l.mu.Unlock()
 	for _, r := range l.records {
 		if r.Kind == kind {
+			n++
+		}
+	}
+	return n
+}
+
+// linked counts the messages of mode Reliable that were received.
+func (l *nemesisLog) linked() (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, r := range l.records {
+		if r.Kind == "got" && strings.HasSuffix(r.Run, reliableRun) {
 			n++
 		}
 	}

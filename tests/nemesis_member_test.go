@@ -47,12 +47,12 @@ type memberJob struct {
 // A record is one thing that a member saw or did. Times are of the clock that all
 // processes of a machine share and that no one sets.
 type record struct {
-	Kind  string // joined, event, term, believes, holds, sent, got, view, stats
+	Kind  string // joined, event, term, believes, holds, sent, linked, lost, got, view, stats
 	At    int64  `json:",omitempty"` // in nanoseconds; believes, holds: before the check; term: after it
 	Done  int64  `json:",omitempty"` // holds: after the check
-	Run   string `json:",omitempty"` // of the process that sent
+	Run   string `json:",omitempty"` // of the process that sent, and what it sends
 	PID   fabric.PID
-	N     uint64            `json:",omitempty"` // of a message; holds: the index
+	N     uint64            `json:",omitempty"` // of a message; linked: of the last of several; holds: the index
 	OK    bool              `json:",omitempty"` // sent: answered
 	Inc   uint64            `json:",omitempty"`
 	Term  uint64            `json:",omitempty"`
@@ -76,9 +76,10 @@ func sharedClock() int64 {
 // A member process writes what it sees to stdout, each record before anybody can act
 // on it: what was acknowledged was written down before.
 type memberProcess struct {
-	job  memberJob
-	run  string
-	node *fabric.Node
+	job      memberJob
+	run      string // names the messages of this process
+	reliable string // names those of mode Reliable
+	node     *fabric.Node
 
 	mu  sync.Mutex // of stdout
 	out *bufio.Writer
@@ -101,14 +102,18 @@ func (m *memberProcess) write(r record) {
 }
 
 func beMember(text string) error {
-	m := &memberProcess{run: strconv.FormatInt(sharedClock(), 36), out: bufio.NewWriter(os.Stdout)}
+	run := strconv.FormatInt(sharedClock(), 36)
+	m := &memberProcess{run: run, reliable: run + reliableRun, out: bufio.NewWriter(os.Stdout)}
 	if err := json.Unmarshal([]byte(text), &m.job); err != nil {
 		return err
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	var err error
-	if m.node, err = fabric.Join(ctx, fabric.Config{Cluster: "t", PID: m.job.PID, URL: m.job.URL, Lease: m.job.Lease}); err != nil {
+	m.node, err = fabric.Join(ctx, fabric.Config{
+		Cluster: "t", PID: m.job.PID, URL: m.job.URL, Lease: m.job.Lease, OnUndeliverable: m.undeliverable,
+	})
+	if err != nil {
 		return err
 	}
 	m.write(record{Kind: "joined", At: sharedClock(), Inc: m.node.Incarnation()})
@@ -122,6 +127,7 @@ func beMember(text string) error {
 	for _, to := range m.job.Peers {
 		if to != m.job.PID {
 			wg.Go(func() { m.send(ctx, to) })
+			wg.Go(func() { m.link(ctx, to) })
 		}
 	}
 	select {
@@ -233,6 +239,37 @@ func (m *memberProcess) send(ctx context.Context, to fabric.PID) {
 			}
 		}
 		pauseFor(ctx, 5*time.Millisecond)
+	}
+}
+
+// reliableRun ends the Run of messages of mode Reliable; firstLinked is the ID of the
+// first of them, so that no other message has theirs.
+const (
+	reliableRun = "-reliable"
+	firstLinked = uint64(1) << 62
+)
+
+// link sends numbered messages of mode Reliable to one peer, ten at a time. A number that
+// was refused is used again: it was not sent.
+func (m *memberProcess) link(ctx context.Context, to fabric.PID) {
+	for n := uint64(1); ctx.Err() == nil; {
+		data := []byte(m.reliable + " " + strconv.FormatUint(n, 10))
+		msg := &fabric.Message{To: to, ID: firstLinked + n, Data: data, Mode: fabric.Reliable}
+		if err := m.node.SendMsg(ctx, msg); err != nil {
+			pauseFor(ctx, 50*time.Millisecond)
+			continue
+		}
+		if n++; n%10 == 0 {
+			m.write(record{Kind: "linked", PID: to, Run: m.reliable, N: n - 1})
+			pauseFor(ctx, 200*time.Millisecond)
+		}
+	}
+}
+
+// undeliverable writes down which messages of mode Reliable may not have arrived.
+func (m *memberProcess) undeliverable(u fabric.Undeliverable) {
+	if u.ID > firstLinked {
+		m.write(record{Kind: "lost", At: sharedClock(), PID: u.To, Run: m.reliable, N: u.ID - firstLinked, Text: u.Err.Error()})
 	}
 }
 

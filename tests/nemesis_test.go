@@ -142,10 +142,7 @@ func (nm *nemesis) kill(m *nemesisMember) {
 func (nm *nemesis) settle(limit time.Duration) {
 	nm.t.Helper()
 	began := time.Now()
-	var processes []string
-	for _, m := range nm.members {
-		processes = append(processes, m.process())
-	}
+	processes := nm.processes()
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	for {
@@ -181,10 +178,7 @@ func (nm *nemesis) rest(d time.Duration) {
 func (nm *nemesis) awaitHolders() (handed int) {
 	nm.t.Helper()
 	since := sharedClock()
-	var processes []string
-	for _, m := range nm.members {
-		processes = append(processes, m.process())
-	}
+	processes := nm.processes()
 	ctx := within(nm.t, patience)
 	for {
 		handed, held := nm.log.holdings(processes, since)
@@ -195,6 +189,31 @@ func (nm *nemesis) awaitHolders() (handed int) {
 			nm.t.Fatalf("after %v only the indices %v are held", patience, slices.Sorted(maps.Keys(held)))
 		}
 		pauseFor(ctx, 200*time.Millisecond)
+	}
+}
+
+// processes are those of the members now.
+func (nm *nemesis) processes() (processes []string) {
+	for _, m := range nm.members {
+		processes = append(processes, m.process())
+	}
+	return processes
+}
+
+// awaitLinked waits until what the members have sent each other in mode Reliable has come.
+func (nm *nemesis) awaitLinked() {
+	nm.t.Helper()
+	processes := nm.processes()
+	last := nm.log.underway(processes)
+	if want := nemesisMembers * (nemesisMembers - 1); len(last) != want {
+		nm.t.Errorf("%d pairs of members send in mode Reliable, want %d", len(last), want)
+	}
+	ctx := within(nm.t, patience)
+	for missing := nm.log.missing(last, processes); len(missing) > 0; missing = nm.log.missing(last, processes) {
+		if ctx.Err() != nil {
+			nm.t.Fatalf("after %v: %s", patience, strings.Join(missing, "; "))
+		}
+		pauseFor(ctx, 50*time.Millisecond)
 	}
 }
 
@@ -230,6 +249,7 @@ func TestNemesis(t *testing.T) {
 		}
 	}
 	handed := nm.awaitHolders()
+	nm.awaitLinked()
 	if err := nm.log.check(nm.past); err != nil {
 		t.Error(err)
 	}
@@ -242,12 +262,12 @@ func TestNemesis(t *testing.T) {
 	for _, n := range nm.faults {
 		total += n
 	}
-	t.Logf("%d faults of %d kinds; %d messages got, %d answered, %.0f a second when nothing was broken; %d terms, %d looks at one; "+
-		"indices handed out %d times, %d looks at one; views equal %v after healing at the latest", total, len(nm.faults), nm.log.tally("got"), nm.log.answered(), rate,
+	t.Logf("%d faults of %d kinds; %d messages got, %d of them in mode Reliable, %d answered, %.0f a second when nothing was broken; %d terms, %d looks at one; "+
+		"indices handed out %d times, %d looks at one; views equal %v after healing at the latest", total, len(nm.faults), nm.log.tally("got"), nm.log.linked(), nm.log.answered(), rate,
 		nm.log.tally("term"), nm.log.tally("believes"), handed, nm.log.tally("holds"), nm.slow.Round(time.Millisecond))
 	t.Logf("faults: %v", nm.faults)
 	if nm.log.late > 0 {
-		t.Logf("%d messages came after later ones, all from servers that were frozen: order is per path", nm.log.late)
+		t.Logf("%d messages that nobody acknowledges came after later ones, all from servers that were frozen: their order is per path", nm.log.late)
 	}
 	if rate < loadFloor {
 		t.Errorf("%.0f messages a second were answered when nothing was broken, want %d at least", rate, loadFloor)
