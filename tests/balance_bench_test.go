@@ -3,10 +3,15 @@
 package tests
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
+	"net/http"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -81,7 +86,7 @@ func BenchmarkBalanceKill(b *testing.B) {
 				if evidence {
 					system = systemOf(b, srv)
 				}
-				tr := enlist(b, srv, "kill", size, system, 0, wave)
+				tr := enlist(b, srv.ClientURL(), "kill", size, system, 0, wave)
 				var now atomic.Pointer[path]
 				watchPath(b.Context(), b, tr.nodes[0], system, func(step int, pid string) {
 					if p := now.Load(); p != nil && p.victim == pid {
@@ -145,7 +150,7 @@ func BenchmarkBalanceKillCoordinator(b *testing.B) {
 	for b.Loop() {
 		env := fmt.Sprint("k", len(took))
 		victim := startVictim(b, srv.ClientURL(), env, string(number(size))) // the first to come coordinates
-		tr := enlist(b, srv, env, size, system, 0, wave)
+		tr := enlist(b, srv.ClientURL(), env, size, system, 0, wave)
 		tr.await(size+1, size)
 		quiet()
 		began := time.Now()
@@ -164,7 +169,7 @@ func BenchmarkBalanceKillCoordinator(b *testing.B) {
 func BenchmarkBalanceLeave(b *testing.B) {
 	for _, size := range []int{100, 1000} {
 		b.Run(fmt.Sprint("members=", size), func(b *testing.B) {
-			tr := enlist(b, benchServer(b), "leave", size, nil, 0, wave)
+			tr := enlist(b, benchServer(b).ClientURL(), "leave", size, nil, 0, wave)
 			var took []time.Duration
 			tr.await(size, size)
 			for b.Loop() {
@@ -195,7 +200,7 @@ func BenchmarkBalanceJoin(b *testing.B) {
 	for b.Loop() {
 		env := fmt.Sprint("j", len(took))
 		began := time.Now()
-		tr := enlist(b, srv, env, size, nil, 0, size)
+		tr := enlist(b, srv.ClientURL(), env, size, nil, 0, size)
 		last := time.Since(began) // the last Join has returned
 		tr.await(size, size)
 		took = append(took, time.Since(began)-last)
@@ -217,7 +222,7 @@ func BenchmarkBalanceJoin(b *testing.B) {
 // of the others' shares change. An iteration is a fifth of them.
 func BenchmarkBalanceRolling(b *testing.B) {
 	const size = 100
-	tr := enlist(b, benchServer(b), "roll", size, nil, time.Minute, wave)
+	tr := enlist(b, benchServer(b).ClientURL(), "roll", size, nil, time.Minute, wave)
 	tr.await(size, size)
 	moved, next := int64(0), 0
 	for b.Loop() {
@@ -246,42 +251,87 @@ func BenchmarkBalanceRolling(b *testing.B) {
 	b.ReportMetric(float64(moved), "changes")
 }
 
-// BenchmarkBalanceIdle counts the messages that members cost the server who do
-// nothing, in and out, and the processor time of them and the server together.
+// BenchmarkBalanceIdle counts what members cost who do nothing, with a server that is a
+// process of its own: the messages that each sends and receives, and the processor time
+// of the server and of the members.
 func BenchmarkBalanceIdle(b *testing.B) {
 	const size = 1000
-	srv := benchServer(b)
-	system := systemOf(b, srv)
-	tr := enlist(b, srv, "idle", size, nil, 0, wave)
+	keepViews(b)
+	c, monitor := monitored(b)
+	tr := enlist(b, c.URL(), "idle", size, nil, 0, wave)
 	tr.await(size, size)
 	quiet()
-	var in, out int64
-	var cpu, took time.Duration
+	var sum usage
+	var took time.Duration
 	for b.Loop() {
-		in0, out0, cpu0, began := traffic(b, system)
+		before, began := usageOf(b, c, monitor), time.Now()
 		<-time.After(10 * time.Second)
-		in1, out1, cpu1, ended := traffic(b, system)
-		in, out, cpu, took = in+in1-in0, out+out1-out0, cpu+cpu1-cpu0, took+ended.Sub(began)
+		after := usageOf(b, c, monitor)
+		took += time.Since(began)
+		sum = usage{sum.in + after.in - before.in, sum.out + after.out - before.out, sum.members + after.members - before.members, sum.server + after.server - before.server}
 	}
 	per := took.Seconds() * size
 	b.ReportMetric(float64(tr.lapses.Load()), "lapses")
-	b.ReportMetric(float64(in)/per, "in-msg/s/member")
-	b.ReportMetric(float64(out)/per, "out-msg/s/member")
-	b.ReportMetric(cpu.Seconds()/took.Seconds()*100, "cpu-%")
+	b.ReportMetric(float64(sum.in)/per, "sent/s/member")
+	b.ReportMetric(float64(sum.out)/per, "received/s/member")
+	b.ReportMetric(sum.members.Seconds()/took.Seconds()*100, "members-cpu-%")
+	b.ReportMetric(sum.server.Seconds()/took.Seconds()*100, "server-cpu-%")
 	b.ReportMetric(0, "ns/op")
 }
 
-// traffic returns what the server has taken in and given out so far, and how much
-// processor time this process has used.
-func traffic(b *testing.B, system *nats.Conn) (in, out int64, cpu time.Duration, at time.Time) {
+// A usage is what has been used so far.
+type usage struct {
+	in, out         int64         // messages over all connections of the server, from and to clients
+	members, server time.Duration // processor time
+}
+
+// monitored starts a server process that answers HTTP at monitor.
+func monitored(b *testing.B) (c *natstest.Cluster, monitor string) {
 	b.Helper()
-	in, out, err := natstest.Traffic(system)
-	var usage syscall.Rusage
-	if err == nil {
-		err = syscall.Getrusage(syscall.RUSAGE_SELF, &usage)
-	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
 	}
-	return in, out, time.Duration(usage.Utime.Nano() + usage.Stime.Nano()), time.Now()
+	monitor = l.Addr().String()
+	l.Close()
+	return natstest.StartSetup(b, 1, natstest.Setup{SyncAlways: true, Config: "http: " + monitor}), monitor
+}
+
+func usageOf(b *testing.B, c *natstest.Cluster, monitor string) (u usage) {
+	b.Helper()
+	resp, err := http.Get("http://" + monitor + "/connz?limit=10000")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var connz struct {
+		Connections []struct {
+			In  int64 `json:"in_msgs"`
+			Out int64 `json:"out_msgs"`
+		}
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&connz); err != nil {
+		b.Fatal(err)
+	}
+	for _, conn := range connz.Connections {
+		u.in, u.out = u.in+conn.In, u.out+conn.Out
+	}
+	var own syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &own); err != nil {
+		b.Fatal(err)
+	}
+	u.members = time.Duration(own.Utime.Nano() + own.Stime.Nano())
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.PID(0)))
+	if err != nil {
+		b.Skipf("NOT MEASURED: the server's processor time is read from /proc: %v", err)
+	}
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	for _, ticks := range fields[11:13] { // utime and stime, in hundredths of a second
+		n, err := strconv.ParseInt(ticks, 10, 64)
+		if err != nil {
+			b.Fatal(err)
+		}
+		u.server += time.Duration(n) * 10 * time.Millisecond
+	}
+	return u
 }

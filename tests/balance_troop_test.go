@@ -89,10 +89,7 @@ type troop struct {
 // benchServer starts a server in this process, with SyncAlways as always.
 func benchServer(b *testing.B) *embedded.Server {
 	b.Helper()
-	// A thousand members in one process have half a gigabyte of views, which each
-	// would have alone in its own: it is not to be gone through all the time.
-	gc := debug.SetGCPercent(400)
-	b.Cleanup(func() { debug.SetGCPercent(gc) })
+	keepViews(b)
 	srv, err := embedded.Start(within(b, patience), embedded.Config{StoreDir: b.TempDir()})
 	if err != nil {
 		b.Fatal(err)
@@ -107,15 +104,22 @@ func benchServer(b *testing.B) *embedded.Server {
 	return srv
 }
 
+// keepViews: a thousand members in one process have half a gigabyte of views, which each
+// would have alone in its own. It is not to be gone through all the time.
+func keepViews(b *testing.B) {
+	gc := debug.SetGCPercent(400)
+	b.Cleanup(func() { debug.SetGCPercent(gc) })
+}
+
 // wave is how many join at a time where it is not the joining that is measured: a
 // thousand at once are more than a busy machine takes, and then leases run out.
 const wave = 50
 
 // enlist has size members join, so many at once. The first two have the system
 // connection.
-func enlist(b *testing.B, srv *embedded.Server, env string, size int, system *nats.Conn, rejoin time.Duration, atOnce int) *troop {
+func enlist(b *testing.B, url, env string, size int, system *nats.Conn, rejoin time.Duration, atOnce int) *troop {
 	b.Helper()
-	tr := &troop{b: b, url: srv.ClientURL(), env: env, nodes: make([]*fabric.Node, size), calls: make([]atomic.Int64, size),
+	tr := &troop{b: b, url: url, env: env, nodes: make([]*fabric.Node, size), calls: make([]atomic.Int64, size),
 		place: make([]atomic.Int64, size), group: make([]*balance.Group, size), tally: natstest.NewTally(size), first: make(chan time.Time, 1)}
 	b.Cleanup(tr.dismiss)
 	told := time.Now()

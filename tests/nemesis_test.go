@@ -137,6 +137,28 @@ func (nm *nemesis) kill(m *nemesisMember) {
 	<-m.ended
 }
 
+// stop has all members leave, and waits until all that they wrote is read.
+func (nm *nemesis) stop() {
+	nm.t.Helper()
+	for _, m := range nm.members {
+		if err := m.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			nm.t.Errorf("stop %s: %v", m.process(), err)
+		}
+	}
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	for _, m := range nm.members {
+		select {
+		case <-m.ended:
+		case <-timer.C:
+			nm.t.Fatalf("%s has not left after %v", m.process(), patience)
+		}
+		if code := m.cmd.ProcessState.ExitCode(); code != 0 {
+			nm.t.Errorf("%s left with code %d", m.process(), code)
+		}
+	}
+}
+
 // settle waits until all members have the same view of all members, and fails if that
 // takes longer than limit.
 func (nm *nemesis) settle(limit time.Duration) {
@@ -250,13 +272,14 @@ func TestNemesis(t *testing.T) {
 	}
 	handed := nm.awaitHolders()
 	nm.awaitLinked()
+	nm.checkResources(fresh)
+	nm.stop() // what is written down now is all
 	if err := nm.log.check(nm.past); err != nil {
 		t.Error(err)
 	}
 	if g := nm.log.garbage(); len(g) > 0 {
 		t.Error(strings.Join(g, "\n"))
 	}
-	nm.checkResources(fresh)
 	rate := float64(nm.served) / nm.calm.Seconds()
 	total := 0
 	for _, n := range nm.faults {

@@ -2,7 +2,6 @@ package lease
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
 
@@ -194,64 +193,6 @@ func (w *waiter) giveWay(ctx context.Context, e kv.Entry, r ClaimRecord) (change
 			return true, n, nil
 		}
 	}
-}
-
-// witness returns when it has seen the process behind incarnation inc of pid end, and
-// has ended the incarnation. A renewal of the dead may still be on its way, so the
-// session is read until its guard holds.
-func (s *Session) witness(ctx context.Context, pid string, inc uint64) error {
-	e, err := s.b.Get(ctx, KeyPID(pid))
-	if err != nil {
-		return err
-	}
-	r, err := ParsePID(e)
-	switch {
-	case err != nil:
-		return err
-	case e.Rev != inc || !r.Held():
-		return errors.New("it is not the holder of its PID")
-	}
-	if err := s.awaitExit(ctx, r.Process); err != nil {
-		return err
-	}
-	s.cfg.Logger.Info("saw the process of a session end", "pid", pid, "rev", inc, "process", r.Process)
-	for n := 0; ; n++ {
-		err := s.endProven(ctx, pid, inc)
-		if err == nil {
-			return nil
-		}
-		if over, err := s.IsOver(ctx, pid, inc); err == nil && over {
-			return nil
-		}
-		if err := kv.Pause(ctx, n); err != nil {
-			return err
-		}
-	}
-}
-
-// endProven ends an incarnation whose process has ended. The session must be its own: that
-// of the next one, which lives, would be as good a guard, and so would its absence.
-func (s *Session) endProven(ctx context.Context, pid string, inc uint64) error {
-	e, err := s.b.Get(ctx, KeySession(pid))
-	if err != nil {
-		return err
-	}
-	r, err := ParseSession(e)
-	if err != nil {
-		return err // absent or foreign
-	}
-	if r.Inc != inc {
-		return errors.New("it has another session")
-	}
-	return s.End(ctx, pid, inc, e.Rev)
-}
-
-// awaitOther is awaitExit for a process that is not this one.
-func awaitOther(ctx context.Context, process string) error {
-	if process == thisProcess() {
-		return errors.New("it is this process")
-	}
-	return awaitExit(ctx, process)
 }
 
 // awaitEnd returns when incarnation inc of pid is over, whoever makes it so.
