@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -101,29 +102,50 @@ type Entry struct {
 // key of a bucket that does not exist, with an error that wraps [ErrNoBucket].
 // The read is not linearizable: act on it under a guard only.
 func (b *Bucket) Get(ctx context.Context, key string) (Entry, error) {
-	var resp struct {
-		Message struct {
-			Seq  uint64    `json:"seq"`
-			Hdrs []byte    `json:"hdrs"`
-			Data []byte    `json:"data"`
-			Time time.Time `json:"time"`
-		} `json:"message"`
-	}
-	req := `{"last_by_subj":"$KV.` + b.cfg.Name + "." + key + `"}`
-	err := b.call(ctx, verbGet+b.stream(), req, &resp)
-	e := Entry{Key: key, Seen: time.Now()}
-	if a, ok := errors.AsType[*apiError](err); ok && a.ErrCode == codeMessageNotFound {
-		return e, nil
-	}
+	e, _, err := b.get(ctx, `{"last_by_subj":"$KV.`+b.cfg.Name+"."+key+`"}`)
+	e.Key = key
 	if err != nil {
 		return e, fmt.Errorf("read %s: %w", key, err)
 	}
+	return e, nil
+}
+
+// next reads the first record of a key that matches pattern with a revision from rev on,
+// and reports whether there is one.
+func (b *Bucket) next(ctx context.Context, pattern string, rev uint64) (Entry, bool, error) {
+	e, found, err := b.get(ctx, `{"seq":`+strconv.FormatUint(rev, 10)+`,"next_by_subj":"$KV.`+b.cfg.Name+"."+pattern+`"}`)
+	if err != nil {
+		return e, false, fmt.Errorf("read %s from %d: %w", pattern, rev, err)
+	}
+	return e, found, nil
+}
+
+// get reads the record that req names, and reports whether there is one.
+func (b *Bucket) get(ctx context.Context, req string) (e Entry, found bool, err error) {
+	var resp struct {
+		Message struct {
+			Subject string    `json:"subject"`
+			Seq     uint64    `json:"seq"`
+			Hdrs    []byte    `json:"hdrs"`
+			Data    []byte    `json:"data"`
+			Time    time.Time `json:"time"`
+		} `json:"message"`
+	}
+	err = b.call(ctx, verbGet+b.stream(), req, &resp)
+	e.Seen = time.Now()
+	if a, ok := errors.AsType[*apiError](err); ok && a.ErrCode == codeMessageNotFound {
+		return e, false, nil
+	}
+	if err != nil {
+		return e, false, err
+	}
+	e.Key = strings.TrimPrefix(resp.Message.Subject, "$KV."+b.cfg.Name+".")
 	e.Rev, e.Stored = resp.Message.Seq, resp.Message.Time
 	b.saw(e.Rev)
 	if !deleted(string(resp.Message.Hdrs)) {
 		e.Value = append([]byte{}, resp.Message.Data...)
 	}
-	return e, nil
+	return e, true, nil
 }
 
 // deleted reports whether a raw header block marks a deletion: by a person with
@@ -141,40 +163,53 @@ func (b *Bucket) List(ctx context.Context, pattern string) ([]Entry, error) {
 		}
 		return []Entry{e}, nil
 	}
-	keys, err := b.keys(ctx, pattern)
+	l, err := b.keys(ctx, pattern)
 	if err != nil {
 		return nil, err
 	}
-	return b.getAll(ctx, keys)
+	entries, err := b.getAll(ctx, l.keys)
+	return slices.DeleteFunc(entries, func(e Entry) bool { return e.Value == nil }), err
 }
 
-func (b *Bucket) keys(ctx context.Context, pattern string) ([]string, error) {
+// A listing is which keys match a pattern, those deleted of which something is left
+// included, and what the stream was then.
+type listing struct {
+	keys    []string
+	last    uint64 // revision
+	created time.Time
+}
+
+func (b *Bucket) keys(ctx context.Context, pattern string) (l listing, err error) {
 	subject := "$KV." + b.cfg.Name + "."
-	var keys []string
 	for {
 		var info struct {
-			Total int `json:"total"`
-			State struct {
+			Total   int       `json:"total"`
+			Created time.Time `json:"created"`
+			State   struct {
+				Last     uint64            `json:"last_seq"`
 				Subjects map[string]uint64 `json:"subjects"`
 			} `json:"state"`
 		}
-		req, err := json.Marshal(map[string]any{"subjects_filter": subject + pattern, "offset": len(keys)})
+		req, err := json.Marshal(map[string]any{"subjects_filter": subject + pattern, "offset": len(l.keys)})
 		if err != nil {
-			return nil, err
+			return listing{}, err
 		}
 		if err := b.call(ctx, verbInfo+b.stream(), string(req), &info); err != nil {
-			return nil, fmt.Errorf("list %s: %w", pattern, err)
+			return listing{}, fmt.Errorf("list %s: %w", pattern, err)
+		}
+		if l.keys == nil {
+			l.last, l.created = info.State.Last, info.Created
 		}
 		for s := range info.State.Subjects {
-			keys = append(keys, strings.TrimPrefix(s, subject))
+			l.keys = append(l.keys, strings.TrimPrefix(s, subject))
 		}
-		if len(info.State.Subjects) == 0 || len(keys) >= info.Total {
-			return keys, nil
+		if len(info.State.Subjects) == 0 || len(l.keys) >= info.Total {
+			return l, nil
 		}
 	}
 }
 
-// readers is how many reads of one List are on their way at a time.
+// readers is how many reads of getAll are on their way at a time.
 const readers = 32
 
 func (b *Bucket) getAll(ctx context.Context, keys []string) ([]Entry, error) {
@@ -204,13 +239,7 @@ func (b *Bucket) getAll(ctx context.Context, keys []string) ([]Entry, error) {
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
-	present := entries[:0]
-	for _, e := range entries {
-		if e.Value != nil {
-			present = append(present, e)
-		}
-	}
-	return present, nil
+	return entries, nil
 }
 
 // A Write is one record to be stored, if GuardKey still has revision GuardRev.

@@ -12,8 +12,15 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Reread is how often a watch reads everything it follows again.
+// Reread is how often a watch reads what the feed may have missed.
 const Reread = 5 * time.Second
+
+const (
+	// rereadAll is how often a watch of many keys reads them all again.
+	rereadAll = 6 * Reread
+	// fewChanges is how many changes a watch reads one after the other.
+	fewChanges = 32
+)
 
 // A Watch follows the keys that match a pattern. Close it when done.
 type Watch struct {
@@ -23,6 +30,11 @@ type Watch struct {
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
 	changed chan struct{} // capacity 1: full means there is something to take
+
+	// Of run alone.
+	all     time.Time // when everything was read
+	created time.Time // of the stream, at the last reading
+	marks   [2]uint64 // the stream's last revision at the reading before the last, and at the last
 
 	mu     sync.Mutex // guards the fields below
 	known  map[string]Entry
@@ -116,7 +128,7 @@ func (w *Watch) wake() {
 	}
 }
 
-// run reads everything again and again.
+// run reads again and again.
 func (w *Watch) run(ctx context.Context) {
 	for tries := 0; ctx.Err() == nil; {
 		nudged := w.b.Nudged()
@@ -134,25 +146,28 @@ func (w *Watch) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 		case <-nudged:
+			w.all = time.Time{}
 		case <-timer.C:
 		}
 		timer.Stop()
 	}
 }
 
+// read reads what may have changed and not been told, and takes it in.
 func (w *Watch) read(ctx context.Context) error {
 	began := time.Now()
-	entries, err := w.b.List(ctx, w.pattern)
+	listed, entries, err := w.look(ctx, began)
 	if err != nil && !errors.Is(err, ErrNoBucket) { // without a bucket there is nothing
 		return err
 	}
 	ended := time.Now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	listed := make(map[string]struct{}, len(entries))
 	for _, e := range entries {
-		listed[e.Key] = struct{}{}
-		if k := w.known[e.Key]; e.Rev > k.Rev || e.Rev < k.Rev && settled(k, began) {
+		k := w.known[e.Key]
+		if e.Value == nil {
+			delete(listed, e.Key)
+		} else if e.Rev > k.Rev || e.Rev < k.Rev && settled(k, began) {
 			w.set(e)
 		}
 	}
@@ -166,6 +181,84 @@ func (w *Watch) read(ctx context.Context) error {
 		w.wake()
 	}
 	return nil
+}
+
+// look returns the keys that there are, and the records of those that may have changed.
+//
+// These are the ones with a revision after the last reading but one, which the server
+// finds for a pattern: not after the last, because a server that was just deposed answers
+// from the past. Where too many change to read them one by one, the feed tells of most,
+// and those that it has not told of for a round are read. From time to time, and when the
+// stream is another or has gone back, all are.
+func (w *Watch) look(ctx context.Context, began time.Time) (listed map[string]struct{}, entries []Entry, err error) {
+	if !strings.ContainsAny(w.pattern, "*>") {
+		e, err := w.b.Get(ctx, w.pattern)
+		return map[string]struct{}{w.pattern: {}}, []Entry{e}, err
+	}
+	l, err := w.b.keys(ctx, w.pattern)
+	if err != nil {
+		w.marks = [2]uint64{}
+		return nil, nil, err
+	}
+	if !l.created.Equal(w.created) || l.last < w.marks[1] {
+		w.created, w.marks = l.created, [2]uint64{}
+	}
+	unread := l.keys
+	if since := w.marks[0]; since == 0 || began.Sub(w.all) > rereadAll {
+		w.all = began
+	} else {
+		all := false
+		if entries, all, err = w.since(ctx, since); err != nil {
+			return nil, nil, err
+		}
+		unread = w.doubtful(l, entries, func(k Entry) bool {
+			if all {
+				return k.Rev > since // told, and not found
+			}
+			return k.Rev > l.last || settled(k, began)
+		})
+	}
+	more, err := w.b.getAll(ctx, unread)
+	if err != nil {
+		return nil, nil, err
+	}
+	w.marks = [2]uint64{w.marks[1], l.last}
+	listed = make(map[string]struct{}, len(l.keys))
+	for _, key := range l.keys {
+		listed[key] = struct{}{}
+	}
+	return listed, append(entries, more...), nil
+}
+
+// since reads what has a revision after rev, in their order, and reports whether that is
+// all: a few.
+func (w *Watch) since(ctx context.Context, rev uint64) (entries []Entry, all bool, err error) {
+	for len(entries) < fewChanges {
+		e, found, err := w.b.next(ctx, w.pattern, rev+1)
+		if err != nil || !found {
+			return entries, true, err
+		}
+		entries, rev = append(entries, e), e.Rev
+	}
+	return entries, false, nil
+}
+
+// doubtful returns the keys of l that are not known, or known to be as doubt says, but for
+// those that were read.
+func (w *Watch) doubtful(l listing, read []Entry, doubt func(Entry) bool) (keys []string) {
+	done := make(map[string]struct{}, len(read))
+	for _, e := range read {
+		done[e.Key] = struct{}{}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, key := range l.keys {
+		k, known := w.known[key]
+		if _, ok := done[key]; !ok && (!known || doubt(k)) {
+			keys = append(keys, key)
+		}
+	}
+	return keys
 }
 
 // settled reports whether a read that began at began, and shows something older
