@@ -40,8 +40,6 @@ func (l *outLink) addLarge(ctx context.Context, it *item) (err error) {
 		return ErrClosed
 	}
 	defer func() { <-l.large }()
-	defer l.setParting(0)
-	l.setParting(it.id)
 	size, rest := l.c.chunk(), it.data
 	part := *it
 	part.total, part.more = uint64(len(rest)), true
@@ -52,7 +50,7 @@ func (l *outLink) addLarge(ctx context.Context, it *item) (err error) {
 		part.crc = crc32.Update(part.crc, castagnoli, part.data)
 		if err := l.add(ctx, &part); err != nil {
 			if !first {
-				l.giveUp()
+				return l.giveUp(err)
 			}
 			return err
 		}
@@ -63,20 +61,20 @@ func (l *outLink) addLarge(ctx context.Context, it *item) (err error) {
 	}
 }
 
-func (l *outLink) setParting(id uint64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.parting = id
-}
-
 // giveUp tells the receiver that the parts so far are all that comes, if the window
-// has room; the next message in parts says so, too.
-func (l *outLink) giveUp() {
+// has room; the next message in parts says so, too. It returns why: err, or what the
+// link failed of.
+func (l *outLink) giveUp(err error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.err == nil && l.win.Room(0) {
+	if l.err != nil {
+		return l.err
+	}
+	l.larges = l.larges[:len(l.larges)-1]
+	if l.win.Room(0) {
 		l.c.batcher.link(l, l.win.Take(0), &item{kind: kindPart})
 	}
+	return err
 }
 
 // A partial is a message of which some parts have come.

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/natsfabric/natsfabric/internal/window"
 )
 
 // reliable sends data in mode Reliable.
@@ -301,5 +303,45 @@ func TestReliableRestarted(t *testing.T) {
 		numbered(t, ctx, b, 1)
 		b.courier.close()
 		b = startNode(t, connect(t, s), "b", v, nil)
+	}
+}
+
+// TestLargeReportedWhole: a message in parts, of which the first were acknowledged, is
+// reported when the link fails.
+func TestLargeReportedWhole(t *testing.T) {
+	s := startServer(t)
+	a := startNode(t, connect(t, s), "a", &view{here: map[PID]bool{"b": true}, reads: make(map[PID]int)}, nil)
+	b := connect(t, s) // speaks for the process b
+	names := make(chan string, 100)
+	if _, err := b.Subscribe(a.courier.subj.prefix+classPeer+"b.*", func(m *nats.Msg) {
+		rest, _ := newSubjects("c1", "test", "b").cutReply(m.Reply, "a", "b")
+		if tg, ok := parseTag(rest); ok && tg.kind == kindLink {
+			names <- tg.secret
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	sent := make(chan error, 1)
+	go func() {
+		sent <- a.SendMsg(t.Context(), &Message{To: "b", Mode: Reliable, ID: 7, Data: make([]byte, 1<<20)})
+	}()
+	say := func(name string, k kind, data []byte) {
+		word := tag{kind: k, nonce: a.courier.nonce, id: 1, secret: name}
+		if err := b.Publish(string(word.append([]byte(a.courier.subj.reply("a", "b")))), data); err != nil {
+			t.Error(err)
+		}
+	}
+	name := <-names
+	say(name, kindState, appendState(nil, window.State{Cum: 1, Grant: window.Grant{Seq: 4096, Bytes: 4 << 20}}))
+	if err := <-sent; err != nil {
+		t.Fatal(err)
+	}
+	say(name, kindNoLink, nil)
+	err := a.Flush(deadline(t))
+	if u, ok := errors.AsType[Undeliverable](err); !ok || u.ID != 7 || !errors.Is(err, ErrUnknownOutcome) {
+		t.Errorf("Flush: %v, want message 7 of unknown outcome", err)
 	}
 }

@@ -97,7 +97,7 @@ func (c *courier) attend(l *outLink) (waiting bool) {
 	l.mu.Lock()
 	q := &l.quiet
 	now := time.Now()
-	if l.err != nil || l.win.Idle() {
+	if l.err != nil || l.idle() {
 		if open := l.err == nil && l.greeting != nil && l.begun; !open || now.Before(q.due) {
 			l.mu.Unlock()
 			return open
@@ -107,7 +107,7 @@ func (c *courier) attend(l *outLink) (waiting bool) {
 		l.mu.Unlock()
 		return true
 	}
-	bounced, lonely := q.bounced, q.probes >= 2
+	bounced, lonely, reached := q.bounced, q.probes >= 2, l.reached()
 	if !now.Before(q.due) {
 		if q.probes == 0 {
 			q.since = now
@@ -124,10 +124,10 @@ func (c *courier) attend(l *outLink) (waiting bool) {
 		return true
 	}
 	if err := c.verdict(life{c}, l.d.pid); err == ErrNoPeer || bounced && silent && !heard {
-		if heard {
+		if reached {
 			err = fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
 		}
-		l.fail(err)
+		l.fail(err, false)
 		return false
 	}
 	return true
@@ -147,7 +147,7 @@ func (c *courier) reconnected() {
 func (s *links) hurry() {
 	for _, l := range s.all() {
 		l.mu.Lock()
-		if l.err == nil && !l.win.Idle() {
+		if l.err == nil && !l.idle() {
 			l.quiet = quiet{due: time.Now().Add(firstProbe), wait: firstProbe}
 			l.probe()
 		}
@@ -184,10 +184,10 @@ func (c *courier) linkWord(from PID, t tag, data []byte) bool {
 	}
 	if t.kind == kindNoLink {
 		if l.greeting != nil {
-			l.fail(fmt.Errorf("%w: %s does not take it", ErrStreamAborted, from))
+			l.fail(fmt.Errorf("%w: %s does not take it", ErrStreamAborted, from), false)
 			return true
 		}
-		l.fail(fmt.Errorf("%w: %s has begun anew, or given up waiting", ErrUnknownOutcome, from))
+		l.fail(fmt.Errorf("%w: %s has begun anew, or given up waiting", ErrUnknownOutcome, from), true)
 		return true
 	}
 	st, ok := parseState(data)

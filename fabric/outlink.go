@@ -1,8 +1,11 @@
 package fabric
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -30,12 +33,26 @@ type outLink struct {
 	mu      sync.Mutex // guards the fields below
 	win     *window.Sender
 	kept    []*parcel     // not acknowledged, in order
+	larges  []underway    // messages in parts that are not acknowledged, in order
 	space   chan struct{} // closed, and made anew, when something was acknowledged or granted
+	waiting int           // calls of add that wait for it
 	err     error         // why it failed
+	renew   bool          // it did for want of the receiver's end: what was not sent goes on another
 	begun   bool          // a probe was sent
 	heard   bool          // the receiver has answered, ever
-	parting uint64        // the id of the message in parts under way
+	asked   int           // probes sent
+	refused int           // of these, how many nobody received
 	quiet   quiet
+}
+
+// An underway is a message on a link. If it is in parts, the first, which names it, may be
+// acknowledged long before the last.
+type underway struct {
+	kind   kind
+	id     uint64
+	secret string
+	first  uint64 // number of it, or its first part
+	last   uint64 // of its last part; 0 until that is sent
 }
 
 // quiet is for how long a link has not heard what it waits for.
@@ -67,7 +84,7 @@ func (c *courier) link(d *dest) (*outLink, error) {
 	defer c.links.mu.Unlock()
 	life := c.cfg.lifeOf(d.pid)
 	if l := c.links.out[d.pid]; l != nil {
-		if !l.outlived(life) {
+		if !l.retire(life) {
 			return l, nil
 		}
 		delete(c.links.byName, l.name)
@@ -81,12 +98,24 @@ func (c *courier) link(d *dest) (*outLink, error) {
 	return l, nil
 }
 
-// outlived reports whether the link leads to a process that is known to have been
-// followed by another, and nothing is under way on it.
-func (l *outLink) outlived(life uint64) bool {
+// errRenewed: the message was not sent, and is to go on another link.
+var errRenewed = errors.New("the link was replaced")
+
+// retire ends the link if nobody uses it, and it leads to a process that is known to
+// have been followed by another, or the receiver may soon have forgotten it.
+func (l *outLink) retire(life uint64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return life != 0 && l.life != 0 && life != l.life && l.win.Idle()
+	if !l.win.Idle() || l.waiting > 0 || len(l.large) > 0 || l.err != nil {
+		return false
+	}
+	followed := life != 0 && l.life != 0 && life != l.life
+	if !followed && (!l.begun || time.Since(l.quiet.due) < linkIdle/2) {
+		return false
+	}
+	l.err, l.renew = errRenewed, true
+	close(l.space)
+	return true
 }
 
 func (c *courier) newLink(d *dest) *outLink {
@@ -104,15 +133,18 @@ func (c *courier) postLinked(ctx context.Context, d *dest, o *outgoing) error {
 	if head := (&item{header: o.header}).size(); head > uint64(c.chunk()) {
 		return fmt.Errorf("%w: its header has %d bytes", ErrTooLarge, head)
 	}
-	l, err := c.link(d)
-	if err != nil {
-		return err
-	}
 	it := item{kind: o.kind, typ: o.typ, id: o.id, secret: o.secret, header: o.header, data: o.data}
-	if len(o.data) > c.chunk() {
-		err = l.addLarge(ctx, &it)
-	} else {
-		err = l.add(ctx, &it)
+	err := errRenewed
+	for err == errRenewed {
+		l, linkErr := c.link(d)
+		switch {
+		case linkErr != nil:
+			return linkErr
+		case len(o.data) > c.chunk():
+			err = l.addLarge(ctx, &it)
+		default:
+			err = l.add(ctx, &it)
+		}
 	}
 	if err == nil {
 		c.sent.Add(1)
@@ -120,37 +152,70 @@ func (c *courier) postLinked(ctx context.Context, d *dest, o *outgoing) error {
 	return err
 }
 
-// add sends it when the window has room, which it waits for.
+// add sends it when the window has room, which it waits for. With errRenewed it was not
+// sent.
 func (l *outLink) add(ctx context.Context, it *item) error {
 	size := it.size()
 	l.mu.Lock()
 	for l.err == nil && !l.win.Room(size) {
-		space := l.space
-		l.mu.Unlock()
-		select {
-		case <-space:
-		case <-ctx.Done():
-			return fmt.Errorf("the window of %s is full: %w", l.d.pid, context.Cause(ctx))
-		case <-l.c.done:
-			return ErrClosed
+		if err := l.await(ctx); err != nil {
+			l.mu.Unlock()
+			return err
 		}
-		l.mu.Lock()
 	}
 	defer l.mu.Unlock()
-	if l.err != nil {
+	switch {
+	case l.renew:
+		return errRenewed
+	case l.err != nil:
 		return l.err
 	}
-	idle := l.win.Idle()
+	idle := l.idle()
 	if !l.begun {
 		l.begun = true
 		l.probe()
 	}
-	l.c.batcher.link(l, l.win.Take(size), it)
+	seq := l.win.Take(size)
+	if it.more && it.kind != kindPart {
+		l.larges = append(l.larges, underway{kind: it.kind, id: it.id, secret: it.secret, first: seq})
+	} else if n := len(l.larges); n > 0 && it.kind == kindPart && !it.more {
+		l.larges[n-1].last = seq
+	}
+	l.c.batcher.link(l, seq, it)
 	if idle {
-		l.quiet = quiet{due: time.Now().Add(firstProbe), wait: firstProbe}
-		l.c.links.rouse()
+		l.listen()
 	}
 	return nil
+}
+
+// await waits until something may have room. It needs l.mu, and gives it back meanwhile.
+func (l *outLink) await(ctx context.Context) error {
+	idle, space := l.idle(), l.space
+	l.waiting++
+	if idle {
+		l.listen() // the grant may have been told when nobody heard it
+	}
+	l.mu.Unlock()
+	var err error
+	select {
+	case <-space:
+	case <-ctx.Done():
+		err = fmt.Errorf("the window of %s is full: %w", l.d.pid, context.Cause(ctx))
+	case <-l.c.done:
+		err = ErrClosed
+	}
+	l.mu.Lock()
+	l.waiting--
+	return err
+}
+
+// idle reports whether nothing is awaited of the receiver. It needs l.mu.
+func (l *outLink) idle() bool { return l.win.Idle() && l.waiting == 0 }
+
+// listen begins to wait for word of the receiver. It needs l.mu.
+func (l *outLink) listen() {
+	l.quiet = quiet{due: time.Now().Add(firstProbe), wait: firstProbe}
+	l.c.links.rouse()
 }
 
 // keep is called by the batcher, within add, with what may have to be sent again.
@@ -162,7 +227,9 @@ func (l *outLink) probe() {
 	o := outgoing{kind: kindProbe, id: base, secret: l.name, seq: number, data: l.greeting}
 	if err := l.c.batcher.after(l.d, o, nil); err != nil {
 		l.c.log.Debug("link: not asked", "pid", l.c.cfg.pid, "to", l.d.pid, "err", err)
+		return
 	}
+	l.asked++
 }
 
 // state takes in what the receiver says.
@@ -174,7 +241,11 @@ func (l *outLink) state(st window.State) {
 	}
 	progress, again := l.win.Heard(st)
 	l.heard = true
-	l.quiet = quiet{due: time.Now().Add(firstProbe), wait: firstProbe}
+	if progress || !l.win.Idle() {
+		l.quiet = quiet{due: time.Now().Add(firstProbe), wait: firstProbe}
+	} else { // who waits for room is told when there is some, unless that is lost: asked less and less
+		l.quiet = quiet{due: l.quiet.due, wait: l.quiet.wait}
+	}
 	n := 0
 	for n < len(l.kept) && l.kept[n].last <= l.win.Acked() {
 		l.kept[n] = nil
@@ -182,6 +253,9 @@ func (l *outLink) state(st window.State) {
 	}
 	if l.kept = l.kept[n:]; len(l.kept) == 0 {
 		l.kept = nil
+	}
+	for len(l.larges) > 0 && l.larges[0].last != 0 && l.larges[0].last <= l.win.Acked() {
+		l.larges = l.larges[1:]
 	}
 	if progress {
 		close(l.space)
@@ -193,15 +267,23 @@ func (l *outLink) state(st window.State) {
 }
 
 // bounced notes that nobody received a message or probe of the link.
-func (l *outLink) bounced() {
+func (l *outLink) bounced(k kind) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.quiet.bounced = true
+	if k == kindProbe {
+		l.refused++
+	}
 	l.c.links.rouse()
 }
 
-// fail ends the link. The clerk reports what was under way.
-func (l *outLink) fail(err error) {
+// reached reports whether a message may have been received: none is without a probe that
+// was. It needs l.mu.
+func (l *outLink) reached() bool { return l.heard || l.refused < l.asked }
+
+// fail ends the link. Who waits for an answer to what was under way is told, and of the
+// rest the clerk.
+func (l *outLink) fail(err error, renew bool) {
 	l.c.links.mu.Lock()
 	if l.c.links.out[l.d.pid] == l {
 		delete(l.c.links.out, l.d.pid)
@@ -214,20 +296,39 @@ func (l *outLink) fail(err error) {
 	if l.err != nil {
 		return
 	}
-	l.err = err
+	l.err, l.renew = err, renew
 	close(l.space)
 	if l.greeting == nil { // the writer of a stream learns it by itself
-		for _, id := range l.pending() {
-			l.c.clerk.add(entry{to: l.d.pid, id: id, err: err})
+		for _, p := range l.pending() {
+			l.c.failed(l.d.pid, p, err)
 		}
 	}
-	l.kept = nil
+	l.kept, l.larges = nil, nil
 }
 
-// pending returns the ids of the messages that are not acknowledged, but of the one
-// whose sender still waits. It needs l.mu.
-func (l *outLink) pending() []uint64 {
-	var ids []uint64
+// failed tells of a message that was under way on a link which failed.
+func (c *courier) failed(to PID, p underway, err error) {
+	switch {
+	case p.kind.awaits():
+		if w := c.calls.match(tag{id: p.id, secret: p.secret}, to); w != nil {
+			w.answer <- answer{err: err}
+		}
+	case p.kind.answers():
+		c.log.Warn("answer not sent", "pid", c.cfg.pid, "to", to, "id", p.id, "err", err)
+	default:
+		c.clerk.add(entry{to: to, id: p.id, err: err})
+	}
+}
+
+// pending returns the messages that are not acknowledged, in order, but for one in parts
+// whose sender has not sent them all: it learns it by itself. It needs l.mu.
+func (l *outLink) pending() []underway {
+	var pending []underway
+	for _, p := range l.larges {
+		if p.last != 0 {
+			pending = append(pending, p)
+		}
+	}
 	seq := l.win.Next()
 	if len(l.kept) > 0 {
 		seq = l.kept[0].last - uint64(l.kept[0].n) + 1
@@ -235,12 +336,13 @@ func (l *outLink) pending() []uint64 {
 	for _, p := range l.kept {
 		r := frameReader{b: p.buf}
 		for it := (item{}); r.next(&it); seq++ {
-			if seq > l.win.Acked() && it.kind != kindPart && (!it.more || it.id != l.parting) {
-				ids = append(ids, it.id)
+			if seq > l.win.Acked() && it.kind != kindPart && !it.more {
+				pending = append(pending, underway{kind: it.kind, id: it.id, secret: it.secret, first: seq})
 			}
 		}
 	}
-	return ids
+	slices.SortFunc(pending, func(a, b underway) int { return cmp.Compare(a.first, b.first) })
+	return pending
 }
 
 // settled waits until all that was sent before is acknowledged, or the link failed.

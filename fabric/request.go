@@ -274,7 +274,7 @@ func (c *courier) bounced(to PID, t tag) {
 		eachID(t.id, t.steps, func(id uint64) { c.clerk.add(entry{to: to, id: id}) })
 	case t.kind == kindLinked, t.kind == kindLink, t.kind == kindProbe:
 		if l := c.links.named(t.secret, to); l != nil {
-			l.bounced()
+			l.bounced(t.kind)
 		}
 	case t.kind == kindGathered && to != nobody:
 		c.calls.failGathered(t.secret, to, errBounced)
