@@ -55,6 +55,21 @@ var mutants = []natstest.Mutant{
 		Suites: []natstest.Suite{windows, links},
 	},
 	{
+		Name: "who waits for room does not ask for it", File: "fabric/outlink.go",
+		Old: "	return l.win.Idle() && l.waiting == 0\n", New: "	return l.win.Idle()\n",
+		Suites: []natstest.Suite{{Pkg: "./fabric", Run: "Blocked"}},
+	},
+	{
+		Name: "a message in parts is forgotten with its first", File: "fabric/outlink.go",
+		Old: "		if p.last != 0 {\n", New: "		if p.last != 0 && len(l.kept) == 0 {\n",
+		Suites: []natstest.Suite{{Pkg: "./fabric", Run: "LargeReported"}},
+	},
+	{
+		Name: "what was not answered was not received", File: "fabric/outlink.go",
+		Old: "	return l.heard || l.refused < l.asked\n", New: "	return l.heard\n",
+		Suites: []natstest.Suite{{Pkg: "./fabric", Run: "Perhaps"}},
+	},
+	{
 		Name: "a credit leak", File: "internal/window/window.go",
 		Old: "	r.consumed.Bytes += size\n", New: "	r.consumed.Bytes += size / 2\n",
 		Suites: []natstest.Suite{windows, links},

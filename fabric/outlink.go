@@ -210,7 +210,9 @@ func (l *outLink) await(ctx context.Context) error {
 }
 
 // idle reports whether nothing is awaited of the receiver. It needs l.mu.
-func (l *outLink) idle() bool { return l.win.Idle() && l.waiting == 0 }
+func (l *outLink) idle() bool {
+	return l.win.Idle() && l.waiting == 0
+}
 
 // listen begins to wait for word of the receiver. It needs l.mu.
 func (l *outLink) listen() {
@@ -279,7 +281,9 @@ func (l *outLink) bounced(k kind) {
 
 // reached reports whether a message may have been received: none is without a probe that
 // was. It needs l.mu.
-func (l *outLink) reached() bool { return l.heard || l.refused < l.asked }
+func (l *outLink) reached() bool {
+	return l.heard || l.refused < l.asked
+}
 
 // fail ends the link. Who waits for an answer to what was under way is told, and of the
 // rest the clerk.

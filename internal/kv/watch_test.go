@@ -1,9 +1,11 @@
 package kv_test
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -102,12 +104,103 @@ func TestWatchRereadsWhatTheFeedMissed(t *testing.T) {
 	})
 }
 
+// TestWatchRereadsWhatChanged: the same for a watch that has read all for a while, of few
+// keys, and of more than it reads one after the other.
+func TestWatchRereadsWhatChanged(t *testing.T) {
+	for _, others := range []int{0, 100} {
+		natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+			a, conn, _ := opened(t, s)
+			want := map[string]string{"s.a": "1", "s.b": "1", "s.c": "1"}
+			rev := put(t, a, "s.a", "1", 0)
+			put(t, a, "s.b", "1", 0)
+			if _, err := a.Put(t.Context(), kv.Write{Key: "s.c", Value: []byte("1"), TTL: 5 * round}); err != nil {
+				t.Fatal(err)
+			}
+			revs := make([]uint64, others)
+			renew := func(i int) {
+				key := fmt.Sprint("s.other", i)
+				revs[i] = put(t, a, key, "x", revs[i])
+				want[key] = "x"
+			}
+			for i := range others {
+				renew(i)
+			}
+			nc, _ := connect(t, s)
+			m := watch(t, handle(t, nc, func(c *kv.Config) { c.Feed = "nowhere" }), "s.*")
+			m.await(time.Second, want)
+			time.Sleep(4 * round)
+			for i := range others {
+				renew(i)
+			}
+			put(t, a, "s.a", "2", rev)
+			put(t, a, "s.d", "1", 0)
+			msg := nats.NewMsg("$KV.fab_test_production.s.b")
+			msg.Header.Set("KV-Operation", "DEL")
+			if _, err := conn.RequestMsg(msg, time.Second); err != nil {
+				t.Fatal(err)
+			}
+			want["s.a"], want["s.d"] = "2", "1"
+			delete(want, "s.b")
+			m.await(round, want)
+			delete(want, "s.c") // its time is over
+			m.await(3*round, want)
+		})
+	}
+}
+
+// TestWatchReadsLittle: a watch of many keys that do not change, and one of many of which
+// the feed tells, do not read them all each time.
+func TestWatchReadsLittle(t *testing.T) {
+	for _, renewed := range []bool{false, true} {
+		natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+			a, _, _ := opened(t, s)
+			const keys = 200
+			var revs [keys]uint64
+			renew := func() {
+				for i := range revs {
+					revs[i] = put(t, a, fmt.Sprint("s.", i), "x", revs[i])
+				}
+			}
+			renew()
+			b, _, _ := opened(t, s)
+			m := watch(t, b, "s.*")
+			m.take()
+			time.Sleep(4 * round)
+			var reads atomic.Int64
+			count, _ := connect(t, s)
+			if _, err := count.Subscribe("$JS.API.STREAM.MSG.GET.>", func(*nats.Msg) { reads.Add(1) }); err != nil {
+				t.Fatal(err)
+			}
+			if err := count.Flush(); err != nil {
+				t.Fatal(err)
+			}
+			for range 60 {
+				if renewed {
+					renew()
+				}
+				time.Sleep(time.Second)
+				m.take()
+			}
+			if n := reads.Load(); n > 4*keys { // all of them, each half a minute, and some
+				t.Errorf("renewed %t: %d records were read in a minute, of %d", renewed, n, keys)
+			}
+		})
+	}
+}
+
 func TestWatchRepairsWhatWasForged(t *testing.T) {
+	for _, after := range []time.Duration{0, 4 * round} {
+		repairsForged(t, after)
+	}
+}
+
+func repairsForged(t *testing.T, after time.Duration) {
 	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
 		a, nc, _ := opened(t, s)
 		rev := put(t, a, "s.a", "true", 0)
 		m := watch(t, a, "s.*")
 		m.await(time.Second, map[string]string{"s.a": "true"})
+		time.Sleep(after)
 		for _, key := range []string{"s.a", "s.b"} {
 			msg := nats.NewMsg(feed + "." + key)
 			msg.Data = []byte("forged")
