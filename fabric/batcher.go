@@ -39,7 +39,8 @@ type batcher struct {
 	casts uint64    // queued for more than one receiver
 	last  time.Duration
 
-	offline offline
+	offline   offline
+	unflushed unflushed
 }
 
 const (
@@ -440,6 +441,14 @@ func (c *courier) emit(d *dest, o *outgoing) error {
 	var buf [256]byte // on the stack; longer names make append allocate
 	t := tag{kind: o.kind, nonce: cmp.Or(o.nonce, c.nonce), typ: o.typ, id: o.id, secret: o.secret, seq: o.seq, steps: o.steps}
 	reply := string(t.appendTail(append(buf[:0], d.reply...)))
+	first := o.kind.silent() && !c.batcher.unflushed.some.Load()
+	var conn uint64
+	if first || o.kind == kindFlush {
+		conn = c.nc.Stats().Reconnects
+	}
+	if o.kind == kindFlush {
+		c.batcher.unflushed.marked(o.id, conn)
+	}
 	var err error
 	if o.kind == kindFlush || d.plain == kindAnswer {
 		err = c.nc.Publish(reply, o.data) // to be heard, not to be answered
@@ -453,6 +462,9 @@ func (c *courier) emit(d *dest, o *outgoing) error {
 	}
 	if err != nil {
 		return c.publishError(err, len(o.data))
+	}
+	if first {
+		c.batcher.unflushed.sent(conn)
 	}
 	return nil
 }
