@@ -39,7 +39,8 @@ type batcher struct {
 	casts uint64    // queued for more than one receiver
 	last  time.Duration
 
-	offline offline
+	offline   offline
+	unflushed unflushed
 }
 
 const (
@@ -76,8 +77,9 @@ type parcel struct {
 	round  uint64
 	casts  uint64
 	link   *outLink
-	last   uint64 // number on link of the last message; guarded by the link
-	marker *call  // of a flush
+	last   uint64    // number on link of the last message; guarded by the link
+	marker *call     // of a flush
+	until  time.Time // when it has waited long enough for the connection; zero if it never did
 }
 
 var parcels = sync.Pool{New: func() any { return new(parcel) }}
@@ -85,22 +87,26 @@ var parcels = sync.Pool{New: func() any { return new(parcel) }}
 // post hands o to the connection, or queues it for the batcher. An error of
 // publishing it then is the clerk's to report.
 func (b *batcher) post(d *dest, o *outgoing) error {
-	if b.alone && o.ttl <= 0 {
+	if b.alone && o.ttl <= 0 && !b.offline.waits.Load() {
 		return b.c.emit(d, o)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.offline.queue) > 0 && o.ttl > 0 && b.shelve(newParcel(d, o)) {
-		return nil // behind those that wait already
-	}
 	framed := o.framed(d)
-	if !b.take(framed && !b.alone) {
+	switch queued := b.take(framed && !b.alone); {
+	case queued:
+	case len(b.offline.queue) == 0:
 		err := b.c.emit(d, o)
 		if o.ttl > 0 && errors.Is(err, ErrDisconnected) && b.shelve(newParcel(d, o)) {
 			return nil
 		}
 		b.last = time.Since(b.start)
 		return err
+	case b.resume(): // behind those that wait already
+	case b.shelve(newParcel(d, o)):
+		return nil
+	default:
+		return b.c.away()
 	}
 	if p := d.open; p != nil && framed && p.goesWith(o) && b.grows(p, len(o.data)) && b.joins(p, o) {
 		p.buf = appendItem(p.buf, o.item())
@@ -226,7 +232,7 @@ func (b *batcher) link(l *outLink, seq uint64, it *item) {
 		return
 	}
 	p.round = b.round - 1 // it does not grow
-	b.c.publishParcel(p)
+	b.c.publishParcel(p, false)
 	b.last = time.Since(b.start)
 }
 
@@ -257,7 +263,10 @@ func (b *batcher) again(ps []*parcel) {
 func (b *batcher) after(d *dest, o outgoing, marker *call) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.busy {
+	if !b.busy && !b.resume() {
+		if len(b.offline.queue) > 0 && marker != nil {
+			return b.c.away() // not before what waits
+		}
 		return b.c.emit(d, &o)
 	}
 	b.push(&parcel{d: d, o: o, data: o.data, n: 1, marker: marker})
@@ -291,12 +300,23 @@ func (b *batcher) run() {
 	}
 }
 
-// drain publishes until nothing is queued.
+// drain publishes until nothing is queued. What waited for the connection is first, and
+// while any of it still does, the rest waits behind.
 func (b *batcher) drain() {
+	behind := false
 	for {
 		b.mu.Lock()
+		var late []*parcel
+		if len(b.offline.queue) > 0 {
+			late = b.late(time.Now())
+		}
 		batch := b.queue
 		b.queue, b.spare = b.spare[:0], nil
+		if waits := len(b.offline.queue) > 0; waits && b.c.nc.IsConnected() && (len(batch) > 0 || !behind) {
+			batch, behind = append(b.offline.take(), batch...), false
+		} else {
+			behind = waits
+		}
 		b.round++
 		b.bytes = 0
 		b.room.Broadcast()
@@ -312,13 +332,18 @@ func (b *batcher) drain() {
 			b.busy = false
 			b.spare = batch
 			b.last = time.Since(b.start)
+			b.offline.waits.Store(len(b.offline.queue) > 0)
 			b.mu.Unlock()
+			b.lapsed(late)
 			return
 		}
 		b.mu.Unlock()
+		b.lapsed(late)
 		for i, p := range batch {
 			batch[i] = nil
-			if done := b.c.publishParcel(p); done && p.link == nil {
+			if done := b.c.publishParcel(p, behind); !done {
+				behind = true
+			} else if p.link == nil {
 				parcels.Put(p)
 			}
 		}
@@ -330,8 +355,9 @@ func (b *batcher) drain() {
 }
 
 // publishParcel publishes p, and reports what fails. It is not done with it if that
-// waits for the connection now.
-func (c *courier) publishParcel(p *parcel) (done bool) {
+// waits for the connection now. If p comes behind what waits, it is as if the connection
+// were away.
+func (c *courier) publishParcel(p *parcel, behind bool) (done bool) {
 	o := p.o
 	o.data = p.data
 	if p.link != nil {
@@ -354,7 +380,10 @@ func (c *courier) publishParcel(p *parcel) (done bool) {
 	default:
 		o.kind, o.typ, o.data, o.steps = kindMulti, "", p.buf, p.steps()
 	}
-	err := c.emit(p.d, &o)
+	err := ErrDisconnected
+	if !behind || !p.o.ordered() {
+		err = c.emit(p.d, &o)
+	}
 	if errors.Is(err, ErrDisconnected) && c.batcher.shelveFailed(p) {
 		return false
 	}
@@ -400,6 +429,9 @@ func (o *outgoing) framed(d *dest) bool {
 	return len(o.header) == 0 && (!o.kind.secret() || o.kind.awaits() && d.one() || o.kind.answers())
 }
 
+// ordered reports whether o keeps its place among what was sent before and after it.
+func (o *outgoing) ordered() bool { return !o.kind.answers() && o.kind != kindProbe }
+
 func (o *outgoing) item() *item {
 	return &item{kind: o.kind, typ: o.typ, id: o.id, secret: o.secret, data: o.data}
 }
@@ -409,6 +441,14 @@ func (c *courier) emit(d *dest, o *outgoing) error {
 	var buf [256]byte // on the stack; longer names make append allocate
 	t := tag{kind: o.kind, nonce: cmp.Or(o.nonce, c.nonce), typ: o.typ, id: o.id, secret: o.secret, seq: o.seq, steps: o.steps}
 	reply := string(t.appendTail(append(buf[:0], d.reply...)))
+	first := o.kind.silent() && !c.batcher.unflushed.some.Load()
+	var conn uint64
+	if first || o.kind == kindFlush {
+		conn = c.nc.Stats().Reconnects
+	}
+	if o.kind == kindFlush {
+		c.batcher.unflushed.marked(o.id, conn)
+	}
 	var err error
 	if o.kind == kindFlush || d.plain == kindAnswer {
 		err = c.nc.Publish(reply, o.data) // to be heard, not to be answered
@@ -422,6 +462,9 @@ func (c *courier) emit(d *dest, o *outgoing) error {
 	}
 	if err != nil {
 		return c.publishError(err, len(o.data))
+	}
+	if first {
+		c.batcher.unflushed.sent(conn)
 	}
 	return nil
 }

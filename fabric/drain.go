@@ -16,7 +16,9 @@ import (
 // and leaves as [Node.Leave] does.
 //
 // If ctx ends first it leaves all the same, in no time, and the error wraps a
-// [*DrainError] that counts what was lost.
+// [*DrainError] that counts what was lost. So it does if a connection broke since the last
+// [Node.Flush], and some of what was sent on it may be lost: the error then wraps
+// [ErrUnknownOutcome].
 func (n *Node) Drain(ctx context.Context) error {
 	lost := n.courier.drain(ctx)
 	leave := ctx
@@ -38,7 +40,8 @@ type DrainError struct {
 	// Unhandled were received by the node and not by the program, or are still being
 	// handled: of mode Durable until [Message.Done]. Those come again, to the next process.
 	Unhandled int
-	// Err is why it did not wait longer.
+	// Err is why it did not wait longer, and what [Node.Flush] says of messages whose
+	// connection broke.
 	Err error
 }
 
@@ -53,7 +56,7 @@ func (e *DrainError) Unwrap() error { return e.Err }
 // drain waits until nothing is under way, or returns a DrainError.
 func (c *courier) drain(ctx context.Context) error {
 	first := !c.draining.Swap(true)
-	err := c.empty(ctx)
+	broken, err := c.empty(ctx)
 	if err == nil && first && !c.off {
 		err = c.mail.stopIntake(ctx)
 	}
@@ -63,8 +66,13 @@ func (c *courier) drain(ctx context.Context) error {
 	if err == nil {
 		err = c.poll(ctx, func() bool { return c.unhandled() == 0 })
 	}
-	if err == nil {
+	switch {
+	case err == nil && broken == nil:
 		return nil
+	case err == nil:
+		err = broken
+	case broken != nil:
+		err = fmt.Errorf("%w, and %w", err, broken)
 	}
 	e := &DrainError{Unsent: c.batcher.shelved(), Unhandled: c.unhandled(), Err: err}
 	for _, l := range c.links.all() {
@@ -76,22 +84,25 @@ func (c *courier) drain(ctx context.Context) error {
 }
 
 // empty waits until all that was sent is processed. What had no receiver was
-// reported; a broken connection is waited for.
-func (c *courier) empty(ctx context.Context) error {
+// reported; a broken connection is waited for, and broken is what that may have lost.
+func (c *courier) empty(ctx context.Context) (broken, err error) {
 	for {
 		err := c.poll(ctx, func() bool { return c.batcher.shelved() == 0 && c.nc.IsConnected() })
 		if err == nil {
 			err = c.flush(ctx)
 		}
+		if errors.Is(err, errBroken) {
+			broken = errBroken
+		}
 		switch {
 		case ctx.Err() != nil:
-			return context.Cause(ctx)
+			return broken, context.Cause(ctx)
 		case errors.Is(err, ErrClosed):
-			return err
+			return broken, err
 		case errors.Is(err, ErrDisconnected), errors.Is(err, context.DeadlineExceeded):
 			continue
 		}
-		return nil
+		return broken, nil
 	}
 }
 

@@ -116,7 +116,8 @@ func TestDrainEnds(t *testing.T) {
 }
 
 // TestFlushBroken: a Flush whose connection breaks does not wait for what was lost with
-// it, and says that it does not know. A Drain goes on with the next connection.
+// it, and says that it does not know. A Drain goes on with the next connection, and says
+// so as well.
 func TestFlushBroken(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
 		a, la := joinLink(t, s, "a")
@@ -126,9 +127,7 @@ func TestFlushBroken(t *testing.T) {
 		defer cancel()
 		began := time.Now()
 		err := interrupted(t, a, b, la, func() error { return a.Flush(ctx) })
-		if !errors.Is(err, fabric.ErrUnknownOutcome) || !errors.Is(err, fabric.ErrDisconnected) {
-			t.Errorf("Flush: %v, want ErrUnknownOutcome and ErrDisconnected", err)
-		}
+		unknown(t, "Flush", err)
 		if took := time.Since(began); took > 10*time.Second {
 			t.Errorf("Flush took %v", took)
 		}
@@ -136,12 +135,90 @@ func TestFlushBroken(t *testing.T) {
 			t.Errorf("the next Flush: %v", err)
 		}
 		began = time.Now()
-		if err := interrupted(t, a, b, la, func() error { return a.Drain(ctx) }); err != nil {
-			t.Errorf("Drain: %v", err)
+		err = interrupted(t, a, b, la, func() error { return a.Drain(ctx) })
+		unknown(t, "Drain", err)
+		if _, ok := errors.AsType[*fabric.DrainError](err); !ok {
+			t.Errorf("Drain: %v, want a DrainError", err)
 		}
 		if took := time.Since(began); took > 10*time.Second {
 			t.Errorf("Drain took %v", took)
 		}
+		await(t, b, "b") // it has left all the same
+	})
+}
+
+// unknown checks that err says that what was sent may be lost.
+func unknown(t *testing.T, what string, err error) {
+	t.Helper()
+	if !errors.Is(err, fabric.ErrUnknownOutcome) || !errors.Is(err, fabric.ErrDisconnected) {
+		t.Errorf("%s: %v, want ErrUnknownOutcome and ErrDisconnected", what, err)
+	}
+}
+
+// TestFlushAfterBreak: what was lost with a connection is said once, by whoever asks first
+// on the next one. What was flushed before, and what is sent after, is not doubted.
+func TestFlushAfterBreak(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a, la := joinLink(t, s, "a")
+		b := join(t, s, "b")
+		await(t, a, "a", "b")
+		ctx := within(t, 10*time.Minute)
+		// broken has f run while the connection loses all, and returns with the next.
+		broken := func(f func()) {
+			t.Helper()
+			back := make(chan struct{})
+			go func() {
+				defer close(back)
+				for e := range a.Events(ctx) {
+					if e.Kind == fabric.Reconnected {
+						return
+					}
+				}
+			}()
+			synctest.Wait()
+			la.Cut()
+			f()
+			synctest.Wait()
+			la.Kill() // what was on its way is gone
+			la.Heal()
+			<-back
+			synctest.Wait()
+		}
+		send := func() {
+			t.Helper()
+			if err := a.Send(ctx, "b", []byte("x")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		flushed := func() {
+			t.Helper()
+			if err := a.Flush(ctx); err != nil {
+				t.Errorf("Flush: %v", err)
+			}
+		}
+		broken(func() {})
+		flushed() // nothing was sent
+		send()
+		flushed()
+		broken(func() {})
+		send()
+		flushed() // it was sent on the new one
+		broken(send)
+		send()
+		unknown(t, "Flush", a.Flush(ctx))
+		flushed()
+		broken(func() {
+			if err := a.SendMsg(ctx, &fabric.Message{To: "b", Mode: fabric.Reliable}); err != nil {
+				t.Fatal(err)
+			}
+		})
+		flushed() // it was sent again
+		for range 4 {
+			next(t, b)
+		}
+		quiet(t, b, time.Second)
+		broken(send)
+		unknown(t, "Drain", a.Drain(ctx))
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,8 +21,9 @@ import (
 // set, as well, as soon as it is found, whether a Flush waits or not: a caller uses
 // the one or the other. OnUndeliverable must not call Flush, which waits for it.
 //
-// If the connection breaks first, the error wraps [ErrUnknownOutcome] and
-// [ErrDisconnected]: what was on its way may be lost, but for messages of mode Reliable.
+// If the connection breaks first, or broke since the last Flush and something of mode Fast
+// was sent on it, the error wraps [ErrUnknownOutcome] and [ErrDisconnected]: what was on
+// its way may be lost, but for messages of mode Reliable. It is said once.
 //
 // If ctx ends first, or [DefaultRequestTimeout] has passed for a ctx without a
 // deadline, the error wraps the cause, and what was found is kept for the next Flush.
@@ -46,7 +48,73 @@ func (c *courier) flush(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("flush: the server has not processed everything: %w", err)
 	}
+	if a.err == errBroken {
+		c.batcher.unflushed.answered(w.id)
+		return errBroken
+	}
+	if c.batcher.unflushed.answered(w.id) {
+		return errors.Join(errBroken, a.err)
+	}
 	return a.err
+}
+
+// silent reports whether nothing comes back to the sender of a message of kind k but bad
+// news.
+func (k kind) silent() bool { return k == kindSend || k == kindBroadcast || k == kindMulti }
+
+// unflushed knows what a connection that broke may have lost: silent messages whose
+// connection is not that of the flush marker behind them. Connections have numbers.
+type unflushed struct {
+	some atomic.Bool // silent messages were sent since the last marker
+
+	mu    sync.Mutex // guards the fields below
+	first uint64     // if some: the connection of the first of them
+	marks []flushMark
+}
+
+// A flushMark is a marker that was sent and is not answered.
+type flushMark struct {
+	id, conn uint64
+	some     bool   // silent messages were sent before it, and after the one before
+	first    uint64 // the connection of the first of them
+}
+
+// sent notes the first silent message after a marker.
+func (s *unflushed) sent(conn uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.some.Load() {
+		s.first = conn
+		s.some.Store(true)
+	}
+}
+
+// marked notes that a marker is sent next. Of too many the oldest is forgotten, and not
+// what was sent before it.
+func (s *unflushed) marked(id, conn uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.marks = append(s.marks, flushMark{id, conn, s.some.Load(), s.first})
+	s.some.Store(false)
+	if len(s.marks) > maxKept {
+		if m := s.marks[0]; m.some {
+			s.marks[1].some, s.marks[1].first = true, m.first
+		}
+		s.marks = s.marks[1:]
+	}
+}
+
+// answered reports whether a connection broke between a silent message and the marker of
+// an id, and forgets what was sent before that.
+func (s *unflushed) answered(id uint64) (broken bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.IndexFunc(s.marks, func(m flushMark) bool { return m.id == id })
+	for _, m := range s.marks[:i+1] {
+		broken = broken || m.some && m.first != s.marks[i].conn
+	}
+	s.marks = slices.Delete(s.marks, 0, i+1)
+	return broken
 }
 
 // A clerk finds out why messages had no receiver, one after the other in the order

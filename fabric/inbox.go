@@ -29,9 +29,10 @@ type inbox struct {
 	bound      int   // of n, those that the limits count
 	bytes      int64 // of those
 	bySender   map[PID]int
-	waiting    int // in take, to be woken
-	mail       int // of n, those that a mailbox counts
-	working    int // messages that are being handled, without mail
+	waiting    int   // in take, to be woken
+	mail       int   // of n, those that a mailbox counts, and that are not dropped
+	mailBytes  int64 // of those
+	working    int   // messages that are being handled, without mail
 	received   uint64
 	rejected   uint64
 	dropped    uint64
@@ -89,7 +90,7 @@ func (q *inbox) limited(m *Message) bool { return m.link == nil || q.onFull != B
 func (q *inbox) admit(m *Message, dropped *[]*Message) bool {
 	size := m.size()
 	for q.full(m.From, size) {
-		if q.onFull != DropOldest || q.n == 0 || size > q.maxBytes || q.quota > 0 && q.bySender[m.From] >= q.quota {
+		if q.onFull != DropOldest || q.mail >= q.maxMsgs || q.mailBytes+size > q.maxBytes || q.quota > 0 && q.bySender[m.From] >= q.quota {
 			if q.onFull == DropNewest || q.onFull == DropOldest {
 				q.dropped++
 			} else {
@@ -97,7 +98,7 @@ func (q *inbox) admit(m *Message, dropped *[]*Message) bool {
 			}
 			return false
 		}
-		old := q.pop()
+		old := q.evict()
 		q.gone(old)
 		q.dropped++
 		*dropped = append(*dropped, old)
@@ -119,6 +120,7 @@ func (q *inbox) gone(m *Message) {
 	q.n--
 	if m.isMail() {
 		q.mail--
+		q.mailBytes -= m.size()
 	}
 	if !q.limited(m) {
 		return
@@ -147,6 +149,7 @@ func (q *inbox) offer(m *Message) (room <-chan struct{}) {
 	}
 	q.n++
 	q.mail++
+	q.mailBytes += size
 	q.bound++
 	q.bytes += size
 	if q.quota > 0 {
@@ -281,6 +284,25 @@ func (q *inbox) stats(s *Stats) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	s.Received, s.Rejected, s.Dropped, s.Waiting = q.received, q.rejected, q.dropped, q.n
+}
+
+// evict removes and returns the oldest message that is not mail: that is received until
+// it is done. What it passes over stays in its order. It needs q.mu, and such a message to
+// be there.
+func (q *inbox) evict() *Message {
+	var ahead *Message // takes the place of the one behind it
+	for c, i := q.head, q.first; ; i++ {
+		if i == chunkLen {
+			c, i = c.next, 0
+		}
+		m := c.msgs[i]
+		c.msgs[i] = ahead
+		if !m.isMail() {
+			q.pop() // the first place is empty now
+			return m
+		}
+		ahead = m
+	}
 }
 
 // push and pop need q.mu. pop needs a message to be there.

@@ -290,6 +290,53 @@ func TestPoisonEndsProcesses(t *testing.T) {
 	})
 }
 
+// An inbox that drops the oldest drops no mail: what is not mail makes room, or is
+// dropped itself.
+func TestDropOldestKeepsMail(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a := join(t, s, "a")
+		b := join(t, s, "b", mailbox, func(c *fabric.Config) {
+			c.Inbox = fabric.Inbox{Messages: 2, OnFull: fabric.DropOldest}
+		})
+		await(t, a, "a", "b")
+		burst := func(data ...string) {
+			t.Helper()
+			synctest.Wait() // the mail is in the inbox
+			for _, d := range data {
+				if err := a.Send(t.Context(), "b", []byte(d)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := a.Flush(within(t, time.Minute)); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		for round, mail := range [][]string{{"m0"}, {"m1", "m2"}, {"m3"}} {
+			mustPost(t, a, "b", mail...)
+			burst("1", "2", "3")
+			want := append(slices.Clone(mail), "3")[:2] // in the order in which they came
+			for _, d := range want {
+				m := next(t, b)
+				if string(m.Data) != d {
+					t.Fatalf("round %d: received %q, want %q", round, m.Data, d)
+				}
+				if m.Mode == fabric.Durable {
+					done(t, m, nil)
+				}
+			}
+			quiet(t, b, time.Second)
+		}
+		if st := b.Stats(); st.Dropped != 2+3+2 || st.Waiting != 0 {
+			t.Errorf("%+v", st)
+		}
+		awaitWaiting(t, a, "b", 0)
+		if err := b.Drain(within(t, 10*time.Second)); err != nil {
+			t.Errorf("Drain: %v", err)
+		}
+	})
+}
+
 // A handler's error brings the message again, later each time, and then to the dead
 // letters, with who, why and how often.
 func TestDeadLetter(t *testing.T) {

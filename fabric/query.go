@@ -72,16 +72,18 @@ type query struct {
 	secret, subject string
 	wake            chan struct{} // capacity 1: a token means that there is something new
 
-	mu    sync.Mutex // guards the fields below
-	known map[PID]bool
-	queue []answer
-	bytes int64
-	err   error // what ends it, other than ctx
+	mu      sync.Mutex // guards the fields below
+	known   map[PID]bool
+	queue   []answer
+	waiting int   // of queue, answers from the network
+	bytes   int64 // of those
+	err     error // what ends it, other than ctx
 }
 
 // queries are the outstanding ones by their secret.
 type queries struct {
-	maxMsgs  int // of each: who is heard
+	c        *courier
+	maxMsgs  int // of each: answers that wait, and strangers that are heard
 	maxBytes int64
 	refused  atomic.Uint64
 
@@ -90,7 +92,7 @@ type queries struct {
 }
 
 func (s *queries) init(c *courier) {
-	s.m = make(map[string]*query)
+	s.c, s.m = c, make(map[string]*query)
 	s.maxMsgs, s.maxBytes = c.inbox.maxMsgs, c.inbox.maxBytes
 }
 
@@ -146,22 +148,26 @@ func (s *queries) fail(subject string, err error) (any bool) {
 	return any
 }
 
-// add queues what was heard of a node, if that is the first and there is room.
+// add queues what was heard of a node, if that is the first. An answer for which there is
+// no room is a failure.
 func (s *queries) add(w *query, a answer) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.known[a.from] {
 		return
 	}
-	if len(w.known) >= s.maxMsgs {
-		s.refused.Add(1)
-		return
-	}
-	if size := int64(len(a.data)); w.bytes+size > s.maxBytes {
-		s.refused.Add(1)
-		a = answer{from: a.from, err: fmt.Errorf("%w: too many bytes of answers wait to be read", ErrInboxFull)}
-	} else {
-		w.bytes += size
+	if a.err == nil {
+		if len(w.known) >= s.maxMsgs && !s.c.cfg.known(a.from) { // as many others as come would be known
+			s.refused.Add(1)
+			return
+		}
+		if size := int64(len(a.data)); w.waiting >= s.maxMsgs || w.bytes+size > s.maxBytes {
+			s.refused.Add(1)
+			a = answer{from: a.from, err: fmt.Errorf("%w: too many answers wait to be read", ErrInboxFull)}
+		} else {
+			w.waiting++
+			w.bytes += size
+		}
 	}
 	w.known[a.from] = true
 	w.queue = append(w.queue, a)
@@ -192,7 +198,10 @@ func (w *query) next() (a answer, ok bool, err error) {
 	a = w.queue[0]
 	w.queue[0] = answer{}
 	w.queue = w.queue[1:]
-	w.bytes -= int64(len(a.data))
+	if a.err == nil {
+		w.waiting--
+		w.bytes -= int64(len(a.data))
+	}
 	return a, true, nil
 }
 

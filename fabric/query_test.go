@@ -273,6 +273,72 @@ func TestGatherFull(t *testing.T) {
 	}
 }
 
+// TestGatherMany: the bounds of an inbox are those of the answers that wait, not of who
+// answers.
+func TestGatherMany(t *testing.T) {
+	others := []PID{"b", "c", "d", "e"}
+	_, all := members(t, func(c *courierConfig) { c.inbox = Inbox{Messages: 2} }, append(others, "a")...)
+	a := all["a"]
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	reply := func(pid PID) {
+		m, err := all[pid].Receive(ctx)
+		if err == nil {
+			err = m.Reply(ctx, nil)
+		}
+		if err != nil {
+			t.Errorf("reply of %s: %v", pid, err)
+		}
+	}
+	read := make(chan struct{})
+	go func() { // each when the one before is read
+		for _, pid := range others {
+			reply(pid)
+			<-read
+		}
+	}()
+	var answered []PID
+	for m, err := range a.Gather(ctx, Query{}, nil) {
+		if err != nil {
+			t.Fatalf("%v after the answers of %v", err, answered)
+		}
+		answered = append(answered, m.From)
+		read <- struct{}{}
+	}
+	if !slices.Equal(answered, others) {
+		t.Errorf("answers of %v, want %v", answered, others)
+	}
+
+	// Nothing is read until all have answered: there is room for two.
+	go func() {
+		for _, pid := range others {
+			reply(pid)
+		}
+	}()
+	answers, full := 0, 0
+	for _, err := range a.Gather(ctx, Query{}, nil) {
+		if answers+full == 0 {
+			for len(a.courier.heardOf()) < len(others) && ctx.Err() == nil {
+				time.Sleep(time.Millisecond)
+			}
+		}
+		switch {
+		case err == nil:
+			answers++
+		case errors.Is(err, ErrInboxFull):
+			full++
+		default:
+			t.Errorf("gathered %v", err)
+		}
+	}
+	if answers < 2 || answers > 3 || answers+full != len(others) {
+		t.Errorf("%d answers, %d had no room, want %d together", answers, full, len(others))
+	}
+	if st := a.Stats(); st.Rejected != uint64(full) {
+		t.Errorf("Rejected = %d, want %d", st.Rejected, full)
+	}
+}
+
 // heardOf returns of whom the one query that is open has heard.
 func (c *courier) heardOf() (known map[PID]bool) {
 	c.queries.mu.Lock()
@@ -403,7 +469,9 @@ func FuzzQuery(f *testing.F) {
 	f.Add([]byte("abcdabcdabcd~~~~0000"))
 	f.Fuzz(func(t *testing.T, ops []byte) {
 		const maxMsgs, maxBytes = 8, 100
+		const members = 4 // in the view, of 16
 		c := &courier{inbox: newInbox(Inbox{Messages: maxMsgs, Bytes: maxBytes})}
+		c.cfg.known = func(pid PID) bool { return len(pid) == 1 && pid < "4" }
 		c.queries.init(c)
 		s := &c.queries
 		w := s.open(7, "subject")
@@ -446,13 +514,13 @@ func FuzzQuery(f *testing.F) {
 			if forged := op>>5 >= 1 && op>>5 <= 3; forged && len(w.known) != known {
 				t.Fatalf("op %d: a forged answer was heard", op)
 			}
-			if len(w.known) > maxMsgs || w.bytes > maxBytes || w.bytes < 0 {
-				t.Fatalf("%d known, %d bytes", len(w.known), w.bytes)
+			if len(w.known) > maxMsgs+members || w.waiting > maxMsgs || w.waiting < 0 || w.bytes > maxBytes || w.bytes < 0 {
+				t.Fatalf("%d known, %d wait, %d bytes", len(w.known), w.waiting, w.bytes)
 			}
 		}
 		for read() {
 		}
-		if _, _, err := w.next(); (err != nil) != ended || w.bytes != 0 || len(seen) != len(w.known) {
+		if _, _, err := w.next(); (err != nil) != ended || w.bytes != 0 || w.waiting != 0 || len(seen) != len(w.known) {
 			t.Fatalf("ended with %v, %d bytes left, heard %d of %d", err, w.bytes, len(seen), len(w.known))
 		}
 		s.close(w)

@@ -78,8 +78,8 @@ func Handle[T any](x *Mux, f func(context.Context, *Message[T]) error) error {
 
 // HandleCall has f called with each message that is a Req, or a *Req, and answers it,
 // if it is a request, with what f returns. The answer is encoded as the request was
-// if that codec carries it, else with the default one. HandleCall returns a
-// [*TypeError] as [Handle] does.
+// if that codec carries it, else with the default one; that the context of f has ended
+// does not matter then. HandleCall returns a [*TypeError] as [Handle] does.
 func HandleCall[Req, Resp any](x *Mux, f func(context.Context, *Message[Req]) (Resp, error)) error {
 	t, _ := base[Req]()
 	resp, _ := base[Resp]()
@@ -97,7 +97,7 @@ func HandleCall[Req, Resp any](x *Mux, f func(context.Context, *Message[Req]) (R
 		if out.Type, out.Data, err = encode(c, false, answer); err != nil {
 			return nil, x.refused(m, err)
 		}
-		return nil, m.ReplyMsg(ctx, out)
+		return nil, m.ReplyMsg(context.WithoutCancel(ctx), out) // as bytes are: until the node closes
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()

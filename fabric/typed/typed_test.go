@@ -401,3 +401,35 @@ func TestNamesAgree(t *testing.T) {
 		t.Errorf("GoName = %s", got)
 	}
 }
+
+// TestAnswerAfterEnd: what a handler returns is the answer, its context having ended
+// notwithstanding.
+func TestAnswerAfterEnd(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a, b := join(t, s, "a"), join(t, s, "b")
+		x := typed.NewMux(typed.Config{})
+		err := typed.HandleCall(x, func(ctx context.Context, m *typed.Message[string]) (string, error) {
+			<-ctx.Done()
+			return m.Value, nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_ = b.Handle(t.Context(), 1, func(ctx context.Context, m *fabric.Message) ([]byte, error) {
+				ctx, cancel := context.WithTimeout(ctx, time.Second)
+				defer cancel()
+				return x.Serve(ctx, m)
+			})
+		})
+		got, err := typed.Call[string, string](t.Context(), a, "b", "x")
+		if err != nil || got != "x" {
+			t.Errorf("answer %q, %v", got, err)
+		}
+		if err := b.Leave(t.Context()); err != nil {
+			t.Error(err)
+		}
+		wg.Wait()
+	})
+}
