@@ -508,3 +508,25 @@ func TestMailAckLost(t *testing.T) {
 		quiet(t, b, 2*time.Second)
 	})
 }
+
+// A message that was refused, and of which another attempt is under way, may be stored.
+func TestMailRefusedAndStored(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		b := join(t, s, "b", mailbox, func(c *fabric.Config) { c.Mailbox.Quota = 1 })
+		a, link := joinLink(t, s, "a")
+		mustPost(t, a, "b", "0")
+		m := next(t, b)
+		link.CutReplies()
+		err := make(chan error)
+		go func() { err <- post(within(t, 30*time.Second), a, "b", "1") }()
+		time.Sleep(500 * time.Millisecond) // it is refused
+		done(t, m, nil)
+		time.Sleep(time.Second) // it is tried again, and stored
+		link.Heal()
+		if err := <-err; !errors.Is(err, fabric.ErrUnknownOutcome) || errors.Is(err, fabric.ErrMailboxFull) {
+			t.Errorf("post: %v", err)
+		}
+		expectMail(t, b, "1")
+		quiet(t, b, 2*time.Second)
+	})
+}
