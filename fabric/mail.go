@@ -336,7 +336,7 @@ func (p *mailer) finish(ctx context.Context, s *posting) error {
 				if a.err != nil { // it may not have been published yet
 					p.abandon(s)
 				}
-				return err
+				return doubted(s, err)
 			}
 			s.err = err
 			if end = p.prepare(ctx, s); end == nil {
@@ -396,6 +396,18 @@ func (p *mailer) prepare(ctx context.Context, s *posting) error {
 	}
 	p.opened.Store(false)
 	return p.open(ctx)
+}
+
+// doubted is err, the answer to one attempt, unless another may have stored s. A refusal
+// that says that nothing was stored does not match then.
+func doubted(s *posting, err error) error {
+	switch _, denied := errors.AsType[*PermissionError](err); {
+	case err == nil || s.open == 0:
+		return err
+	case denied:
+		return fmt.Errorf("%w: message %d: an attempt was not answered, another: %w", ErrUnknownOutcome, s.id, err)
+	}
+	return fmt.Errorf("%w: message %d: an attempt was not answered, another: %v", ErrUnknownOutcome, s.id, err)
 }
 
 // given is the error of a message that was given up because of end.

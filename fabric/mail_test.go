@@ -290,6 +290,52 @@ func TestPoisonEndsProcesses(t *testing.T) {
 	})
 }
 
+// A process that cannot reach the mailbox for a while still gets what its predecessor had
+// one at a time.
+func TestPoisonAfterOutage(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a := join(t, s, "a")
+		mustPost(t, a, "b", "fine 0", "poison", "fine 1", "fine 2")
+		expect := func(b *fabric.Node, data string, attempt int) *fabric.Message {
+			t.Helper()
+			m := next(t, b)
+			if string(m.Data) != data || m.Attempt() != attempt {
+				t.Fatalf("received %q, attempt %d, want %q, %d", m.Data, m.Attempt(), data, attempt)
+			}
+			return m
+		}
+		b, link := joinLink(t, s, "b", mailbox)
+		expect(b, "fine 0", 1)
+		expect(b, "poison", 1)
+		synctest.Wait() // the others are in the inbox
+		crash(b, link)
+		time.Sleep(2 * ttl) // its last renewal is old
+
+		b, link = joinLink(t, s, "b", mailbox)
+		m := expect(b, "fine 0", 2)
+		link.CutReplies()
+		done(t, m, nil)
+		time.Sleep(3 * time.Second) // the mailbox's state is asked for in vain
+		link.Heal()
+		expect(b, "poison", 2)
+		time.Sleep(time.Second)
+		crash(b, link)
+		time.Sleep(2 * ttl)
+
+		b = join(t, s, "b", mailbox)
+		got := make(map[string]int)
+		for range 3 {
+			m := next(t, b)
+			got[string(m.Data)] = m.Attempt()
+			done(t, m, nil)
+		}
+		if got["poison"] != 3 || got["fine 1"] != 2 || got["fine 2"] != 2 { // the second process had not got these
+			t.Errorf("received %v (attempts)", got)
+		}
+		awaitWaiting(t, a, "b", 0)
+	})
+}
+
 // An inbox that drops the oldest drops no mail: what is not mail makes room, or is
 // dropped itself.
 func TestDropOldestKeepsMail(t *testing.T) {
@@ -459,6 +505,28 @@ func TestMailAckLost(t *testing.T) {
 		link.Kill()
 		link.Heal()
 		expectMail(t, b, "2")
+		quiet(t, b, 2*time.Second)
+	})
+}
+
+// A message that was refused, and of which another attempt is under way, may be stored.
+func TestMailRefusedAndStored(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		b := join(t, s, "b", mailbox, func(c *fabric.Config) { c.Mailbox.Quota = 1 })
+		a, link := joinLink(t, s, "a")
+		mustPost(t, a, "b", "0")
+		m := next(t, b)
+		link.CutReplies()
+		err := make(chan error)
+		go func() { err <- post(within(t, 30*time.Second), a, "b", "1") }()
+		time.Sleep(500 * time.Millisecond) // it is refused
+		done(t, m, nil)
+		time.Sleep(time.Second) // it is tried again, and stored
+		link.Heal()
+		if err := <-err; !errors.Is(err, fabric.ErrUnknownOutcome) || errors.Is(err, fabric.ErrMailboxFull) {
+			t.Errorf("post: %v", err)
+		}
+		expectMail(t, b, "1")
 		quiet(t, b, 2*time.Second)
 	})
 }

@@ -136,8 +136,13 @@ func (b *mailbox) run(ctx context.Context) {
 
 // fetch receives until ctx ends, and opens the mailbox again when it was lost.
 func (b *mailbox) fetch(ctx context.Context) {
-	err := b.inherit(ctx)
+	e := estate{b: b, last: b.cons.CachedInfo().Delivered.Stream}
+	defer e.hand()
+	var err error
 	for try := 0; ctx.Err() == nil; {
+		if err == nil && !e.settled {
+			err = e.inherit(ctx)
+		}
 		if err == nil {
 			try = 0
 			err = b.serve(ctx)
@@ -159,18 +164,29 @@ func (b *mailbox) fetch(ctx context.Context) {
 	}
 }
 
-// inherit fetches one at a time until what the process before had is settled. What
-// that process never saw comes after it.
-func (b *mailbox) inherit(ctx context.Context) error {
+// An estate is what the process before had, while it is not settled.
+type estate struct {
+	b       *mailbox
+	last    uint64     // place in the stream of the newest that it got
+	fresh   []*Message // what it never saw, held back
+	waited  bool
+	settled bool
+}
+
+// hand puts what was held back into the inbox.
+func (e *estate) hand() {
+	for _, m := range e.fresh {
+		e.b.hand(m)
+	}
+	e.fresh = nil
+}
+
+// inherit fetches one at a time until the estate is settled. What the process before never
+// saw comes after it. After an error it is to be called again, when the mailbox is open.
+func (e *estate) inherit(ctx context.Context) error {
+	b := e.b
 	info := b.cons.CachedInfo()
-	last, waited := info.Delivered.Stream, false
-	var fresh []*Message
-	defer func() {
-		for _, m := range fresh {
-			b.hand(m)
-		}
-	}()
-	for info.NumAckPending > 0 && info.AckFloor.Stream < last {
+	for info.NumAckPending > 0 && info.AckFloor.Stream < e.last {
 		m, err := b.next(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -181,10 +197,10 @@ func (b *mailbox) inherit(ctx context.Context) error {
 		default:
 			if meta, err := m.Metadata(); err == nil && meta.NumDelivered == 1 {
 				if msg := b.admit(m); msg != nil {
-					fresh = append(fresh, msg)
+					e.fresh = append(e.fresh, msg)
 				}
-				if !waited { // the server still has hope for the others
-					waited = true
+				if !e.waited { // the server still has hope for the others
+					e.waited = true
 					if err := pauseFor(ctx, b.desc.AckWait); err != nil {
 						return err
 					}
@@ -192,7 +208,7 @@ func (b *mailbox) inherit(ctx context.Context) error {
 				break
 			}
 			b.deliver(m)
-			if err := b.awaitHeld(ctx, len(fresh)); err != nil {
+			if err := b.awaitHeld(ctx, len(e.fresh)); err != nil {
 				return err
 			}
 		}
@@ -200,6 +216,8 @@ func (b *mailbox) inherit(ctx context.Context) error {
 			return err
 		}
 	}
+	e.settled = true
+	e.hand()
 	return nil
 }
 
