@@ -14,15 +14,16 @@ import (
 // it waits, within the window, until the program takes it: so a program that is slow
 // holds back those who send to it on links, and refuses them nothing.
 type inLink struct {
-	c      *courier
-	name   string
-	from   PID
-	origin *origin     // the sender's courier
-	stream *InStream   // if the link is a stream's
-	resume atomic.Bool // what was refused for want of memory may come
+	c        *courier
+	name     string
+	from     PID
+	origin   *origin // the sender's courier
+	isStream bool
+	resume   atomic.Bool // what was refused for want of memory may come
 
 	mu      sync.Mutex       // guards the fields below
 	win     *window.Receiver // nil if the link is none, or no longer
+	stream  *InStream        // nil if the link is none's, or over
 	life    uint64           // the sender's incarnation, once it was in the view
 	partial *partial         // the message that comes in parts
 	slab    []Message        // to be used by what follows in a frame
@@ -62,9 +63,9 @@ func (d *decoder) linked(batch []*Message, m *nats.Msg, s *sender, t tag) []*Mes
 		return batch
 	}
 	c.links.mu.Lock()
-	in := c.links.in[t.secret]
+	in := c.links.inNamed(t.secret)
 	c.links.mu.Unlock()
-	if in == nil || in.from != s.from || in.origin.nonce != t.nonce || in.stream != nil {
+	if in == nil || in.from != s.from || in.origin.nonce != t.nonce || in.isStream {
 		c.stray.Add(1) // from a link that is over, or not begun: the sender will ask
 		return batch
 	}
@@ -116,7 +117,7 @@ func (in *inLink) take(batch []*Message, seq uint64, it *item) (_ []*Message, on
 		in.c.invalid.Add(1)
 		return batch, false
 	}
-	if in.stream != nil {
+	if in.isStream {
 		return batch, in.takeStream(it)
 	}
 	if it.more || it.kind == kindPart {
@@ -198,9 +199,9 @@ func (k kind) answers() bool {
 func (c *courier) inLink(s *sender, t tag) *inLink {
 	c.links.mu.Lock()
 	defer c.links.mu.Unlock()
-	in := c.links.in[t.secret]
+	in := c.links.inNamed(t.secret)
 	if in != nil {
-		if in.from != s.from || in.origin.nonce != t.nonce || in.stream != nil {
+		if in.from != s.from || in.origin.nonce != t.nonce || in.isStream {
 			return nil
 		}
 		return in
@@ -295,45 +296,45 @@ func (in *inLink) speak() {
 	}
 }
 
-// expire ends links whose message in parts does not continue, and forgets those that
-// nothing comes on.
+// expire ends links whose message in parts does not continue, and those that nothing
+// comes on.
 func (s *links) expire(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for name, in := range s.in {
-		life := s.c.cfg.lifeOf(in.from)
-		in.mu.Lock()
-		if !s.c.nc.IsConnected() {
-			in.used = now // nobody can be heard
+	connected := s.c.nc.IsConnected()
+	s.past.expire(now, connected)
+	for _, in := range s.in {
+		if !connected {
+			in.heard(now) // nobody can be
 		}
-		idle := now.Sub(in.used)
-		if in.life == 0 {
-			in.life = life
-		}
-		if in.partial != nil && (idle > stallLimit || idle > expireEvery && life != in.life) {
-			in.end()
-		}
-		over := in.win == nil
-		in.mu.Unlock()
-		switch {
-		case over && idle > linkIdle:
-			delete(s.in, name)
-		case s.c.cfg.known(in.from):
-		case in.stream != nil && idle > stallLimit:
-			in.stream.fail(ErrStreamStalled)
-			delete(s.in, name)
-		case idle > linkIdle:
-			delete(s.in, name)
-		}
+		in.expire(now)
 	}
 }
 
-// end gives the link up: what came of a message in parts is forgotten, and the sender,
-// should it go on, is told that there is no such link. It is remembered as one that is
-// over, because it must not begin again: what was accepted on it would be, once more. It
-// needs in.mu.
-func (in *inLink) end() {
-	in.dropPartial()
-	in.win = nil
-	in.c.log.Warn("message in parts does not continue", "pid", in.c.cfg.pid, "from", in.from)
+// heard notes that something came of the sender, or could not.
+func (in *inLink) heard(now time.Time) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.used = now
+}
+
+func (in *inLink) expire(now time.Time) {
+	life := in.c.cfg.lifeOf(in.from)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	idle := now.Sub(in.used)
+	if in.life == 0 {
+		in.life = life
+	}
+	switch {
+	case in.partial != nil && (idle > stallLimit || idle > expireEvery && life != in.life):
+		in.c.log.Warn("message in parts does not continue", "pid", in.c.cfg.pid, "from", in.from)
+	case in.c.cfg.known(in.from):
+		return
+	case in.stream != nil && idle > stallLimit:
+	case idle > linkIdle:
+	default:
+		return
+	}
+	in.c.links.retire(in, ErrStreamStalled)
 }

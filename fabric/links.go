@@ -20,6 +20,7 @@ type links struct {
 	out    map[PID]*outLink
 	byName map[string]*outLink // those of streams as well
 	in     map[string]*inLink
+	past   pastLinks
 
 	// streams wait to be accepted; when it is full, more are refused.
 	streams chan *InStream

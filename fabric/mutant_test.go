@@ -81,8 +81,8 @@ var mutants = []natstest.Mutant{
 		Suites: []natstest.Suite{links},
 	},
 	{
-		Name: "parts that were dropped are acknowledged", File: "fabric/inlink.go",
-		Old: "	in.dropPartial()\n	in.win = nil\n", New: "	in.dropPartial()\n", Suites: []natstest.Suite{links},
+		Name: "parts that were dropped are acknowledged", File: "fabric/pastlinks.go",
+		Old: "		in.win = nil\n", New: "", Suites: []natstest.Suite{links},
 	},
 	{
 		Name: "nobody looks after what does not continue", File: "fabric/links.go",

@@ -3,7 +3,6 @@ package fabric
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -208,8 +207,8 @@ func (c *courier) onStream(m *nats.Msg) {
 func (c *courier) streamLink(from PID, t tag, data []byte) *inLink {
 	c.links.mu.Lock()
 	defer c.links.mu.Unlock()
-	if in := c.links.in[t.secret]; in != nil {
-		if in.from != from || in.origin.nonce != t.nonce || in.stream == nil {
+	if in := c.links.inNamed(t.secret); in != nil {
+		if in.from != from || in.origin.nonce != t.nonce || !in.isStream {
 			return nil
 		}
 		return in
@@ -218,7 +217,7 @@ func (c *courier) streamLink(from PID, t tag, data []byte) *inLink {
 		c.stray.Add(1)
 		return nil
 	}
-	in := &inLink{c: c, name: t.secret, from: from, origin: &origin{nonce: t.nonce}, used: time.Now()}
+	in := &inLink{c: c, name: t.secret, from: from, origin: &origin{nonce: t.nonce}, isStream: true, used: time.Now()}
 	size, n := binary.Uvarint(data)
 	if t.id != 1 || n <= 0 || len(data)-n > maxStreamName || c.links.linksOf(from) >= maxLinksPerPeer {
 		c.links.tell(in) // with no window: there is no such link
@@ -241,7 +240,7 @@ func (c *courier) streamLink(from PID, t tag, data []byte) *inLink {
 // takeStream takes in a part of a stream. It needs in.mu.
 func (in *inLink) takeStream(it *item) (on bool) {
 	s := in.stream
-	if it.kind != kindPart {
+	if s == nil || it.kind != kindPart {
 		in.c.invalid.Add(1)
 		return false
 	}
@@ -275,14 +274,15 @@ func (s *InStream) wake() {
 	}
 }
 
-// fail ends the stream, if it has not ended.
-func (s *InStream) fail(err error) {
+// fail ends the stream, and reports whether its writer had.
+func (s *InStream) fail(err error) (ended bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.err == nil {
+	if ended = s.err != nil; !ended {
 		s.err = err
 	}
 	s.wake()
+	return ended
 }
 
 // Read reads what has come, waiting for some. At the end it returns [io.EOF], and
@@ -324,22 +324,24 @@ func (s *InStream) Read(p []byte) (int, error) {
 // Close ends the stream for its reader. If it has not ended, its writer gets
 // [ErrStreamAborted].
 func (s *InStream) Close() error {
-	s.fail(io.ErrClosedPipe)
-	c := s.in.c
-	c.links.mu.Lock()
-	delete(c.links.in, s.in.name)
-	c.links.mu.Unlock()
+	s.in.close()
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.parts = nil
-	whole := errors.Is(s.err, io.EOF)
-	s.mu.Unlock()
-	s.in.mu.Lock()
-	defer s.in.mu.Unlock()
-	if !whole {
-		s.in.win = nil // there is no such link any more
-	}
-	s.in.tell()
 	return nil
+}
+
+// close ends the link of a stream for its reader, if it is not over.
+func (in *inLink) close() {
+	s := &in.c.links
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if s.in[in.name] == in {
+		s.retire(in, io.ErrClosedPipe)
+		in.tell()
+	}
 }
 
 // readSome notes that n bytes were read, and whether that was the end of a part.
