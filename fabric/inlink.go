@@ -296,44 +296,42 @@ func (in *inLink) speak() {
 	}
 }
 
-// expire ends links whose message in parts does not continue, and those that nothing
-// comes on.
+// expire ends links whose message in parts does not continue, streams whose writer is
+// silent, and links that nothing comes on.
 func (s *links) expire(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	since := now.Sub(s.looked)
+	if since < expireEvery {
+		return
+	}
 	connected := s.c.nc.IsConnected()
-	s.past.expire(now, connected)
 	for _, in := range s.in {
-		if !connected {
-			in.heard(now) // nobody can be
+		in.mu.Lock()
+		switch {
+		case !connected:
+			in.used = now // nobody can be heard
+		case since > 2*expireEvery && !s.looked.IsZero():
+			in.used = in.used.Add(min(since-expireEvery, now.Sub(in.used))) // this node did not run
 		}
 		in.expire(now)
+		in.mu.Unlock()
 	}
+	s.past.expire(now, connected)
+	s.looked = now
 }
 
-// heard notes that something came of the sender, or could not.
-func (in *inLink) heard(now time.Time) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	in.used = now
-}
-
+// expire needs links.mu and in.mu.
 func (in *inLink) expire(now time.Time) {
-	life := in.c.cfg.lifeOf(in.from)
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	idle := now.Sub(in.used)
+	idle, life := now.Sub(in.used), in.c.cfg.lifeOf(in.from)
 	if in.life == 0 {
 		in.life = life
 	}
 	switch {
+	case in.isStream && idle > stallLimit: // its writer is not there, or it would have asked
 	case in.partial != nil && (idle > stallLimit || idle > expireEvery && life != in.life):
 		in.c.log.Warn("message in parts does not continue", "pid", in.c.cfg.pid, "from", in.from)
-	case in.c.cfg.known(in.from):
-		return
-	case in.stream != nil && idle > stallLimit:
-	case idle > linkIdle:
-	default:
+	case in.isStream || in.c.cfg.known(in.from) || idle <= linkIdle:
 		return
 	}
 	in.c.links.retire(in, ErrStreamStalled)

@@ -21,6 +21,7 @@ type links struct {
 	byName map[string]*outLink // those of streams as well
 	in     map[string]*inLink
 	past   pastLinks
+	looked time.Time // when expire last did
 
 	// streams wait to be accepted; when it is full, more are refused.
 	streams chan *InStream

@@ -89,6 +89,18 @@ var mutants = []natstest.Mutant{
 		Old: "	timer := time.NewTimer(expireEvery)\n", New: "	timer := time.NewTimer(time.Hour)\n", Suites: []natstest.Suite{links},
 	},
 	{
+		Name: "a link that is over begins again", File: "fabric/pastlinks.go",
+		Old: "	return s.past.named(name)\n", New: "	return nil\n", Suites: []natstest.Suite{links},
+	},
+	{
+		Name: "a stream that was cut short looks complete", File: "fabric/stream.go",
+		Old: "	if s.err == nil && s.ctx.Err() != nil {\n", New: "	if s.err == nil && s.ctx == nil {\n", Suites: []natstest.Suite{links},
+	},
+	{
+		Name: "a writer that has gone is waited for", File: "fabric/inlink.go",
+		Old: "	case in.isStream && idle > stallLimit:", New: "	case in.isStream && idle > 100*stallLimit:", Suites: []natstest.Suite{links},
+	},
+	{
 		Name: "a flush waits for what was lost with its connection", File: "fabric/links.go",
 		Old: "	c.flushes.fail(c.cfg.pid, \"\", errBroken)\n", New: "",
 		Suites: []natstest.Suite{{Pkg: "./fabric", Run: "FlushBroken"}},
