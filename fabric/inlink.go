@@ -33,17 +33,65 @@ type inLink struct {
 
 // Limits of what one process may have others keep for it.
 const (
-	// maxLinksPerPeer bounds the links of one process to this: one for messages, the
-	// others for streams.
+	// maxLinksPerPeer bounds the streams of one PID to this process, and its links for
+	// messages: a process has one, its lives before may have left others.
 	maxLinksPerPeer = 64
 	// linkIdle is how long a link is kept that nothing comes on.
 	linkIdle    = 10 * time.Minute
 	expireEvery = 5 * time.Second
 )
 
-// grant is what is granted to each of n links: a part of what the inbox may hold.
-func (c *courier) grant(n int) window.Grant {
-	n = max(n, 1)
+// admit reports whether a PID may have another link, for messages or a stream. If it has
+// all it may, the one for messages that was not used for the longest time makes room, among
+// those of which nothing waits. That a link begins ends no other before that: its probe may
+// be a late one, of a life that is over. It needs s.mu.
+func (s *links) admit(from PID, isStream bool) bool {
+	var n int
+	var oldest *inLink
+	var used time.Time
+	for _, in := range s.in {
+		if in.from != from || in.isStream != isStream {
+			continue
+		}
+		n++
+		in.mu.Lock()
+		if !in.isStream && !in.holds() && (oldest == nil || in.used.Before(used)) {
+			oldest, used = in, in.used
+		}
+		in.mu.Unlock()
+	}
+	if n < maxLinksPerPeer || oldest == nil {
+		return n < maxLinksPerPeer
+	}
+	oldest.mu.Lock()
+	defer oldest.mu.Unlock()
+	s.retire(oldest, nil)
+	return true
+}
+
+// holds reports whether the program has not taken all that came. It needs in.mu.
+func (in *inLink) holds() bool { return in.partial != nil || in.win.Waiting() > 0 }
+
+// grant is what is granted to a link that begins: an equal part of what the inbox may
+// hold. Of the links of one PID for messages, those that something waits of count, and one
+// of the others. It needs links.mu.
+func (c *courier) grant(begins *inLink) window.Grant {
+	n := 1
+	counted := make(map[PID]bool)
+	if !begins.isStream {
+		counted[begins.from] = true
+	}
+	for _, in := range c.links.in {
+		in.mu.Lock()
+		switch {
+		case in.isStream || in.holds():
+			n++
+		case !counted[in.from]:
+			n++
+			counted[in.from] = true
+		}
+		in.mu.Unlock()
+	}
 	return window.Grant{
 		Seq:   min(max(uint64(c.inbox.maxMsgs/n), firstGrant.Seq), 4096),
 		Bytes: min(max(uint64(c.inbox.maxBytes)/uint64(n), firstGrant.Bytes), maxWindow),
@@ -207,13 +255,12 @@ func (c *courier) inLink(s *sender, t tag) *inLink {
 		return in
 	}
 	in = &inLink{c: c, name: t.secret, from: s.from, origin: &origin{nonce: t.nonce}, used: time.Now()}
-	if t.id != 1 || c.links.linksOf(s.from) >= maxLinksPerPeer {
+	if t.id != 1 || !c.links.admit(s.from, false) {
 		c.links.tell(in) // with no window: there is no such link
 		return nil
 	}
+	in.win, in.life = window.NewReceiver(c.grant(in)), c.cfg.lifeOf(s.from)
 	c.links.in[in.name] = in
-	limit := c.grant(len(c.links.in))
-	in.win, in.life = window.NewReceiver(limit), c.cfg.lifeOf(s.from)
 	return in
 }
 
@@ -306,6 +353,7 @@ func (s *links) expire(now time.Time) {
 		return
 	}
 	connected := s.c.nc.IsConnected()
+	newest := make(map[PID]time.Time) // when the last used link for messages was
 	for _, in := range s.in {
 		in.mu.Lock()
 		switch {
@@ -314,15 +362,23 @@ func (s *links) expire(now time.Time) {
 		case since > 2*expireEvery && !s.looked.IsZero():
 			in.used = in.used.Add(min(since-expireEvery, now.Sub(in.used))) // this node did not run
 		}
-		in.expire(now)
+		if !in.isStream && in.used.After(newest[in.from]) {
+			newest[in.from] = in.used
+		}
+		in.mu.Unlock()
+	}
+	for _, in := range s.in {
+		in.mu.Lock()
+		in.expire(now, in.used.Before(newest[in.from]))
 		in.mu.Unlock()
 	}
 	s.past.expire(now, connected)
 	s.looked = now
 }
 
-// expire needs links.mu and in.mu.
-func (in *inLink) expire(now time.Time) {
+// expire ends the link, if it is time. replaced says that another for messages of the same
+// PID was used later. It needs links.mu and in.mu.
+func (in *inLink) expire(now time.Time, replaced bool) {
 	idle, life := now.Sub(in.used), in.c.cfg.lifeOf(in.from)
 	if in.life == 0 {
 		in.life = life
@@ -331,7 +387,9 @@ func (in *inLink) expire(now time.Time) {
 	case in.isStream && idle > stallLimit: // its writer is not there, or it would have asked
 	case in.partial != nil && (idle > stallLimit || idle > expireEvery && life != in.life):
 		in.c.log.Warn("message in parts does not continue", "pid", in.c.cfg.pid, "from", in.from)
-	case in.isStream || in.c.cfg.known(in.from) || idle <= linkIdle:
+	case in.isStream || idle <= linkIdle:
+		return
+	case in.c.cfg.known(in.from) && life == in.life && !replaced: // it may go on
 		return
 	}
 	in.c.links.retire(in, ErrStreamStalled)

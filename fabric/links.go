@@ -158,16 +158,6 @@ func (s *links) hurry() {
 	s.rouse()
 }
 
-// linksOf counts the links of a process to this one. It needs s.mu.
-func (s *links) linksOf(from PID) (n int) {
-	for _, in := range s.in {
-		if in.from == from {
-			n++
-		}
-	}
-	return n
-}
-
 // settled waits until the receivers of all links have acknowledged everything.
 func (s *links) settled(ctx context.Context) error {
 	for _, l := range s.all() {

@@ -71,8 +71,8 @@ var mutants = []natstest.Mutant{
 	},
 	{
 		Name: "a link is known by its sender alone", File: "fabric/inlink.go",
-		Old:    "	if t.id != 1 || c.links.linksOf(s.from) >= maxLinksPerPeer {\n",
-		New:    "	for _, other := range c.links.in {\n		if other.from == s.from {\n			c.links.in[in.name] = other\n			return other\n		}\n	}\n	if t.id != 1 || c.links.linksOf(s.from) >= maxLinksPerPeer {\n",
+		Old:    "	if t.id != 1 || !c.links.admit(s.from, false) {\n",
+		New:    "	for _, other := range c.links.in {\n		if other.from == s.from {\n			c.links.in[in.name] = other\n			return other\n		}\n	}\n	if t.id != 1 || !c.links.admit(s.from, false) {\n",
 		Suites: []natstest.Suite{links, {Pkg: "./fabric", Run: "Restarted"}},
 	},
 	{
@@ -111,7 +111,7 @@ var mutants = []natstest.Mutant{
 	},
 	{
 		Name: "a new process continues the old one's link", File: "fabric/inlink.go",
-		Old: "	if t.id != 1 || c.links.linksOf", New: "	if c.links.linksOf", Suites: []natstest.Suite{links, {Pkg: "./fabric", Run: "Restarted"}},
+		Old: "	if t.id != 1 || !c.links.admit", New: "	if !c.links.admit", Suites: []natstest.Suite{links, {Pkg: "./fabric", Run: "Restarted"}},
 	},
 	{
 		Name: "order is lost between direct and queued", File: "fabric/batcher.go",

@@ -264,7 +264,7 @@ func (c *courier) streamLink(from PID, t tag, data []byte) *inLink {
 	}
 	in := &inLink{c: c, name: t.secret, from: from, origin: &origin{nonce: t.nonce}, isStream: true, used: time.Now()}
 	size, n := binary.Uvarint(data)
-	if t.id != 1 || n <= 0 || len(data)-n > maxStreamName || c.links.linksOf(from) >= maxLinksPerPeer {
+	if t.id != 1 || n <= 0 || len(data)-n > maxStreamName || !c.links.admit(from, true) {
 		c.links.tell(in) // with no window: there is no such link
 		return nil
 	}
@@ -277,8 +277,8 @@ func (c *courier) streamLink(from PID, t tag, data []byte) *inLink {
 		c.links.tell(in)
 		return nil
 	}
+	in.win = window.NewReceiver(c.grant(in))
 	c.links.in[in.name] = in
-	in.win = window.NewReceiver(c.grant(len(c.links.in)))
 	return in
 }
 
