@@ -14,15 +14,16 @@ import (
 // it waits, within the window, until the program takes it: so a program that is slow
 // holds back those who send to it on links, and refuses them nothing.
 type inLink struct {
-	c      *courier
-	name   string
-	from   PID
-	origin *origin     // the sender's courier
-	stream *InStream   // if the link is a stream's
-	resume atomic.Bool // what was refused for want of memory may come
+	c        *courier
+	name     string
+	from     PID
+	origin   *origin // the sender's courier
+	isStream bool
+	resume   atomic.Bool // what was refused for want of memory may come
 
 	mu      sync.Mutex       // guards the fields below
 	win     *window.Receiver // nil if the link is none, or no longer
+	stream  *InStream        // nil if the link is none's, or over
 	life    uint64           // the sender's incarnation, once it was in the view
 	partial *partial         // the message that comes in parts
 	slab    []Message        // to be used by what follows in a frame
@@ -32,17 +33,65 @@ type inLink struct {
 
 // Limits of what one process may have others keep for it.
 const (
-	// maxLinksPerPeer bounds the links of one process to this: one for messages, the
-	// others for streams.
+	// maxLinksPerPeer bounds the streams of one PID to this process, and its links for
+	// messages: a process has one, its lives before may have left others.
 	maxLinksPerPeer = 64
 	// linkIdle is how long a link is kept that nothing comes on.
 	linkIdle    = 10 * time.Minute
 	expireEvery = 5 * time.Second
 )
 
-// grant is what is granted to each of n links: a part of what the inbox may hold.
-func (c *courier) grant(n int) window.Grant {
-	n = max(n, 1)
+// admit reports whether a PID may have another link, for messages or a stream. If it has
+// all it may, the one for messages that was not used for the longest time makes room, among
+// those of which nothing waits. That a link begins ends no other before that: its probe may
+// be a late one, of a life that is over. It needs s.mu.
+func (s *links) admit(from PID, isStream bool) bool {
+	var n int
+	var oldest *inLink
+	var used time.Time
+	for _, in := range s.in {
+		if in.from != from || in.isStream != isStream {
+			continue
+		}
+		n++
+		in.mu.Lock()
+		if !in.isStream && !in.holds() && (oldest == nil || in.used.Before(used)) {
+			oldest, used = in, in.used
+		}
+		in.mu.Unlock()
+	}
+	if n < maxLinksPerPeer || oldest == nil {
+		return n < maxLinksPerPeer
+	}
+	oldest.mu.Lock()
+	defer oldest.mu.Unlock()
+	s.retire(oldest, nil)
+	return true
+}
+
+// holds reports whether the program has not taken all that came. It needs in.mu.
+func (in *inLink) holds() bool { return in.partial != nil || in.win.Waiting() > 0 }
+
+// grant is what is granted to a link that begins: an equal part of what the inbox may
+// hold. Of the links of one PID for messages, those that something waits of count, and one
+// of the others. It needs links.mu.
+func (c *courier) grant(begins *inLink) window.Grant {
+	n := 1
+	counted := make(map[PID]bool)
+	if !begins.isStream {
+		counted[begins.from] = true
+	}
+	for _, in := range c.links.in {
+		in.mu.Lock()
+		switch {
+		case in.isStream || in.holds():
+			n++
+		case !counted[in.from]:
+			n++
+			counted[in.from] = true
+		}
+		in.mu.Unlock()
+	}
 	return window.Grant{
 		Seq:   min(max(uint64(c.inbox.maxMsgs/n), firstGrant.Seq), 4096),
 		Bytes: min(max(uint64(c.inbox.maxBytes)/uint64(n), firstGrant.Bytes), maxWindow),
@@ -62,9 +111,9 @@ func (d *decoder) linked(batch []*Message, m *nats.Msg, s *sender, t tag) []*Mes
 		return batch
 	}
 	c.links.mu.Lock()
-	in := c.links.in[t.secret]
+	in := c.links.inNamed(t.secret)
 	c.links.mu.Unlock()
-	if in == nil || in.from != s.from || in.origin.nonce != t.nonce || in.stream != nil {
+	if in == nil || in.from != s.from || in.origin.nonce != t.nonce || in.isStream {
 		c.stray.Add(1) // from a link that is over, or not begun: the sender will ask
 		return batch
 	}
@@ -116,7 +165,7 @@ func (in *inLink) take(batch []*Message, seq uint64, it *item) (_ []*Message, on
 		in.c.invalid.Add(1)
 		return batch, false
 	}
-	if in.stream != nil {
+	if in.isStream {
 		return batch, in.takeStream(it)
 	}
 	if it.more || it.kind == kindPart {
@@ -198,21 +247,20 @@ func (k kind) answers() bool {
 func (c *courier) inLink(s *sender, t tag) *inLink {
 	c.links.mu.Lock()
 	defer c.links.mu.Unlock()
-	in := c.links.in[t.secret]
+	in := c.links.inNamed(t.secret)
 	if in != nil {
-		if in.from != s.from || in.origin.nonce != t.nonce || in.stream != nil {
+		if in.from != s.from || in.origin.nonce != t.nonce || in.isStream {
 			return nil
 		}
 		return in
 	}
 	in = &inLink{c: c, name: t.secret, from: s.from, origin: &origin{nonce: t.nonce}, used: time.Now()}
-	if t.id != 1 || c.links.linksOf(s.from) >= maxLinksPerPeer {
+	if t.id != 1 || !c.links.admit(s.from, false) {
 		c.links.tell(in) // with no window: there is no such link
 		return nil
 	}
+	in.win, in.life = window.NewReceiver(c.grant(in)), c.cfg.lifeOf(s.from)
 	c.links.in[in.name] = in
-	limit := c.grant(len(c.links.in))
-	in.win, in.life = window.NewReceiver(limit), c.cfg.lifeOf(s.from)
 	return in
 }
 
@@ -295,45 +343,54 @@ func (in *inLink) speak() {
 	}
 }
 
-// expire ends links whose message in parts does not continue, and forgets those that
-// nothing comes on.
+// expire ends links whose message in parts does not continue, streams whose writer is
+// silent, and links that nothing comes on.
 func (s *links) expire(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for name, in := range s.in {
-		life := s.c.cfg.lifeOf(in.from)
-		in.mu.Lock()
-		if !s.c.nc.IsConnected() {
-			in.used = now // nobody can be heard
-		}
-		idle := now.Sub(in.used)
-		if in.life == 0 {
-			in.life = life
-		}
-		if in.partial != nil && (idle > stallLimit || idle > expireEvery && life != in.life) {
-			in.end()
-		}
-		over := in.win == nil
-		in.mu.Unlock()
-		switch {
-		case over && idle > linkIdle:
-			delete(s.in, name)
-		case s.c.cfg.known(in.from):
-		case in.stream != nil && idle > stallLimit:
-			in.stream.fail(ErrStreamStalled)
-			delete(s.in, name)
-		case idle > linkIdle:
-			delete(s.in, name)
-		}
+	since := now.Sub(s.looked)
+	if since < expireEvery {
+		return
 	}
+	connected := s.c.nc.IsConnected()
+	newest := make(map[PID]time.Time) // when the last used link for messages was
+	for _, in := range s.in {
+		in.mu.Lock()
+		switch {
+		case !connected:
+			in.used = now // nobody can be heard
+		case since > 2*expireEvery && !s.looked.IsZero():
+			in.used = in.used.Add(min(since-expireEvery, now.Sub(in.used))) // this node did not run
+		}
+		if !in.isStream && in.used.After(newest[in.from]) {
+			newest[in.from] = in.used
+		}
+		in.mu.Unlock()
+	}
+	for _, in := range s.in {
+		in.mu.Lock()
+		in.expire(now, in.used.Before(newest[in.from]))
+		in.mu.Unlock()
+	}
+	s.past.expire(now, connected)
+	s.looked = now
 }
 
-// end gives the link up: what came of a message in parts is forgotten, and the sender,
-// should it go on, is told that there is no such link. It is remembered as one that is
-// over, because it must not begin again: what was accepted on it would be, once more. It
-// needs in.mu.
-func (in *inLink) end() {
-	in.dropPartial()
-	in.win = nil
-	in.c.log.Warn("message in parts does not continue", "pid", in.c.cfg.pid, "from", in.from)
+// expire ends the link, if it is time. replaced says that another for messages of the same
+// PID was used later. It needs links.mu and in.mu.
+func (in *inLink) expire(now time.Time, replaced bool) {
+	idle, life := now.Sub(in.used), in.c.cfg.lifeOf(in.from)
+	if in.life == 0 {
+		in.life = life
+	}
+	switch {
+	case in.isStream && idle > stallLimit: // its writer is not there, or it would have asked
+	case in.partial != nil && (idle > stallLimit || idle > expireEvery && life != in.life):
+		in.c.log.Warn("message in parts does not continue", "pid", in.c.cfg.pid, "from", in.from)
+	case in.isStream || idle <= linkIdle:
+		return
+	case in.c.cfg.known(in.from) && life == in.life && !replaced: // it may go on
+		return
+	}
+	in.c.links.retire(in, ErrStreamStalled)
 }

@@ -20,6 +20,8 @@ type links struct {
 	out    map[PID]*outLink
 	byName map[string]*outLink // those of streams as well
 	in     map[string]*inLink
+	past   pastLinks
+	looked time.Time // when expire last did
 
 	// streams wait to be accepted; when it is full, more are refused.
 	streams chan *InStream
@@ -154,16 +156,6 @@ func (s *links) hurry() {
 		l.mu.Unlock()
 	}
 	s.rouse()
-}
-
-// linksOf counts the links of a process to this one. It needs s.mu.
-func (s *links) linksOf(from PID) (n int) {
-	for _, in := range s.in {
-		if in.from == from {
-			n++
-		}
-	}
-	return n
 }
 
 // settled waits until the receivers of all links have acknowledged everything.

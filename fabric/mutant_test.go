@@ -86,8 +86,8 @@ var mutants = []natstest.Mutant{
 	},
 	{
 		Name: "a link is known by its sender alone", File: "fabric/inlink.go",
-		Old:    "	if t.id != 1 || c.links.linksOf(s.from) >= maxLinksPerPeer {\n",
-		New:    "	for _, other := range c.links.in {\n		if other.from == s.from {\n			c.links.in[in.name] = other\n			return other\n		}\n	}\n	if t.id != 1 || c.links.linksOf(s.from) >= maxLinksPerPeer {\n",
+		Old:    "	if t.id != 1 || !c.links.admit(s.from, false) {\n",
+		New:    "	for _, other := range c.links.in {\n		if other.from == s.from {\n			c.links.in[in.name] = other\n			return other\n		}\n	}\n	if t.id != 1 || !c.links.admit(s.from, false) {\n",
 		Suites: []natstest.Suite{links, {Pkg: "./fabric", Run: "Restarted"}},
 	},
 	{
@@ -96,12 +96,24 @@ var mutants = []natstest.Mutant{
 		Suites: []natstest.Suite{links},
 	},
 	{
-		Name: "parts that were dropped are acknowledged", File: "fabric/inlink.go",
-		Old: "	in.dropPartial()\n	in.win = nil\n", New: "	in.dropPartial()\n", Suites: []natstest.Suite{links},
+		Name: "parts that were dropped are acknowledged", File: "fabric/pastlinks.go",
+		Old: "		in.win = nil\n", New: "", Suites: []natstest.Suite{links},
 	},
 	{
 		Name: "nobody looks after what does not continue", File: "fabric/links.go",
 		Old: "	timer := time.NewTimer(expireEvery)\n", New: "	timer := time.NewTimer(time.Hour)\n", Suites: []natstest.Suite{links},
+	},
+	{
+		Name: "a link that is over begins again", File: "fabric/pastlinks.go",
+		Old: "	return s.past.named(name)\n", New: "	return nil\n", Suites: []natstest.Suite{links},
+	},
+	{
+		Name: "a stream that was cut short looks complete", File: "fabric/stream.go",
+		Old: "	if s.err == nil && s.ctx.Err() != nil {\n", New: "	if s.err == nil && s.ctx == nil {\n", Suites: []natstest.Suite{links},
+	},
+	{
+		Name: "a writer that has gone is waited for", File: "fabric/inlink.go",
+		Old: "	case in.isStream && idle > stallLimit:", New: "	case in.isStream && idle > 100*stallLimit:", Suites: []natstest.Suite{links},
 	},
 	{
 		Name: "a flush waits for what was lost with its connection", File: "fabric/links.go",
@@ -114,7 +126,7 @@ var mutants = []natstest.Mutant{
 	},
 	{
 		Name: "a new process continues the old one's link", File: "fabric/inlink.go",
-		Old: "	if t.id != 1 || c.links.linksOf", New: "	if c.links.linksOf", Suites: []natstest.Suite{links, {Pkg: "./fabric", Run: "Restarted"}},
+		Old: "	if t.id != 1 || !c.links.admit", New: "	if !c.links.admit", Suites: []natstest.Suite{links, {Pkg: "./fabric", Run: "Restarted"}},
 	},
 	{
 		Name: "order is lost between direct and queued", File: "fabric/batcher.go",

@@ -3,7 +3,6 @@ package fabric
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -22,8 +21,8 @@ type OutStream struct {
 	ctx   context.Context // bounds the stream's life, as a file's deadline does
 	l     *outLink
 	crc   uint32
-	sent  uint64
 	ended bool
+	err   error // why no more can be written
 }
 
 // An InStream is the reading end of a stream of bytes from another process. Read and
@@ -60,8 +59,9 @@ const (
 // number of bytes to come, -1 if that is not known. The caller must call Close.
 //
 // What is written arrives as with [Reliable]: once, in order, with checksums, over
-// reconnects; some MiB are under way at most, and Write waits while the reader is
-// behind. The stream ends with ctx. It does not wait for the receiver: that nobody is
+// reconnects, if the reader's node hears of the writer within 30 s; some MiB are under way
+// at most, and Write waits while the reader is behind. The stream ends with ctx: what was
+// not closed by then is aborted. OpenStream does not wait for the receiver: that nobody is
 // there turns out later, as an error of Write or Close.
 func (n *Node) OpenStream(ctx context.Context, to PID, name string, size int64) (*OutStream, error) {
 	return n.courier.openStream(ctx, to, name, size)
@@ -114,23 +114,37 @@ func (s *OutStream) Write(p []byte) (n int, err error) {
 	for size := s.l.c.chunk(); len(p) > 0; {
 		part := p[:min(size, len(p))]
 		it := item{kind: kindPart, more: true, hasCRC: true, crc: crc32.Update(s.crc, castagnoli, part), data: part}
-		if err := s.l.add(s.ctx, &it); err != nil {
+		if err := s.add(&it); err != nil {
 			return n, fmt.Errorf("stream to %s: %w", s.l.d.pid, err)
 		}
 		s.crc = it.crc
-		s.sent += uint64(len(part))
 		p = p[len(part):]
 		n += len(part)
 	}
 	return n, nil
 }
 
+// add has it follow what was written. Nothing follows what could not be, because its
+// reader would take the stream for a complete one.
+func (s *OutStream) add(it *item) error {
+	if s.err == nil && s.ctx.Err() != nil {
+		s.err = context.Cause(s.ctx)
+	}
+	if s.err == nil {
+		s.err = s.l.add(s.ctx, it)
+	}
+	return s.err
+}
+
 // Close ends the stream, and returns when its reader's node has accepted all of it: the
 // reader has read it but for the last MiB. After an error it is not known how much was
-// accepted.
+// accepted. If a Write has failed, or the stream's context has ended, Close is Abort, and
+// returns why.
 func (s *OutStream) Close() error { return s.end(&item{kind: kindPart, hasCRC: true, crc: s.crc}) }
 
-// Abort ends the stream; its reader gets [ErrStreamAborted] after what was accepted.
+// Abort ends the stream; its reader gets [ErrStreamAborted] after what was accepted, or
+// [ErrStreamStalled] if it cannot be told. It waits until the reader's node knows, unless
+// the stream's context has ended.
 func (s *OutStream) Abort() error { return s.end(&item{kind: kindPart}) }
 
 func (s *OutStream) end(last *item) error {
@@ -138,18 +152,48 @@ func (s *OutStream) end(last *item) error {
 		return nil
 	}
 	s.ended = true
-	defer s.l.discard()
-	err := s.l.add(s.ctx, last)
-	if err == nil {
-		err = s.l.settled(s.ctx)
+	err := s.add(last)
+	if err != nil {
+		s.l.abandon()
+		return fmt.Errorf("stream to %s: %w", s.l.d.pid, err)
 	}
-	if err == nil {
+	defer s.l.discard()
+	if err = s.l.settled(s.ctx); err == nil {
 		err = s.l.failure()
 	}
 	if err != nil {
 		return fmt.Errorf("stream to %s: %w", s.l.d.pid, err)
 	}
 	return nil
+}
+
+// abandon aborts the link of a stream as soon as its window has room, and forgets it. It
+// does not wait. If that takes longer than stallLimit, the reader learns it by silence.
+func (l *outLink) abandon() {
+	l.mu.Lock()
+	known := l.begun && l.err == nil
+	l.mu.Unlock()
+	if !known || !l.c.begin(func() {
+		defer l.discard()
+		ctx, cancel := context.WithTimeout(life{l.c}, stallLimit)
+		defer cancel()
+		if l.add(ctx, &item{kind: kindPart}) == nil {
+			_ = l.settled(ctx) // nobody is there to be told
+		}
+	}) {
+		l.discard()
+	}
+}
+
+// begin runs f in a goroutine that close waits for, unless the courier is closed.
+func (c *courier) begin(f func()) bool {
+	c.subsMu.Lock()
+	defer c.subsMu.Unlock()
+	if c.closed.Load() {
+		return false
+	}
+	c.wg.Go(f)
+	return true
 }
 
 // Acknowledged returns how many bytes the reader's node has accepted, at least.
@@ -208,8 +252,8 @@ func (c *courier) onStream(m *nats.Msg) {
 func (c *courier) streamLink(from PID, t tag, data []byte) *inLink {
 	c.links.mu.Lock()
 	defer c.links.mu.Unlock()
-	if in := c.links.in[t.secret]; in != nil {
-		if in.from != from || in.origin.nonce != t.nonce || in.stream == nil {
+	if in := c.links.inNamed(t.secret); in != nil {
+		if in.from != from || in.origin.nonce != t.nonce || !in.isStream {
 			return nil
 		}
 		return in
@@ -218,9 +262,9 @@ func (c *courier) streamLink(from PID, t tag, data []byte) *inLink {
 		c.stray.Add(1)
 		return nil
 	}
-	in := &inLink{c: c, name: t.secret, from: from, origin: &origin{nonce: t.nonce}, used: time.Now()}
+	in := &inLink{c: c, name: t.secret, from: from, origin: &origin{nonce: t.nonce}, isStream: true, used: time.Now()}
 	size, n := binary.Uvarint(data)
-	if t.id != 1 || n <= 0 || len(data)-n > maxStreamName || c.links.linksOf(from) >= maxLinksPerPeer {
+	if t.id != 1 || n <= 0 || len(data)-n > maxStreamName || !c.links.admit(from, true) {
 		c.links.tell(in) // with no window: there is no such link
 		return nil
 	}
@@ -233,15 +277,15 @@ func (c *courier) streamLink(from PID, t tag, data []byte) *inLink {
 		c.links.tell(in)
 		return nil
 	}
+	in.win = window.NewReceiver(c.grant(in))
 	c.links.in[in.name] = in
-	in.win = window.NewReceiver(c.grant(len(c.links.in)))
 	return in
 }
 
 // takeStream takes in a part of a stream. It needs in.mu.
 func (in *inLink) takeStream(it *item) (on bool) {
 	s := in.stream
-	if it.kind != kindPart {
+	if s == nil || it.kind != kindPart {
 		in.c.invalid.Add(1)
 		return false
 	}
@@ -275,20 +319,21 @@ func (s *InStream) wake() {
 	}
 }
 
-// fail ends the stream, if it has not ended.
-func (s *InStream) fail(err error) {
+// fail ends the stream, and reports whether its writer had.
+func (s *InStream) fail(err error) (ended bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.err == nil {
+	if ended = s.err != nil; !ended {
 		s.err = err
 	}
 	s.wake()
+	return ended
 }
 
 // Read reads what has come, waiting for some. At the end it returns [io.EOF], and
 // then all that was written has been read; every other error means that some may be
-// missing: [ErrStreamAborted], [ErrStreamStalled] when its writer has gone, or
-// [ErrClosed].
+// missing: [ErrStreamAborted], [ErrStreamStalled] when nothing was heard of its writer for
+// 30 s, or [ErrClosed].
 func (s *InStream) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
@@ -324,22 +369,24 @@ func (s *InStream) Read(p []byte) (int, error) {
 // Close ends the stream for its reader. If it has not ended, its writer gets
 // [ErrStreamAborted].
 func (s *InStream) Close() error {
-	s.fail(io.ErrClosedPipe)
-	c := s.in.c
-	c.links.mu.Lock()
-	delete(c.links.in, s.in.name)
-	c.links.mu.Unlock()
+	s.in.close()
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.parts = nil
-	whole := errors.Is(s.err, io.EOF)
-	s.mu.Unlock()
-	s.in.mu.Lock()
-	defer s.in.mu.Unlock()
-	if !whole {
-		s.in.win = nil // there is no such link any more
-	}
-	s.in.tell()
 	return nil
+}
+
+// close ends the link of a stream for its reader, if it is not over.
+func (in *inLink) close() {
+	s := &in.c.links
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if s.in[in.name] == in {
+		s.retire(in, io.ErrClosedPipe)
+		in.tell()
+	}
 }
 
 // readSome notes that n bytes were read, and whether that was the end of a part.

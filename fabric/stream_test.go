@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"testing"
+	"time"
 )
 
 func TestStream(t *testing.T) {
@@ -191,5 +192,45 @@ func TestStreamsRefused(t *testing.T) {
 	}
 	if refused != 5 {
 		t.Errorf("%d were refused", refused)
+	}
+}
+
+// TestStreamReaderStopped: a node that did not run for a while does not take that for its
+// writers' silence.
+func TestStreamReaderStopped(t *testing.T) {
+	s := startServer(t)
+	a, b := pair(t, s)
+	ctx := deadline(t)
+	out, err := a.OpenStream(ctx, "b", "", -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	in, err := b.AcceptStream(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(in, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	l := &b.courier.links
+	now := time.Now()
+	l.expire(now)
+	now = now.Add(time.Minute)
+	l.expire(now)
+	in.in.mu.Lock()
+	over := in.in.stream == nil
+	in.in.mu.Unlock()
+	if over {
+		t.Error("it was given up at once")
+	}
+	for range stallLimit/expireEvery + 1 {
+		now = now.Add(expireEvery)
+		l.expire(now)
+	}
+	if _, err := in.Read(make([]byte, 1)); !errors.Is(err, ErrStreamStalled) {
+		t.Errorf("Read: %v, want ErrStreamStalled", err)
 	}
 }

@@ -208,6 +208,9 @@ func (r *Receiver) granted() Grant {
 // Cum returns the number up to which all are accepted.
 func (r *Receiver) Cum() uint64 { return r.cum }
 
+// Waiting returns how many messages are accepted and not consumed.
+func (r *Receiver) Waiting() uint64 { return r.cum - r.consumed.Seq }
+
 // State returns what the sender is told now.
 func (r *Receiver) State() State {
 	r.told = r.granted()

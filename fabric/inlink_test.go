@@ -1,0 +1,181 @@
+package fabric
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// TestReliableLives: however often a process begins anew under its PID, it is heard, and
+// its lives before take nothing away from its window. What they sent may come again, late.
+func TestReliableLives(t *testing.T) {
+	s := startServer(t)
+	v := &view{here: map[PID]bool{"a": true, "b": true}, reads: make(map[PID]int)}
+	b := startNode(t, connect(t, s), "b", v, nil)
+	ctx := deadline(t)
+	raw := connect(t, s)
+	var mu sync.Mutex // guards old
+	var old []*nats.Msg
+	sub, err := raw.Subscribe(b.courier.subj.peerAll(), func(m *nats.Msg) {
+		mu.Lock()
+		defer mu.Unlock()
+		old = append(old, m)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := raw.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	var a *Node
+	for i := range maxLinksPerPeer + 6 {
+		a = startNode(t, connect(t, s), "a", v, nil)
+		if err := reliable(ctx, a, "b", []byte("1")); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.Flush(ctx); err != nil {
+			t.Fatalf("life %d: %v", i, err)
+		}
+		numbered(t, ctx, b, 1)
+		if i < maxLinksPerPeer+5 {
+			a.courier.close()
+		}
+	}
+	d, err := a.courier.dest("b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := a.courier.link(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.mu.Lock()
+	room := l.win.Room(maxWindow / 2)
+	l.mu.Unlock()
+	if !room {
+		t.Error("the window is small")
+	}
+	if err := raw.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if err := sub.Unsubscribe(); err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	for _, m := range old {
+		if err := raw.PublishMsg(&nats.Msg{Subject: m.Subject, Reply: m.Reply, Header: m.Header, Data: m.Data}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := raw.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	for i := 1; i <= 10; i++ {
+		if err := reliable(ctx, a, "b", []byte(fmt.Sprint(i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := a.Flush(ctx); err != nil {
+		t.Error(err)
+	}
+	numbered(t, ctx, b, 10)
+}
+
+// TestReliableWaiting: a life whose messages still wait makes no room, so what waits of
+// one PID is bounded.
+func TestReliableWaiting(t *testing.T) {
+	s := startServer(t)
+	b := startNode(t, connect(t, s), "b", nil, nil)
+	ctx := deadline(t)
+	for i := range maxLinksPerPeer + 1 {
+		a := startNode(t, connect(t, s), "a", nil, nil)
+		if err := reliable(ctx, a, "b", []byte("1")); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.Flush(ctx); (err != nil) != (i == maxLinksPerPeer) {
+			t.Errorf("life %d: %v", i, err)
+		}
+		a.courier.close()
+	}
+	for range maxLinksPerPeer {
+		numbered(t, ctx, b, 1)
+	}
+	a := startNode(t, connect(t, s), "a", nil, nil)
+	if err := reliable(ctx, a, "b", []byte("1")); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Flush(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestReliableBesideStreams: as many streams as there may be leave room for messages.
+func TestReliableBesideStreams(t *testing.T) {
+	s := startServer(t)
+	a, b := pair(t, s)
+	ctx := deadline(t)
+	for range maxLinksPerPeer {
+		out, err := a.OpenStream(ctx, "b", "", -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := out.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.AcceptStream(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := reliable(ctx, a, "b", []byte("1")); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+	numbered(t, ctx, b, 1)
+}
+
+// TestLinksExpire: of the links of a PID that is in the view, the one that was used last
+// is kept while it has the incarnation that it had. The others are forgotten.
+func TestLinksExpire(t *testing.T) {
+	s := startServer(t)
+	v := &view{here: map[PID]bool{"a": true, "b": true}, lives: map[PID]uint64{"a": 1}, reads: make(map[PID]int)}
+	b := startNode(t, connect(t, s), "b", v, func(c *courierConfig) {
+		c.lifeOf = func(pid PID) uint64 {
+			all, _ := v.members()
+			return all[pid]
+		}
+	})
+	ctx := deadline(t)
+	for range 3 {
+		a := startNode(t, connect(t, s), "a", v, nil)
+		if err := reliable(ctx, a, "b", []byte("1")); err != nil {
+			t.Fatal(err)
+		}
+		numbered(t, ctx, b, 1)
+	}
+	now := time.Now()
+	idle := func() int {
+		l := &b.courier.links
+		for end := now.Add(linkIdle + 2*expireEvery); now.Before(end); now = now.Add(expireEvery) {
+			l.expire(now)
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return len(l.in)
+	}
+	if n := idle(); n != 1 {
+		t.Errorf("%d links are kept, want the last", n)
+	}
+	if n := idle(); n != 1 {
+		t.Errorf("%d links are kept after twice the time, want the last", n)
+	}
+	v.change(func() { v.lives["a"] = 2 })
+	if n := idle(); n != 0 {
+		t.Errorf("%d links are kept of a life that is over", n)
+	}
+}
