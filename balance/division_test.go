@@ -413,10 +413,12 @@ func TestPin(t *testing.T) {
 		t.Errorf("after a view that moved it: %v, Valid %v", pin.Share, pin.Valid())
 	}
 	leave(t, b)
-	if !pin.Valid() {
-		t.Error("the share is as it was")
+	if pin.Valid() {
+		t.Error("the share is as it was, and was another's meanwhile")
 	}
-	pin = a.g.Pin()
+	if pin = a.g.Pin(); !pin.Valid() {
+		t.Error("a new pin is not valid")
+	}
 	leave(t, a)
 	if pin.Valid() || a.g.Pin().Valid() {
 		t.Error("a pin is valid after the end")

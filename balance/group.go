@@ -56,6 +56,7 @@ type state struct {
 	share   Share           // frozen while an active member has no index
 	members func() []Placed // nil: none
 	parts   *Partitions
+	moves   uint64 // how often what the member has became something else
 	losses  uint64 // how often an index was lost
 	loss    Share  // the share without an index, of the last loss
 	ended   error  // why the group ended; nil while it has not
@@ -216,6 +217,9 @@ func (st *state) drop(s Share) {
 func (g *Group) replace(next state) {
 	next.newer = make(chan struct{})
 	next.number++
+	if now := g.state.Load(); !now.share.same(next.share) || now.parts.mine() != next.parts.mine() {
+		next.moves++
+	}
 	if g.cfg.Mode != Default {
 		g.seen = g.seen.and(next.units())
 	}

@@ -17,6 +17,8 @@ const (
 	// spread is added for everyone who may come at the same time: of a thousand that
 	// compete without a rank about ten come before the winner is known.
 	spread = 125 * time.Microsecond
+	// maxSpread bounds for how many it is added, whatever somebody says.
+	maxSpread = 100_000
 	// crowd is how many members a fabric has before its newcomers have to leave room.
 	crowd = 32
 	// askAgain is when a candidate tells the leader again that it stands, at first and
@@ -142,11 +144,17 @@ func (s *stand) delay() time.Duration {
 		return 0
 	case at.token == 0: // others may have a rank
 		return standbys * turnEvery
-	case at.rank < standbys:
-		return time.Duration(at.rank) * turnEvery
 	default:
-		return standbys*turnEvery + rand.N(time.Duration(at.of)*spread)
+		return at.turn()
 	}
+}
+
+// turn is how long one leaves a free claim to those who have a lower rank.
+func (p place) turn() time.Duration {
+	if p.rank < standbys {
+		return time.Duration(max(p.rank, 0)) * turnEvery
+	}
+	return standbys*turnEvery + rand.N(time.Duration(min(max(p.of, 1), maxSpread))*spread)
 }
 
 // near reports whether this candidate watches the leader itself. The others, who

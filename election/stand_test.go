@@ -58,3 +58,20 @@ func TestStandBehindTheTimes(t *testing.T) {
 		}
 	})
 }
+
+// TestForgedRank: what anybody may tell a candidate of its rank does it no harm.
+func TestForgedRank(t *testing.T) {
+	s := &stand{name: "x", o: &office{stands: map[string]*stand{}, chairs: map[string]*chair{}}}
+	s.o.stands[s.name] = s
+	for _, memo := range []string{
+		`{"op":"rank","name":"x","token":18446744073709551615,"rank":9}`,
+		`{"op":"rank","name":"x","token":18446744073709551615,"rank":9,"of":-1}`,
+		`{"op":"rank","name":"x","token":18446744073709551615,"rank":9,"of":9223372036854775807}`,
+		`{"op":"rank","name":"x","token":18446744073709551615,"rank":-9223372036854775808,"of":1}`,
+	} {
+		s.o.hear("b", []byte(memo))
+		if d := s.place.Get().turn(); d < 0 || d > time.Minute {
+			t.Errorf("%s: it waits %v", memo, d)
+		}
+	}
+}

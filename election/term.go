@@ -31,8 +31,8 @@ func newTerm(e *Election, o *office, g *lease.Grant) *Term {
 			t.cancel(ErrResigned)
 			return
 		}
+		t.cancel(fmt.Errorf("%w: %w", ErrLost, cause)) // first: a Logger may take its time
 		e.cfg.Logger.Warn("term lost", "election", e.cfg.Name, "pid", e.node.PID(), "term", g.Term, "err", cause)
-		t.cancel(fmt.Errorf("%w: %w", ErrLost, cause))
 	})
 	t.chair = o.preside(t)
 	context.AfterFunc(g.Context(), func() { o.adjourn(t.chair) })
@@ -49,8 +49,8 @@ func (t *Term) ask(to string) {
 	}
 	t.mu.Unlock()
 	if first {
-		t.e.cfg.Logger.Info("asked to hand over", "election", t.e.cfg.Name, "pid", t.e.node.PID(), "term", t.Number(), "to", to)
 		t.cancel(ErrHandOver)
+		t.e.cfg.Logger.Info("asked to hand over", "election", t.e.cfg.Name, "pid", t.e.node.PID(), "term", t.Number(), "to", to)
 	}
 }
 

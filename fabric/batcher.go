@@ -361,6 +361,9 @@ func (c *courier) publishParcel(p *parcel, behind bool) (done bool) {
 	o := p.o
 	o.data = p.data
 	if p.link != nil {
+		if p.link.over.Load() {
+			return true // it was reported
+		}
 		if p.n > 1 {
 			o.kind = kindLink
 		}

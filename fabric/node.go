@@ -232,8 +232,8 @@ func (n *Node) end(cause error) {
 	if n.ctx.Err() != nil {
 		return
 	}
+	n.cancel(cause) // first: a Logger may take its time
 	n.cfg.Logger.Warn("node ended", "pid", n.cfg.PID, "err", cause)
-	n.cancel(cause)
 	n.courier.close()
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/natsfabric/natsfabric/internal/window"
@@ -29,6 +30,7 @@ type outLink struct {
 
 	life  uint64        // the receiver's incarnation when the link began; 0: not in the view
 	large chan struct{} // capacity 1: holds a token while a message in parts is under way
+	over  atomic.Bool   // it failed: what is queued is not published any more
 
 	mu      sync.Mutex // guards the fields below
 	win     *window.Sender
@@ -301,6 +303,7 @@ func (l *outLink) fail(err error, renew bool) {
 		return
 	}
 	l.err, l.renew = err, renew
+	l.over.Store(true)
 	close(l.space)
 	if l.greeting == nil { // the writer of a stream learns it by itself
 		for _, p := range l.pending() {

@@ -193,8 +193,8 @@ func (s *Session) run(hold *Hold) {
 		if s.life.Err() != nil {
 			return
 		}
-		s.cfg.Logger.Warn("lease lost", "pid", s.cfg.PID, "rev", hold.Incarnation, "err", err)
 		s.become(State{Err: err})
+		s.cfg.Logger.Warn("lease lost", "pid", s.cfg.PID, "rev", hold.Incarnation, "err", err)
 		s.mu.Lock()
 		s.lastAck, s.outageOf, s.gapOf = time.Time{}, 0, 0 // as one that joins: nothing is renewed now
 		s.mu.Unlock()
