@@ -17,7 +17,7 @@ func TestReliablePassive(t *testing.T) {
 		await(t, b, "b")
 		p := join(t, s, "p", func(c *fabric.Config) { c.Passive = true })
 		ctx := within(t, 3*time.Hour)
-		for i := range 20 {
+		for i := range 5 {
 			if err := p.SendMsg(ctx, &fabric.Message{To: "b", Mode: fabric.Reliable, Data: []byte(fmt.Sprint(i))}); err != nil {
 				t.Fatal(err)
 			}

@@ -220,15 +220,20 @@ func TestStreamReaderStopped(t *testing.T) {
 	l.expire(now)
 	now = now.Add(time.Minute)
 	l.expire(now)
-	in.in.mu.Lock()
-	over := in.in.stream == nil
-	in.in.mu.Unlock()
-	if over {
+	over := func() bool {
+		in.in.mu.Lock()
+		defer in.in.mu.Unlock()
+		return in.in.stream == nil
+	}
+	if over() {
 		t.Error("it was given up at once")
 	}
 	for range stallLimit/expireEvery + 1 {
 		now = now.Add(expireEvery)
 		l.expire(now)
+	}
+	if !over() {
+		t.Fatal("it is not given up")
 	}
 	if _, err := in.Read(make([]byte, 1)); !errors.Is(err, ErrStreamStalled) {
 		t.Errorf("Read: %v, want ErrStreamStalled", err)

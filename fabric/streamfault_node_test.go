@@ -208,7 +208,7 @@ func TestStreamQuiet(t *testing.T) {
 		la.Cut()
 		time.Sleep(20 * time.Second)
 		la.Heal()
-		time.Sleep(10 * time.Minute)
+		time.Sleep(2 * time.Minute)
 		s.Stop()
 		time.Sleep(time.Minute)
 		s.Start()
@@ -219,7 +219,7 @@ func TestStreamQuiet(t *testing.T) {
 			_, err := out.Write(make([]byte, size))
 			closed <- errors.Join(err, out.Close())
 		}()
-		time.Sleep(10 * time.Minute)
+		time.Sleep(2 * time.Minute)
 		if n, err := drained(in); n != size || err != io.EOF {
 			t.Errorf("read %d bytes, %v, want %d", n, err, size)
 		}
@@ -297,7 +297,7 @@ func TestStreamCanceledUnread(t *testing.T) {
 			_, err = out.Write(bytes.Repeat([]byte("x"), 10))
 		}
 		_ = out.Close()
-		time.Sleep(10 * time.Minute)
+		time.Sleep(2 * time.Minute)
 		if got, err := drained(in); got != 10*(n-1) || err == nil || err == io.EOF {
 			t.Errorf("read %d bytes of %d, %v", got, 10*(n-1), err)
 		}
