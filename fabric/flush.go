@@ -39,6 +39,7 @@ func (c *courier) flush(ctx context.Context) error {
 	if err := c.links.settled(ctx); err != nil {
 		return fmt.Errorf("flush: %w", err)
 	}
+	conn := c.nc.Stats().Reconnects
 	w := c.flushes.open(c.ownIDs.Add(1), c.cfg.pid)
 	if err := c.batcher.after(c.marks, outgoing{kind: kindFlush, id: w.id, secret: w.secret}, w); err != nil {
 		c.flushes.take(w)
@@ -49,6 +50,9 @@ func (c *courier) flush(ctx context.Context) error {
 		return fmt.Errorf("flush: the server has not processed everything: %w", err)
 	}
 	if a.err == errBroken {
+		if c.nc.IsConnected() && c.nc.Stats().Reconnects == conn {
+			return c.flush(ctx) // another connection broke, the bucket's
+		}
 		c.batcher.unflushed.answered(w.id)
 		return errBroken
 	}

@@ -137,3 +137,26 @@ func TestOfflineControl(t *testing.T) {
 		}
 	})
 }
+
+// TestFlushControl: a Flush is not ended, nor its answer doubted, when some connection is
+// back that is not the one it waits for.
+func TestFlushControl(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a, l := startLinked(t, s, "a", nil)
+		b := startNode(t, s.Connect(), "b", nil, nil)
+		l.CutReplies()
+		if err := a.Send(t.Context(), "b", nil); err != nil {
+			t.Fatal(err)
+		}
+		flushed := make(chan error, 1)
+		go func() { flushed <- a.Flush(t.Context()) }()
+		time.Sleep(time.Second)
+		a.courier.reconnected() // the control connection is
+		time.Sleep(time.Second)
+		l.Heal()
+		if err := <-flushed; err != nil {
+			t.Errorf("Flush: %v", err)
+		}
+		receive(t, b)
+	})
+}
