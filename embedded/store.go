@@ -112,7 +112,7 @@ func inStore(dir string) (streams []stored, member bool, err error) {
 	return streams, member, nil
 }
 
-// list returns the names in a directory, nil if there is none.
+// list returns the names in a directory but for files, nil if there is no directory.
 func list(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
@@ -123,7 +123,9 @@ func list(dir string) ([]string, error) {
 	}
 	names := make([]string, 0, len(entries))
 	for _, e := range entries {
-		names = append(names, e.Name())
+		if !e.Type().IsRegular() {
+			names = append(names, e.Name())
+		}
 	}
 	return names, nil
 }
