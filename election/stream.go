@@ -48,8 +48,9 @@ type StreamPublisher struct {
 	serial  bool          // one write at a time
 	turn    chan struct{} // capacity 1: full means that somebody writes, if serial
 
-	mu  sync.Mutex // guards rev
-	rev uint64     // sequence of our fence
+	mu       sync.Mutex // guards the fields below
+	rev      uint64     // sequence of our fence
+	subjects []string   // of the stream, as far as we know
 }
 
 // FenceStream fences a stream of the user's for the term: it stores a record with the
@@ -93,8 +94,8 @@ func (p *StreamPublisher) open(ctx context.Context) error {
 	case cfg.SubjectTransform != nil:
 		return &ConfigError{"stream", "it renames subjects, and so the fence's"}
 	}
-	p.window, p.serial = cfg.Duplicates, cfg.Replicas > 1
-	return nil
+	p.window, p.serial, p.subjects = cfg.Duplicates, cfg.Replicas > 1, cfg.Subjects
+	return covered(p.subject, p.subjects)
 }
 
 // take stores our fence over the one that is there, and makes sure that the term held
@@ -127,6 +128,11 @@ func (p *StreamPublisher) take(ctx context.Context) error {
 		}
 		if errors.Is(err, ErrForeign) {
 			return err
+		}
+		if errors.Is(err, jetstream.ErrNoStreamResponse) {
+			if lost := p.lost(ctx, n, p.subject); lost != nil {
+				return lost
+			}
 		}
 		if err != nil {
 			if waitErr := kv.Pause(ctx, n); waitErr != nil {
@@ -189,13 +195,15 @@ func (p *StreamPublisher) last() uint64 {
 // Publish stores data under subject, one of the stream's, if no later term has fenced
 // the stream; else the error wraps [ErrFenced]. It tries again until it knows, as long
 // as ctx allows and the stream would recognise the message as a duplicate, and
-// otherwise fails with an error that wraps [ErrUnknown].
+// otherwise fails with an error that wraps [ErrUnknown]; without it, nothing was stored.
+// A subject that is not the stream's is refused with a [*ConfigError].
 func (p *StreamPublisher) Publish(ctx context.Context, subject string, data []byte) (*jetstream.PubAck, error) {
 	return p.PublishMsg(ctx, &nats.Msg{Subject: subject, Data: data})
 }
 
 // PublishMsg is Publish of a message with headers. A Nats-Msg-Id is kept; without one
-// the message gets a new one. On a stream of several replicas messages are stored one
+// the message gets a new one. Headers that begin with Nats-Expected- are the guard's: a
+// message with one is refused with a [*ConfigError]. On a stream of several replicas messages are stored one
 // after the other, because the server admits one under a guard; on one of a single
 // replica as many at a time as are published.
 func (p *StreamPublisher) PublishMsg(ctx context.Context, msg *nats.Msg) (*jetstream.PubAck, error) {
@@ -207,8 +215,8 @@ func (p *StreamPublisher) PublishMsg(ctx context.Context, msg *nats.Msg) (*jetst
 }
 
 func (p *StreamPublisher) publish(ctx context.Context, msg *nats.Msg) (*jetstream.PubAck, error) {
-	if msg.Subject == p.subject {
-		return nil, &ConfigError{"subject", "it is the fence's"}
+	if err := p.admit(ctx, msg); err != nil {
+		return nil, err
 	}
 	m := &nats.Msg{Subject: msg.Subject, Data: msg.Data, Header: nats.Header{}}
 	for key, values := range msg.Header {
@@ -225,10 +233,14 @@ func (p *StreamPublisher) publish(ctx context.Context, msg *nats.Msg) (*jetstrea
 			return nil, context.Cause(ctx)
 		}
 	}
-	began, doubt := time.Now(), false
+	var began time.Time // the first attempt that may have been stored
+	doubt := false
 	for n := 0; ; n++ {
 		if p.term.grant.Released() {
 			return nil, inDoubt(ErrFenced, doubt)
+		}
+		if !doubt {
+			began = time.Now()
 		}
 		rev := p.last()
 		ack, err := p.send(ctx, m, rev)
@@ -237,6 +249,10 @@ func (p *StreamPublisher) publish(ctx context.Context, msg *nats.Msg) (*jetstrea
 		}
 		api, definite := errors.AsType[*jetstream.APIError](err)
 		switch {
+		case errors.Is(err, jetstream.ErrNoStreamResponse): // nobody received it
+			if lost := p.lost(ctx, n, m.Subject); lost != nil {
+				return nil, inDoubt(lost, doubt)
+			}
 		case !definite:
 			doubt = true
 		case api.ErrorCode == codeWrongLast:

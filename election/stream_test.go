@@ -1,6 +1,7 @@
 package election_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"testing"
@@ -228,6 +229,82 @@ func TestFencedPublishersArePipelined(t *testing.T) {
 		hammer(t, fence(t, js, term), 400)
 		if got := count(t, stream, "orders.new"); got != 400 {
 			t.Errorf("%d messages are stored, want 400", got)
+		}
+		resign(t, term)
+	})
+}
+
+// watched is a context without a deadline that ends when nothing else would end.
+func watched(t *testing.T) context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	watchdog := time.AfterFunc(20*time.Second, cancel)
+	t.Cleanup(func() { watchdog.Stop(); cancel() })
+	return ctx
+}
+
+// What can never be stored is refused at once, also without a deadline.
+func TestFencedStreamHasSubjects(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		js, stream := orders(t, s.Connect(), func(c *jetstream.StreamConfig) { c.Subjects = []string{"orders.>", "log.*.x"} })
+		term := campaign(t, of(t, join(t, s, "a"), 0))
+		refused := func(what string, err error) {
+			t.Helper()
+			if !errors.Is(err, election.ErrConfig) || errors.Is(err, election.ErrUnknown) {
+				t.Errorf("%s = %v, want ErrConfig alone", what, err)
+			}
+		}
+		for _, subject := range []string{"elsewhere", "orders", "log.x", "log.a.b", "log.a.x.y"} {
+			_, err := election.FenceStream(watched(t), js, term, "ORDERS", subject)
+			refused("FenceStream under "+subject, err)
+		}
+		p := fence(t, js, term)
+		for _, subject := range []string{"elsewhere", "orders", "log.a.b", "orders.>", "orders..x", "orders.x ", ""} {
+			began := time.Now()
+			_, err := p.Publish(watched(t), subject, nil)
+			refused("Publish to "+subject, err)
+			if took := time.Since(began); took > time.Second {
+				t.Errorf("Publish to %q failed after %v, want at once", subject, took)
+			}
+		}
+		for _, header := range []string{"Nats-Expected-Last-Sequence", "Nats-Expected-Last-Subject-Sequence", "Nats-Expected-Stream"} {
+			m := nats.NewMsg("orders.new")
+			m.Header.Set(header, "77")
+			_, err := p.PublishMsg(watched(t), m)
+			refused("PublishMsg with "+header, err)
+		}
+		if got := count(t, stream, "orders.new"); got != 0 {
+			t.Errorf("%d messages are stored, want none", got)
+		}
+		if _, err := p.Publish(watched(t), "log.a.x", nil); err != nil {
+			t.Errorf("Publish to log.a.x = %v", err)
+		}
+		resign(t, term)
+	})
+}
+
+// The stream's subjects change under its publisher. What nobody received is not in
+// doubt.
+func TestFencedStreamChangesItsSubjects(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		js, _ := orders(t, s.Connect())
+		term := campaign(t, of(t, join(t, s, "a"), 0))
+		p := fence(t, js, term)
+		orders(t, s.Connect(), func(c *jetstream.StreamConfig) { c.Subjects = []string{fenceSubject, "orders.old", "bills"} })
+		if _, err := p.Publish(watched(t), "bills", nil); err != nil {
+			t.Errorf("Publish to a subject that the stream has got since = %v", err)
+		}
+		orders(t, s.Connect(), func(c *jetstream.StreamConfig) { c.Subjects = []string{fenceSubject} })
+		if _, err := p.Publish(within(t, 100*time.Millisecond), "bills", nil); !errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, election.ErrUnknown) {
+			t.Errorf("Publish that nobody received = %v, want ErrNoStreamResponse without ErrUnknown", err)
+		}
+		if _, err := p.Publish(watched(t), "bills", nil); !errors.Is(err, election.ErrConfig) || errors.Is(err, election.ErrUnknown) {
+			t.Errorf("Publish to a subject that the stream has lost = %v, want ErrConfig", err)
+		}
+		if err := js.DeleteStream(within(t, time.Second), "ORDERS"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.Publish(watched(t), fenceSubject+".x", nil); !errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, election.ErrUnknown) {
+			t.Errorf("Publish to a stream that was deleted = %v, want ErrStreamNotFound", err)
 		}
 		resign(t, term)
 	})

@@ -300,7 +300,7 @@ func TestRestartInsideTheProcess(t *testing.T) {
 // They survive the refusal.
 func TestStoreOfAnotherKind(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
+	dir := filepath.Join(t.TempDir(), "a[b]", "c[")
 	alone := embedded.Config{StoreDir: dir}
 	srv := start(t, alone)
 	if _, err := bucket(t, connect(t, srv)).Put(t.Context(), "k", []byte("v")); err != nil {
@@ -329,6 +329,26 @@ func TestStoreOfAnotherKind(t *testing.T) {
 	if _, err := embedded.Start(testContext(t), embedded.Config{StoreDir: cfgs[0].StoreDir}); !errors.Is(err, embedded.ErrStoreMode) {
 		t.Errorf("a server by itself on a member's store: %v, want ErrStoreMode", err)
 	}
+}
+
+// TestStoreOfAMemberWithoutStreams: what a server by itself made there, the cluster
+// would delete.
+func TestStoreOfAMemberWithoutStreams(t *testing.T) {
+	t.Parallel()
+	cfgs := memberConfigs(t)
+	for _, srv := range startAll(t, cfgs) {
+		if err := srv.Shutdown(testContext(t)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	srv, err := embedded.Start(testContext(t), embedded.Config{StoreDir: cfgs[0].StoreDir})
+	if !errors.Is(err, embedded.ErrStoreMode) {
+		t.Errorf("a server by itself on a member's store without streams: %v, want ErrStoreMode", err)
+	}
+	if err == nil {
+		srv.Shutdown(testContext(t))
+	}
+	startAll(t, cfgs)
 }
 
 // TestRemovePeer: of a cluster of three, one is gone for good.

@@ -14,7 +14,7 @@ var (
 	ErrStoreInUse = errors.New("embedded: store directory in use by another server")
 	// ErrStoreMode: the store was made by a server by itself, and this one is to be
 	// a member of a cluster, or the other way round. Starting would delete its
-	// streams: move them with a backup.
+	// streams, or what is made there: move them with a backup.
 	ErrStoreMode = errors.New("embedded: store of another kind of server")
 	// ErrAddrInUse: something else listens on the address.
 	ErrAddrInUse = errors.New("embedded: address in use")

@@ -5,6 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -26,9 +29,16 @@ const (
 // The store is read by a server that nobody else can reach; it stays as it is, and is
 // the backup. No other server may use it, and no member of a fabric may run.
 //
-// A stream that is there already is an error, and left alone: Migrate can be tried
-// again after the half that was copied has been deleted.
+// The error wraps [ErrStore] if store is no directory with streams. If it has streams
+// that its server does not find, because they are those of other accounts or cannot be
+// recovered, the error names them, and nothing is copied. A stream that is there already
+// is an error, and left alone: Migrate can be tried again after the half that was copied
+// has been deleted.
 func Migrate(ctx context.Context, store string, to *nats.Conn, replicas int) (names []string, err error) {
+	kept, err := keptIn(store)
+	if err != nil {
+		return nil, err
+	}
 	src, err := Start(ctx, Config{Addr: None, StoreDir: store})
 	if err != nil {
 		return nil, err
@@ -43,16 +53,12 @@ func Migrate(ctx context.Context, store string, to *nats.Conn, replicas int) (na
 	if err != nil {
 		return nil, err
 	}
-	if err := awaitAnswers(ctx, to); err != nil {
+	all, err := recovered(ctx, js, store, kept)
+	if err != nil {
 		return nil, err
 	}
-	list := js.StreamNames(ctx)
-	var all []string
-	for name := range list.Name() {
-		all = append(all, name)
-	}
-	if err := list.Err(); err != nil {
-		return nil, fmt.Errorf("embedded: streams of %s: %w", store, err)
+	if err := awaitAnswers(ctx, to); err != nil {
+		return nil, err
 	}
 	for _, name := range all {
 		if err := copyStream(ctx, name, from, to, replicas); err != nil {
@@ -61,6 +67,52 @@ func Migrate(ctx context.Context, store string, to *nats.Conn, replicas int) (na
 		names = append(names, name)
 	}
 	return names, nil
+}
+
+// keptIn returns the streams of a store, of which there are some.
+func keptIn(store string) ([]stored, error) {
+	if store == "" {
+		return nil, fmt.Errorf("%w: no directory to migrate from", ErrStore)
+	}
+	if _, err := os.Stat(store); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrStore, err)
+	}
+	kept, _, err := inStore(store)
+	if err == nil && len(kept) == 0 {
+		err = fmt.Errorf("%w: %s has no streams: it is not the store of a server, or was never used", ErrStore, store)
+	}
+	return kept, err
+}
+
+// recovered returns the names of the streams that the server on a store has, which are
+// to be those that are kept there.
+func recovered(ctx context.Context, js jetstream.JetStream, store string, kept []stored) ([]string, error) {
+	names := js.StreamNames(ctx)
+	var all []string
+	for name := range names.Name() {
+		all = append(all, name)
+	}
+	if err := names.Err(); err != nil {
+		return nil, fmt.Errorf("embedded: streams of %s: %w", store, err)
+	}
+	var missing, advice []string
+	for _, k := range kept {
+		why := "look why in the log of a server on this store, or delete the directory of a stream to give it up"
+		if k.account != server.DEFAULT_GLOBAL_ACCOUNT {
+			why = "move the accounts from a server that has them, with: nats account backup, nats account restore"
+		} else if slices.Contains(all, k.stream) {
+			continue
+		}
+		missing = append(missing, k.account+"/"+k.stream)
+		if !slices.Contains(advice, why) {
+			advice = append(advice, why)
+		}
+	}
+	if len(missing) > 0 {
+		return nil, fmt.Errorf("embedded: %d of %d streams of %s are not found by a server without accounts: %s; %s",
+			len(missing), len(kept), store, strings.Join(missing, ", "), strings.Join(advice, "; "))
+	}
+	return all, nil
 }
 
 // awaitAnswers returns when the servers answer on this connection. Of those that have

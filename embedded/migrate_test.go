@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/natsfabric/natsfabric/embedded"
@@ -106,9 +110,102 @@ func TestMigrate(t *testing.T) {
 	if _, err := kv.Get(testContext(t), "k3"); err != nil {
 		t.Error(err)
 	}
-	member := memberConfigs(t)[0]
-	if _, err := embedded.Migrate(testContext(t), t.TempDir()+"/x/"+member.Name, to, 3); err != nil {
-		t.Errorf("an empty store: %v", err)
+}
+
+// TestMigrateWithoutAStore: what is no store is not made one.
+func TestMigrateWithoutAStore(t *testing.T) {
+	t.Parallel()
+	to := connect(t, start(t, embedded.Config{}))
+	dir := t.TempDir()
+	missing, file, other, bare := filepath.Join(dir, "missing"), filepath.Join(dir, "file"), filepath.Join(dir, "other"), filepath.Join(dir, "bare")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []string{filepath.Join(dir, "empty"), filepath.Join(other, "data"), filepath.Join(bare, "jetstream")} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, from := range []string{"", missing, file, filepath.Join(dir, "empty"), other, bare} {
+		names, err := embedded.Migrate(testContext(t), from, to, 1)
+		if !errors.Is(err, embedded.ErrStore) {
+			t.Errorf("Migrate from %q = %v, %v, want ErrStore", from, names, err)
+		}
+	}
+	if _, err := os.Stat(missing); err == nil {
+		t.Error("Migrate made the directory that it was to read")
+	}
+}
+
+// TestMigrateAll: what the server on the store does not find is named, and nothing is
+// copied.
+func TestMigrateAll(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	dest := connect(t, start(t, embedded.Config{}))
+	to, err := jetstream.New(dest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	add := func(nc *nats.Conn, name string) {
+		t.Helper()
+		js, err := jetstream.New(nc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: name, Subjects: []string{name}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	conf := filepath.Join(t.TempDir(), "server.conf")
+	if err := os.WriteFile(conf, []byte(`
+		accounts { ACME { jetstream: enabled, users: [{user: acme, password: p}] } }
+	`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "accounts")
+	srv := start(t, embedded.Config{StoreDir: dir, Options: func(o *server.Options) {
+		if err := o.ProcessConfigFile(conf); err != nil {
+			t.Error(err)
+		}
+	}})
+	add(connect(t, srv, nats.UserInfo("acme", "p")), "OFFICE")
+	if err := srv.Shutdown(ctx); err != nil {
+		t.Fatal(err)
+	}
+	check := func(want ...string) {
+		t.Helper()
+		names, err := embedded.Migrate(ctx, dir, dest, 1)
+		for _, w := range want {
+			if err == nil || !strings.Contains(err.Error(), w) {
+				t.Errorf("Migrate = %v, %v, want an error with %q", names, err, w)
+			}
+		}
+		if list := to.StreamNames(ctx); len(want) > 0 {
+			for name := range list.Name() {
+				t.Errorf("%s was copied", name)
+			}
+		}
+	}
+	check("ACME/OFFICE", "nats account backup")
+
+	dir = filepath.Join(t.TempDir(), "broken")
+	srv = start(t, embedded.Config{StoreDir: dir})
+	add(connect(t, srv), "GOOD")
+	add(connect(t, srv), "BAD")
+	if err := srv.Shutdown(ctx); err != nil {
+		t.Fatal(err)
+	}
+	sum := filepath.Join(dir, "jetstream", "$G", "streams", "BAD", "meta.sum")
+	if err := os.Rename(sum, sum+".kept"); err != nil {
+		t.Fatal(err)
+	}
+	check("$G/BAD", "log")
+	if err := os.Rename(sum+".kept", sum); err != nil {
+		t.Fatal(err)
+	}
+	if names, err := embedded.Migrate(ctx, dir, dest, 1); err != nil || len(names) != 2 {
+		t.Errorf("Migrate of what is whole again = %v, %v, want two streams", names, err)
 	}
 }
 

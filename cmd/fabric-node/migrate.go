@@ -23,7 +23,8 @@ which is why it refuses to start.
 
 Stop the server and the members of the fabric, start the cluster on empty stores, and
 migrate. Messages keep their sequences, consumers their places. The old store stays
-as it was, and is the backup.`,
+as it was, and is the backup. Nothing is copied if a stream of it cannot be read, or
+belongs to another account than the default one: the error names it.`,
 		Example: `  fabric-node server migrate --from /var/lib/fabric -s nats://a:4222,nats://b:4222 --timeout 2m`,
 		Args:    exactly(0, 0, "--from DIR [--replicas N]"),
 		RunE: a.oneShot(func(ctx context.Context, _ []string) error {

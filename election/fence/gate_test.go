@@ -224,3 +224,49 @@ func TestGateWhoseFileFails(t *testing.T) {
 		t.Errorf("Do = %v, highest %d; want an error, and 5", err, g.Highest())
 	}
 }
+
+// The last token of a file may be in memory alone: its sync failed, or a crash came
+// before. It is written again and on the disk before the gate is open.
+func TestGateStoresAgainWhatItFinds(t *testing.T) {
+	for _, text := range []string{string(line(41)) + string(line(42)), string(line(41)) + string(line(42)) + "43 "} {
+		path := filepath.Join(t.TempDir(), "fence")
+		long := time.Now().Add(-time.Hour)
+		again := func(sync func(s *store) error) (*Gate, error) {
+			t.Helper()
+			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chtimes(path, long, long); err != nil {
+				t.Fatal(err)
+			}
+			f, err := lock(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := &store{f: f}
+			s.sync = func() error { return sync(s) }
+			return newGate(s)
+		}
+		broken := errors.New("broken")
+		if _, err := again(func(*store) error { return broken }); !errors.Is(err, broken) {
+			t.Errorf("a gate on %q that cannot be synced: %v, want its error", text, err)
+		}
+		synced := ""
+		g, err := again(func(s *store) error {
+			info, err := s.f.Stat()
+			if err == nil && info.ModTime().After(long.Add(time.Minute)) { // the page is dirty
+				data := make([]byte, info.Size())
+				_, err = s.f.ReadAt(data, 0)
+				synced = string(data)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := text[:len(line(41))+len(line(42))]; synced != want || g.Highest() != 42 {
+			t.Errorf("a gate on %q stored %q and is at %d, want %q and 42", text, synced, g.Highest(), want)
+		}
+		g.Close()
+	}
+}
