@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -273,6 +274,10 @@ func (a *app) hold(ctx context.Context, m *member, f *leadFlags, name string, te
 		stdin = a.stdin
 	}
 	giveBack := func() { a.giveBack(ctx, m, f, term) }
+	if !term.Valid() { // this process was stopped, or the machine slept
+		giveBack()
+		return lostError(cmp.Or(context.Cause(term.Context()), election.ErrLost))
+	}
 	c, err := startChild(argv, leaderEnv(os.Environ(), m.node.PID(), name, term), stdin, a.stdout, a.stderr)
 	if err == nil {
 		err = a.supervise(ctx, c, watch{term.Context(), f.onLoss, f.grace, limit, giveBack})

@@ -17,6 +17,7 @@ import (
 type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
+	told           io.Writer // notes, logs and errors on their way to stderr; never waits
 	opts           options
 	log            *slog.Logger
 
@@ -37,7 +38,9 @@ func (e signalError) Error() string { return "interrupted by " + e.sig.String() 
 // ends the context of a long-running command, which then leaves in order; it ends
 // a one-shot command at once, as the second signal ends any.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, log: slog.New(slog.DiscardHandler)}
+	lines := newAside(stderr)
+	defer lines.close()
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, told: lines, log: slog.New(slog.DiscardHandler)}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 
