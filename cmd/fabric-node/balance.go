@@ -125,7 +125,7 @@ func (a *app) balance(ctx context.Context, f *balanceFlags, fs *pflag.FlagSet, a
 	}
 	f.passive = f.passive || f.watch
 	if len(argv) > 0 {
-		a.hideJSON = true
+		a.wraps()
 		return wrapperError(a.balanceWork(ctx, f, fs, argv))
 	}
 	quiet := a.opts

@@ -63,7 +63,7 @@ func (p process) alive(t *testing.T, pid string) bool {
 
 func supervised(t *testing.T, ctx, term context.Context, p process, grace, limit time.Duration) error {
 	t.Helper()
-	a := &app{stderr: io.Discard, log: slog.New(slog.DiscardHandler)}
+	a := &app{stderr: io.Discard, told: io.Discard, log: slog.New(slog.DiscardHandler)}
 	done := make(chan error, 1)
 	go func() {
 		done <- a.supervise(ctx, p.child, watch{term: term, grace: grace, limit: limit, giveBack: func() {}})

@@ -146,7 +146,8 @@ func find(ts *testscript.TestScript, name string) *scriptProcess {
 func signalCommand(ts *testscript.TestScript, neg bool, args []string) {
 	want(ts, neg, args, 2, "signal NAME SIGNAL")
 	signals := map[string]syscall.Signal{
-		"INT": syscall.SIGINT, "TERM": syscall.SIGTERM, "KILL": syscall.SIGKILL, "STOP": syscall.SIGSTOP, "CONT": syscall.SIGCONT,
+		"INT": syscall.SIGINT, "TERM": syscall.SIGTERM, "KILL": syscall.SIGKILL, "STOP": syscall.SIGSTOP,
+		"HUP": syscall.SIGHUP, "QUIT": syscall.SIGQUIT, "CONT": syscall.SIGCONT,
 	}
 	sig, ok := signals[args[1]]
 	if !ok {

@@ -119,7 +119,7 @@ func TestEventsStopAtTheFirstFailure(t *testing.T) {
 
 func testApp(output string) (*app, *bytes.Buffer, *bytes.Buffer) {
 	var stdout, stderr bytes.Buffer
-	a := &app{stdin: strings.NewReader("from stdin"), stdout: &stdout, stderr: &stderr, log: slog.New(slog.DiscardHandler)}
+	a := &app{stdin: strings.NewReader("from stdin"), stdout: &stdout, stderr: &stderr, told: &stderr, log: slog.New(slog.DiscardHandler)}
 	a.opts = options{cluster: "mycluster", env: "dev", group: defaultGroup, output: output, timeout: defaultTimeout}
 	return a, &stdout, &stderr
 }

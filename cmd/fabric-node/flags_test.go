@@ -32,7 +32,7 @@ func parse(t *testing.T, env map[string]string, args ...string) (*app, error) {
 	for k, v := range env {
 		t.Setenv(k, v)
 	}
-	a := &app{stdin: strings.NewReader(""), stdout: io.Discard, stderr: io.Discard}
+	a := &app{stdin: strings.NewReader(""), stdout: io.Discard, stderr: io.Discard, told: io.Discard}
 	root := newRoot(a)
 	root.AddCommand(&cobra.Command{Use: "nothing", RunE: func(*cobra.Command, []string) error { return nil }})
 	root.SetArgs(append([]string{"nothing"}, args...))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -53,10 +54,13 @@ of its own. The leadership is given back when nothing of the group is left.
 If the leadership is lost, the group gets TERM, after --grace KILL, and is gone
 before another process can lead; the exit code is 75. So it is when another asked
 for the leadership (transfer, resign), which is given when the group is gone. With
---retry fabric-node waits to lead again instead, and starts COMMAND anew. On INT
-or TERM the group gets TERM and is waited for; a second signal kills it. COMMAND's
-own exit code passes through; where fabric-node itself failed it is 125, or 2 to 5
-before COMMAND was started.
+--retry fabric-node waits to lead again instead, and starts COMMAND anew. On INT,
+TERM, QUIT or HUP (unless under nohup) the group gets TERM and is waited for; a second
+signal, but for a HUP, kills it. COMMAND's own exit code passes through; where
+fabric-node itself failed it is 125, or 2 to 5 before COMMAND was started.
+
+A fabric-node that is stopped (Ctrl-Z, STOP) supervises nothing: COMMAND goes on, also
+when the lease has run out and another leads, until fabric-node is continued.
 
 --on-loss kill sends KILL at once. --on-loss signal:HUP sends HUP (or INT, QUIT,
 USR1, USR2, WINCH), --on-loss ignore nothing; COMMAND then goes on while another
@@ -80,7 +84,7 @@ checked where the work is written down. Its stdin is /dev/null without --stdin.`
 		DisableFlagsInUseLine: true,
 	}
 	cmd.RunE = a.untilSignal(func(ctx context.Context, args []string) error {
-		a.hideJSON = true
+		a.wraps()
 		return wrapperError(a.lead(ctx, &f, cmd.Flags(), args[0], args[1:]))
 	})
 	fs := cmd.Flags()
@@ -89,7 +93,7 @@ checked where the work is written down. Its stdin is /dev/null without --stdin.`
 	fs.Var(&f.onLoss, "on-loss", "what to do to COMMAND when the leadership is lost: `term`, kill, signal:NAME or ignore")
 	fs.StringVar(&f.failover, "failover", "lease", "take over when the leader's `lease` has run out, or also on proof: its process, on this machine, has ended")
 	fs.BoolVar(&f.retry, "retry", false, "after a loss wait to lead again, instead of exit code 75")
-	fs.BoolVar(&f.transfer, "transfer-on-term", false, "on INT or TERM hand over to who comes first, and see it lead")
+	fs.BoolVar(&f.transfer, "transfer-on-term", false, "on a signal hand over to who comes first, and see it lead")
 	fs.BoolVar(&f.stdin, "stdin", false, "pass stdin on to COMMAND")
 	fs.StringVar(&f.events, "events", "", "append the events of run, as ndjson, to `FILE`")
 	f.master.bindEmbedded(fs)
@@ -273,6 +277,10 @@ func (a *app) hold(ctx context.Context, m *member, f *leadFlags, name string, te
 		stdin = a.stdin
 	}
 	giveBack := func() { a.giveBack(ctx, m, f, term) }
+	if !term.Valid() { // this process was stopped, or the machine slept
+		giveBack()
+		return lostError(cmp.Or(context.Cause(term.Context()), election.ErrLost))
+	}
 	c, err := startChild(argv, leaderEnv(os.Environ(), m.node.PID(), name, term), stdin, a.stdout, a.stderr)
 	if err == nil {
 		err = a.supervise(ctx, c, watch{term.Context(), f.onLoss, f.grace, limit, giveBack})

@@ -177,9 +177,9 @@ func (a *app) report(err error, args []string) int {
 		return code
 	}
 	message, hint := a.redact(err.Error()), a.redact(a.hint(err))
-	fmt.Fprintln(a.stderr, "error:", message)
+	fmt.Fprintln(a.told, "error:", message)
 	if hint != "" {
-		fmt.Fprintln(a.stderr, "hint: ", hint)
+		fmt.Fprintln(a.told, "hint: ", hint)
 	}
 	if a.wantsJSON(args) && !a.hideJSON {
 		newEncoder(a.stdout).Encode(errorObject{errorBody{code, message, hint}})
@@ -236,14 +236,15 @@ func (a *app) object(v any) error {
 	return enc.Encode(v)
 }
 
-// note tells the person at the terminal something that is no data.
+// note tells the person at the terminal something that is no data. It does not wait.
 func (a *app) note(format string, args ...any) {
 	if !a.opts.quiet {
-		fmt.Fprintf(a.stderr, "fabric-node: %s\n", a.redact(fmt.Sprintf(format, args...)))
+		fmt.Fprintf(a.told, "fabric-node: %s\n", a.redact(fmt.Sprintf(format, args...)))
 	}
 }
 
-// newLogger logs to stderr what the libraries have to say, without secrets.
+// newLogger logs to stderr what the libraries have to say, without secrets. Who logs
+// does not wait.
 func (a *app) newLogger(o options) *slog.Logger {
 	level := slog.LevelWarn
 	switch {
@@ -252,7 +253,7 @@ func (a *app) newLogger(o options) *slog.Logger {
 	case o.quiet:
 		level = slog.LevelError
 	}
-	return slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{
+	return slog.New(slog.NewTextHandler(a.told, &slog.HandlerOptions{
 		Level: level,
 		ReplaceAttr: func(_ []string, at slog.Attr) slog.Attr {
 			switch v := at.Value.Any().(type) {

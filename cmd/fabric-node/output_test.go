@@ -98,7 +98,7 @@ func TestReport(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer
-			a := &app{stdout: &stdout, stderr: &stderr, started: true, hideJSON: tt.hideJSON}
+			a := &app{stdout: &stdout, stderr: &stderr, told: &stderr, started: true, hideJSON: tt.hideJSON}
 			a.opts = options{cluster: "shop", env: "dev", output: tt.output}
 			if got, want := a.report(tt.err, nil), exitCode(tt.err); got != want {
 				t.Errorf("code %d, want %d", got, want)

@@ -4,6 +4,8 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -16,6 +18,9 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/natsfabric/natsfabric/election"
+	"github.com/natsfabric/natsfabric/fabric"
 )
 
 // relay forwards connections to addr until cut is set; then it swallows what comes,
@@ -114,5 +119,31 @@ func TestCommandsNeverOverlap(t *testing.T) {
 		time.Unix(0, start).Sub(begin).Round(time.Millisecond), time.Duration(start-end).Round(time.Millisecond))
 	if start <= end {
 		t.Errorf("two commands ran for %v", time.Duration(end-start))
+	}
+}
+
+// No command is started under a term that has ended.
+func TestNothingStartsUnderADeadTerm(t *testing.T) {
+	addr := natsServer(t, &server.Options{JetStream: true})
+	node, err := fabric.Join(t.Context(), fabric.Config{URL: "nats://" + addr, Cluster: "c"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer node.Leave(context.WithoutCancel(t.Context()))
+	e, err := election.New(node, election.Config{Name: "x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	term, err := e.Campaign(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := term.Resign(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	a := &app{log: slog.New(slog.DiscardHandler)}
+	err = a.hold(t.Context(), &member{node: node}, &leadFlags{}, "x", term, []string{"no-such-command"}, time.Second)
+	if got := exitCode(err); got != exitLost {
+		t.Errorf("exit code %d (%v), want %d", got, err, exitLost)
 	}
 }

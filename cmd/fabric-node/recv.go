@@ -34,7 +34,7 @@ file nothing is left.`,
   fabric-node send -k shop store --file backup.tar      # elsewhere
   fabric-node recv -k shop -i store --to inbox/ --count 10`,
 		Args: exactly(0, 0, "[--to FILE or DIR] [--count N]"),
-		RunE: a.oneShot(func(ctx context.Context, _ []string) error { return a.recv(ctx, &f) }),
+		RunE: a.untilSignal(func(ctx context.Context, _ []string) error { return a.recv(ctx, &f) }),
 	}
 	cmd.Flags().StringVar(&f.to, "to", "", "write to `PATH`, a file or a directory (default: stdout)")
 	cmd.Flags().IntVar(&f.count, "count", 1, "receive `N` of them, one after the other")

@@ -17,9 +17,11 @@ import (
 type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
+	told           io.Writer // notes, logs and errors on their way to stderr; never waits
 	opts           options
 	log            *slog.Logger
 
+	signals  chan os.Signal         // what run acts on
 	started  bool                   // a command's own code runs; errors before it are usage errors
 	graceful atomic.Bool            // the first signal asks the command to stop, instead of stopping it
 	abort    atomic.Pointer[func()] // what a second signal must do before the process ends
@@ -35,15 +37,19 @@ func (e signalError) Error() string { return "interrupted by " + e.sig.String() 
 
 // run executes one command line and returns the exit code. The first INT or TERM
 // ends the context of a long-running command, which then leaves in order; it ends
-// a one-shot command at once, as the second signal ends any.
+// a one-shot command at once, as the second signal ends any. To what wraps a command
+// HUP and QUIT are such signals, too, but a HUP is never the second: where a session
+// ends, the shell and the terminal both send it.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, log: slog.New(slog.DiscardHandler)}
+	lines := newAside(stderr)
+	defer lines.close()
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, told: lines, log: slog.New(slog.DiscardHandler)}
+	a.signals = make(chan os.Signal, 2) // both signals of an impatient user are kept
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 
-	signals := make(chan os.Signal, 2) // both signals of an impatient user are kept
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	defer signal.Stop(signals)
+	signal.Notify(a.signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(a.signals)
 	// With a handler installed, writing to a closed pipe is an error that a command
 	// can leave on, not the end of the process. Nobody reads the channel.
 	pipe := make(chan os.Signal, 1)
@@ -56,8 +62,11 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		select {
 		case err := <-done:
 			return a.report(err, args)
-		case s := <-signals:
+		case s := <-a.signals:
 			sig, _ := s.(syscall.Signal)
+			if sig == syscall.SIGHUP && seen > 0 {
+				continue
+			}
 			if seen++; seen > 1 || !a.graceful.Load() {
 				if f := a.abort.Load(); f != nil {
 					(*f)()
@@ -151,6 +160,16 @@ func (a *app) untilSignal(f command) func(*cobra.Command, []string) error {
 		a.started = true
 		a.graceful.Store(true)
 		return f(cmd.Context(), args)
+	}
+}
+
+// wraps says that a command will be run: whatever would end this process without a
+// word must stop that first. A HUP that is ignored (nohup) stays so.
+func (a *app) wraps() {
+	a.hideJSON = true
+	signal.Notify(a.signals, syscall.SIGQUIT)
+	if !signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(a.signals, syscall.SIGHUP)
 	}
 }
 

@@ -100,6 +100,10 @@ func (a *app) supervise(ctx context.Context, c *child, w watch) error {
 	default:
 		c.stop(w.limit)
 	}
+	return lostError(cause)
+}
+
+func lostError(cause error) error {
 	return &exitError{code: exitLost, err: fmt.Errorf("leadership lost: %w", cause)}
 }
 

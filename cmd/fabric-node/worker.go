@@ -132,13 +132,18 @@ type crew struct {
 	signal    syscall.Signal
 	argv, env []string
 	pid       fabric.PID
-	base      context.Context // of the workers; never ends
+	base      context.Context // of the tenures; never ends
+
+	joined chan struct{}        // closed when share is set
+	share  func() balance.Share // what the member has at this moment
 
 	workers []*worker  // by local number; nil where there is none
 	ended   chan error // capacity 1: why there is nothing left to run
 	stop    sync.Once
 
-	mu      sync.Mutex // guards the fields below
+	mu      sync.Mutex      // guards the fields below
+	tenure  context.Context // of the workers hired since the last loss
+	fire    context.CancelFunc
 	alive   map[*child]bool
 	running int  // workers that have not finished
 	settled bool // no change is under way, and there are indices
@@ -150,7 +155,7 @@ type crew struct {
 type worker struct {
 	local, index int
 	total        int // as of its start
-	env          atomic.Pointer[[]string]
+	duty         atomic.Pointer[duty]
 	cancel       context.CancelFunc
 	gone         chan struct{}
 	child        atomic.Pointer[child]
@@ -191,7 +196,7 @@ func (c *crew) change(s balance.Share) {
 		if w == nil {
 			continue
 		}
-		w.env.Store(c.environ(w.local, w.index, s)) // for when it is started again
+		w.duty.Store(c.duty(w.local, w.index, s)) // for when it is started again
 		if ch := w.child.Load(); ch != nil && c.signal != 0 {
 			signalGroup(ch.pid, c.signal)
 		}
@@ -203,12 +208,12 @@ func (c *crew) change(s balance.Share) {
 	c.app.note("%v", s)
 }
 
-// environ is the environment of a worker; what is last wins.
-func (c *crew) environ(local, index int, s balance.Share) *[]string {
+// duty is what a worker does under s; of its environment what is last wins.
+func (c *crew) duty(local, index int, s balance.Share) *duty {
 	env := append(slices.Clone(c.env),
 		fmt.Sprint("FABRIC_WORKER_INDEX=", index), fmt.Sprint("FABRIC_WORKER_TOTAL=", s.Total),
 		fmt.Sprint("FABRIC_WORKER_EPOCH=", s.Epoch), fmt.Sprint("FABRIC_WORKER_LOCAL=", local))
-	return &env
+	return &duty{index, s.Total, env}
 }
 
 // place gives each worker that stays an index of s, and returns those that nobody has.
@@ -240,13 +245,16 @@ func (c *crew) hire(index int, s balance.Share) {
 		local = len(c.workers)
 		c.workers = append(c.workers, nil)
 	}
-	ctx, cancel := context.WithCancel(c.base)
-	w := &worker{local: local, index: index, total: s.Total, cancel: cancel, gone: make(chan struct{})}
-	w.env.Store(c.environ(local, index, s))
-	c.workers[local] = w
 	c.mu.Lock()
+	if c.tenure == nil || c.tenure.Err() != nil {
+		c.tenure, c.fire = context.WithCancel(c.base)
+	}
+	ctx, cancel := context.WithCancel(c.tenure)
 	c.running++
 	c.mu.Unlock()
+	w := &worker{local: local, index: index, total: s.Total, cancel: cancel, gone: make(chan struct{})}
+	w.duty.Store(c.duty(local, index, s))
+	c.workers[local] = w
 	go func() {
 		defer close(w.gone)
 		code, finished := c.run(ctx, w)
@@ -282,7 +290,11 @@ func (c *crew) run(ctx context.Context, w *worker) (code int, finished bool) {
 
 // runOnce runs the command once; it is not ok if ctx ended it, or it cannot be started.
 func (c *crew) runOnce(ctx context.Context, w *worker) (code int, ok bool) {
-	ch, err := startChild(c.argv, *w.env.Load(), nil, c.app.stdout, c.app.stderr)
+	env, ok := c.admit(ctx, w)
+	if !ok {
+		return 0, false
+	}
+	ch, err := startChild(c.argv, env, nil, c.app.stdout, c.app.stderr)
 	if err != nil {
 		c.end(err)
 		return 0, false
@@ -335,7 +347,7 @@ func (c *crew) finish(code int, finished bool) {
 // settle notes whether the crew is complete.
 func (c *crew) settle(settled bool) {
 	c.mu.Lock()
-	c.settled = settled
+	c.settled = settled && (c.tenure == nil || c.tenure.Err() == nil)
 	c.mu.Unlock()
 	c.look()
 }
@@ -439,6 +451,7 @@ func (a *app) work(ctx context.Context, ep endpoint, cfg balance.Config, f *work
 	c := &crew{
 		app: a, flags: f, signal: signal, argv: argv, pid: node.PID(), base: context.WithoutCancel(ctx),
 		env: append(os.Environ(), "FABRIC_PID="+string(node.PID())), ended: make(chan error, 1), alive: map[*child]bool{},
+		joined: make(chan struct{}),
 	}
 	kill := c.kill
 	a.abort.Store(&kill)
@@ -450,7 +463,11 @@ func (a *app) work(ctx context.Context, ep endpoint, cfg balance.Config, f *work
 	limited, cancel := context.WithTimeout(ctx, a.opts.timeout+3*a.opts.ttl)
 	g, err := balance.Join(limited, node, cfg)
 	cancel()
+	guarding, stop := context.WithCancel(c.base)
+	var guard sync.WaitGroup
 	if err == nil {
+		c.begin(g.Share)
+		guard.Go(func() { c.guard(guarding, g) })
 		err = c.await(ctx, g)
 	} else if ctx.Err() != nil {
 		err = nil
@@ -460,6 +477,8 @@ func (a *app) work(ctx context.Context, ep endpoint, cfg balance.Config, f *work
 	if leaveErr != nil {
 		kill() // the callbacks could not, in time
 	}
+	stop()
+	guard.Wait()
 	return cmp.Or(err, leaveErr)
 }
 
