@@ -202,8 +202,9 @@ func (p *StreamPublisher) Publish(ctx context.Context, subject string, data []by
 }
 
 // PublishMsg is Publish of a message with headers. A Nats-Msg-Id is kept; without one
-// the message gets a new one. Headers that begin with Nats-Expected- are the guard's: a
-// message with one is refused with a [*ConfigError]. On a stream of several replicas messages are stored one
+// the message gets a new one. Headers that begin with Nats-Expected- are the guard's, and
+// Nats-Rollup would remove the fence: a message with one is refused with a [*ConfigError].
+// On a stream of several replicas messages are stored one
 // after the other, because the server admits one under a guard; on one of a single
 // replica as many at a time as are published.
 func (p *StreamPublisher) PublishMsg(ctx context.Context, msg *nats.Msg) (*jetstream.PubAck, error) {

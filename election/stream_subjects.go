@@ -10,8 +10,12 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// expected begins the headers of a guard, which are the publisher's.
-const expected = "nats-expected-"
+// expected begins the headers of a guard, which are the publisher's; rollup is one that
+// would have the fence's record removed.
+const (
+	expected = "nats-expected-"
+	rollup   = "nats-rollup"
+)
 
 // lookAfter is after how many attempts that nobody received the stream is looked at: a
 // change of its leader, in which nobody says how it is, has mostly passed.
@@ -24,8 +28,8 @@ func (p *StreamPublisher) admit(ctx context.Context, m *nats.Msg) error {
 		return &ConfigError{"subject", "it is the fence's"}
 	}
 	for key := range m.Header {
-		if strings.HasPrefix(strings.ToLower(key), expected) {
-			return &ConfigError{"header", key + " is for the fence"}
+		if key := strings.ToLower(key); strings.HasPrefix(key, expected) || key == rollup {
+			return &ConfigError{"header", key + " is not for a fenced stream"}
 		}
 	}
 	p.mu.Lock()

@@ -266,7 +266,7 @@ func TestFencedStreamHasSubjects(t *testing.T) {
 				t.Errorf("Publish to %q failed after %v, want at once", subject, took)
 			}
 		}
-		for _, header := range []string{"Nats-Expected-Last-Sequence", "Nats-Expected-Last-Subject-Sequence", "Nats-Expected-Stream"} {
+		for _, header := range []string{"Nats-Expected-Last-Sequence", "Nats-Expected-Last-Subject-Sequence", "Nats-Expected-Stream", "Nats-Rollup"} {
 			m := nats.NewMsg("orders.new")
 			m.Header.Set(header, "77")
 			_, err := p.PublishMsg(watched(t), m)

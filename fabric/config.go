@@ -190,6 +190,8 @@ const (
 	// DropNewest drops the message, and tells nobody but who awaits an answer.
 	DropNewest
 	// DropOldest drops the message that has waited longest instead, and tells nobody.
+	// Those of mode Durable are not dropped: where they take all the room, it is
+	// DropNewest.
 	DropOldest
 )
 
