@@ -44,10 +44,13 @@ FABRIC_WORKER_LOCAL (0 to -n - 1) in its environment. When its index or the tota
 changes it is stopped (TERM, after --grace KILL) and started anew; with --on-change
 signal:HUP all get the signal instead, and read --state-file. An index starts only
 when its former holder has stopped, or its lease has run out, unless --barrier=off;
-with --barrier=epoch no two work by different totals. The epoch grows with each
-holder of an index: have it checked where the work is written down, because a
-fabric-node that is stopped (SIGSTOP) cannot stop its workers. If the place in the
-group is lost for good, the exit code is 75.
+with --barrier=epoch no two work by different totals. If the place in the group is
+lost for good, the exit code is 75.
+
+With a barrier FABRIC_WORKER_TOKEN grows with each holder of an index: have it checked
+where the work is written down, because a fabric-node that is stopped (SIGSTOP) cannot
+stop its workers. The epoch begins again when the server has lost the fabric's bucket,
+as one without --store does when it is restarted; the token does not.
 
 With --partitions the group's work is divided into so many, and who has how many is
 printed when it changes; with --per-zone all of them in every --zone.

@@ -18,7 +18,7 @@ const groupPoll = 5 * time.Millisecond
 const sigTerminate = syscall.SIGTERM
 
 // A child is a running command in a process group of its own. Whatever the command
-// starts belongs to the group, unless it takes care not to (setsid), and the group
+// starts belongs to the group, unless it leaves it (setsid, set -m, timeout), and the group
 // is what is stopped and waited for: a shell that dies alone leaves its work running.
 //
 // On Linux the command also gets a KILL when fabric-node itself is killed; what the

@@ -2,6 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/natsfabric/natsfabric/balance"
@@ -18,8 +21,8 @@ type duty struct {
 const admitPoll = 20 * time.Millisecond
 
 // begin tells the crew of its group. Nothing starts before.
-func (c *crew) begin(share func() balance.Share) {
-	c.share = share
+func (c *crew) begin(share func() balance.Share, token func(int) (uint64, error)) {
+	c.share, c.token = share, token
 	close(c.joined)
 }
 
@@ -54,7 +57,13 @@ func (c *crew) admit(ctx context.Context, w *worker) (env []string, ok bool) {
 	for {
 		d := w.duty.Load()
 		if now := c.share(); now.First >= 0 && now.Has(d.index) && now.Total == d.total {
-			return d.env, ctx.Err() == nil
+			token, err := c.token(d.index)
+			switch {
+			case err == nil:
+				return append(slices.Clone(d.env), fmt.Sprint("FABRIC_WORKER_TOKEN=", token)), ctx.Err() == nil
+			case errors.Is(err, balance.ErrNotStrict):
+				return d.env, ctx.Err() == nil
+			}
 		}
 		select {
 		case <-time.After(admitPoll):

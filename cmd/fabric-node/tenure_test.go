@@ -26,7 +26,7 @@ func newCrew(t *testing.T, dir string, grace time.Duration) (*crew, *atomic.Poin
 		env:   os.Environ(), base: context.WithoutCancel(t.Context()), joined: make(chan struct{}),
 		ended: make(chan error, 1), alive: map[*child]bool{},
 	}
-	c.begin(func() balance.Share { return *share.Load() })
+	c.begin(func() balance.Share { return *share.Load() }, func(int) (uint64, error) { return 0, balance.ErrNotStrict })
 	t.Cleanup(func() { c.dismiss(func(*worker) bool { return true }) })
 	return c, &share
 }

@@ -134,8 +134,9 @@ type crew struct {
 	pid       fabric.PID
 	base      context.Context // of the tenures; never ends
 
-	joined chan struct{}        // closed when share is set
-	share  func() balance.Share // what the member has at this moment
+	joined chan struct{}             // closed when the next two are set
+	share  func() balance.Share      // what the member has at this moment
+	token  func(int) (uint64, error) // of an index that it has
 
 	workers []*worker  // by local number; nil where there is none
 	ended   chan error // capacity 1: why there is nothing left to run
@@ -466,7 +467,7 @@ func (a *app) work(ctx context.Context, ep endpoint, cfg balance.Config, f *work
 	guarding, stop := context.WithCancel(c.base)
 	var guard sync.WaitGroup
 	if err == nil {
-		c.begin(g.Share)
+		c.begin(g.Share, g.Token)
 		guard.Go(func() { c.guard(guarding, g) })
 		err = c.await(ctx, g)
 	} else if ctx.Err() != nil {
