@@ -3,7 +3,6 @@ package fabric_test
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/url"
 	"testing"
 	"time"
@@ -11,11 +10,15 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 
 	"github.com/natsfabric/natsfabric/fabric"
+	"github.com/natsfabric/natsfabric/internal/natstest"
 )
 
 // A node on a leaf without JetStream is a member of the fabric on the hub.
 func TestLeafNodeWithDomain(t *testing.T) {
-	port := freePort(t)
+	port, err := natstest.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
 	hub := serve(t, &server.Options{
 		JetStream: true, StoreDir: t.TempDir(), JetStreamDomain: "hub", ServerName: "hub",
 		LeafNode: server.LeafNodeOpts{Host: "127.0.0.1", Port: port},
@@ -68,14 +71,4 @@ func serve(t *testing.T, o *server.Options) *server.Server {
 	}
 	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
 	return srv
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }

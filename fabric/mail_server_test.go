@@ -17,7 +17,10 @@ import (
 // The mail streams are in the domain that the node names: both ends on a leaf without
 // JetStream, the hub keeps the mail.
 func TestMailThroughADomain(t *testing.T) {
-	port := freePort(t)
+	port, err := natstest.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
 	hub := serve(t, &server.Options{
 		JetStream: true, StoreDir: t.TempDir(), JetStreamDomain: "hub", ServerName: "hub",
 		LeafNode: server.LeafNodeOpts{Host: "127.0.0.1", Port: port},

@@ -7,7 +7,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"slices"
@@ -288,12 +287,11 @@ type usage struct {
 // monitored starts a server process that answers HTTP at monitor.
 func monitored(b *testing.B) (c *natstest.Cluster, monitor string) {
 	b.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := natstest.FreePort()
 	if err != nil {
 		b.Fatal(err)
 	}
-	monitor = l.Addr().String()
-	l.Close()
+	monitor = fmt.Sprint("127.0.0.1:", port)
 	return natstest.StartSetup(b, 1, natstest.Setup{SyncAlways: true, Config: "http: " + monitor}), monitor
 }
 

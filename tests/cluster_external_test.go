@@ -196,10 +196,7 @@ func certificates(t *testing.T, dir string) (ca, cert, key string) {
 func TestGateways(t *testing.T) {
 	var ports []int
 	for range 4 { // two of gateways, two of clusters
-		l := must1[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0"))
-		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-		l.Close()
+		ports = append(ports, must1[int](t)(natstest.FreePort()))
 	}
 	names := []string{"east", "west"}
 	var gateways []*server.RemoteGatewayOpts

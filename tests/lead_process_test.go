@@ -174,13 +174,11 @@ type leadServer struct {
 
 func newLeadServer(t *testing.T) *leadServer {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := natstest.FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	s := &leadServer{t: t, addr: l.Addr().String(), dir: t.TempDir()}
-	l.Close()
+	s := &leadServer{t: t, addr: fmt.Sprint("127.0.0.1:", port), dir: t.TempDir()}
 	s.start()
 	return s
 }

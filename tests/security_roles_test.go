@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/url"
 	"strings"
 	"testing"
@@ -289,20 +288,13 @@ func kill(n *fabric.Node) {
 	n.Leave(ctx)
 }
 
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
 // TestPermissionsDomain: the bucket is behind a JetStream domain, and the allow-list
 // on the leaf is under that domain's prefix.
 func TestPermissionsDomain(t *testing.T) {
-	port := freePort(t)
+	port, err := natstest.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
 	hub := natstest.Start(t, func(o *server.Options) {
 		o.JetStreamDomain, o.ServerName = "hub", "hub"
 		o.LeafNode = server.LeafNodeOpts{Host: "127.0.0.1", Port: port}

@@ -5,7 +5,6 @@ package main
 import (
 	"encoding/json"
 	"errors"
-	"net"
 	"os"
 	"os/exec"
 	"regexp"
@@ -16,6 +15,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/natsfabric/natsfabric/internal/natstest"
 )
 
 // scriptDeadline bounds every wait in a script.
@@ -211,12 +212,9 @@ func untilCommand(ts *testscript.TestScript, neg bool, args []string) {
 
 func freeportCommand(ts *testscript.TestScript, neg bool, args []string) {
 	want(ts, neg, args, 1, "freeport VAR")
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := natstest.FreePort()
 	ts.Check(err)
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	ts.Check(err)
-	ts.Setenv(args[0], port)
+	ts.Setenv(args[0], strconv.Itoa(port))
 }
 
 func loginofCommand(ts *testscript.TestScript, neg bool, args []string) {

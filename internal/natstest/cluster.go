@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -157,28 +155,6 @@ func (nd *node) cluster(routes []string, setup Setup) string {
 
 func (nd *node) addr() string { return fmt.Sprintf("127.0.0.1:%d", nd.port) }
 func (nd *node) url() string  { return "nats://" + nd.addr() }
-
-// freePorts finds ports that nobody listens on, below the range from which systems
-// take the ports of outgoing connections: a port must still be free when its server
-// is started a second time.
-func freePorts(n int) ([]int, error) {
-	var ports []int
-	for range 100 * n {
-		p := 12_000 + rand.IntN(20_000)
-		if slices.Contains(ports, p) {
-			continue
-		}
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", p))
-		if err != nil {
-			continue
-		}
-		l.Close()
-		if ports = append(ports, p); len(ports) == n {
-			return ports, nil
-		}
-	}
-	return nil, errors.New("natstest: no free ports")
-}
 
 // URLs returns the address of every member, running or not.
 func (c *Cluster) URLs() []string {
