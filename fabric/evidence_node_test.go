@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/natsfabric/natsfabric/fabric"
@@ -64,6 +65,12 @@ func goneAfter(t *testing.T, n *fabric.Node, pids ...fabric.PID) time.Duration {
 	return 0
 }
 
+// vanish is crash, and the server has seen it: what is sent to n from now on is for nobody.
+func vanish(n *fabric.Node, l *natstest.Link) {
+	crash(n, l)
+	synctest.Wait()
+}
+
 // A member that nobody can send to is out of the view a quarter of a second after
 // somebody has tried, whoever coordinates; everybody sees why.
 func TestUnreachableMemberFails(t *testing.T) {
@@ -78,7 +85,7 @@ func TestUnreachableMemberFails(t *testing.T) {
 				time.Sleep(10 * time.Second) // the view is quiet
 				from := map[string]*fabric.Node{"coordinator": a, "another": b}[sender]
 				watched := map[fabric.PID]func() []string{"a": changesOf(t, a, "v"), "b": changesOf(t, b, "v")}
-				crash(victim, link)
+				vanish(victim, link)
 				if err := from.Send(t.Context(), "v", nil); err != nil {
 					t.Fatal(err)
 				}
@@ -144,7 +151,7 @@ func TestBrakeOnEvidence(t *testing.T) {
 		await(t, a, append([]fabric.PID{"a"}, pids...)...)
 		time.Sleep(10 * time.Second)
 		for i := range victims {
-			crash(victims[i], links[i])
+			vanish(victims[i], links[i])
 			if err := a.Send(t.Context(), pids[i], nil); err != nil {
 				t.Fatal(err)
 			}
@@ -167,7 +174,7 @@ func TestEvidenceEndsNoLease(t *testing.T) {
 				v, link := joinLink(t, s, "v", tune)
 				await(t, a, "a", "v")
 				time.Sleep(10 * time.Second)
-				crash(v, link)
+				vanish(v, link)
 				began := time.Now()
 				if err := a.Send(t.Context(), "v", nil); err != nil {
 					t.Fatal(err)
@@ -195,7 +202,7 @@ func TestEvidenceSurvivesTheCoordinator(t *testing.T) {
 		await(t, b, "a", "b", "v")
 		time.Sleep(time.Minute)
 		changes := changesOf(t, b, "v")
-		crash(v, link)
+		vanish(v, link)
 		if err := b.Send(t.Context(), "v", nil); err != nil {
 			t.Fatal(err)
 		}
