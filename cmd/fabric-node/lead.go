@@ -281,7 +281,7 @@ func (a *app) hold(ctx context.Context, m *member, f *leadFlags, name string, te
 		giveBack()
 		return lostError(cmp.Or(context.Cause(term.Context()), election.ErrLost))
 	}
-	c, err := startChild(argv, leaderEnv(os.Environ(), m.node.PID(), name, term), stdin, a.stdout, a.stderr)
+	c, err := startChild(a.log, argv, leaderEnv(os.Environ(), m.node.PID(), name, term), stdin, a.stdout, a.stderr)
 	if err == nil {
 		err = a.supervise(ctx, c, watch{term.Context(), f.onLoss, f.grace, limit, giveBack})
 	}
