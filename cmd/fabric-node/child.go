@@ -140,7 +140,11 @@ func (c *child) kill() { c.tell(syscall.SIGKILL) }
 func (c *child) tell(sig syscall.Signal) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	again := c.last != 0
 	c.last, c.told = sig, map[int]bool{}
+	if again { // the strays have been seen: the group's end does not hide them
+		c.send([]int{c.pid})
+	}
 	groups := append(c.strays(), c.pid)
 	for range sweeps {
 		if !c.send(groups) {

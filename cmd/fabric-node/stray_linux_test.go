@@ -3,9 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -13,8 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/natsfabric/natsfabric/balance"
 	"github.com/natsfabric/natsfabric/election"
 )
 
@@ -145,38 +146,63 @@ func TestOrphansAreReaped(t *testing.T) {
 	}
 }
 
-// A command that must not be signalled is said to be, waited for, and a failure.
+// A command that fabric-node may not signal is waited for, not in silence, and is a
+// failure.
 func TestRefusedKillIsAFailure(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can have a thread of another user")
 	}
-	var log bytes.Buffer
+	var text bytes.Buffer
+	log := slog.New(slog.NewTextHandler(&text, nil))
+	term, lose := context.WithCancelCause(t.Context())
 	p := start(t, nil, "sh", "-c", "echo ready; exec sleep 1")
-	p.log = slog.New(slog.NewTextHandler(&log, nil))
+	p.log = log
 	p.line(t)
-	done := make(chan struct{})
+	lose(election.ErrLost)
+	done := make(chan error)
 	go func() {
-		defer close(done)
 		runtime.LockOSThread() // and never unlocked: the thread ends with its user
 		const nobody = 65534
-		if _, _, err := syscall.RawSyscall(unix.SYS_SETRESUID, nobody, nobody, nobody); err != 0 {
-			t.Error(err)
+		if _, _, err := syscall.RawSyscall(syscall.SYS_SETRESUID, nobody, nobody, nobody); err != 0 {
+			done <- err
 			return
 		}
-		p.stop(10 * time.Millisecond)
+		a := &app{stderr: io.Discard, told: io.Discard, log: log}
+		limit := 10 * time.Millisecond
+		done <- a.supervise(t.Context(), p.child, watch{term: term, grace: limit, limit: limit, giveBack: func() {}})
 	}()
-	<-done
+	if err := <-done; exitCode(err) != exitWrapper {
+		t.Errorf("got %v, exit code %d, want %d", err, exitCode(err), exitWrapper)
+	}
 	select {
 	case <-p.exited:
 	default:
-		t.Error("stop returned before the command had ended")
-	}
-	if err := p.refusal(); exitCode(err) != exitWrapper {
-		t.Errorf("got %v, exit code %d, want %d", err, exitCode(err), exitWrapper)
+		t.Error("supervise returned before the command had ended")
 	}
 	for _, sig := range []string{"terminated", "killed"} {
-		if want := "signal=" + sig; !strings.Contains(log.String(), want) {
-			t.Errorf("the log lacks %s: %s", want, &log)
+		if want := "signal=" + sig; !strings.Contains(text.String(), want) {
+			t.Errorf("the log lacks %s: %s", want, &text)
 		}
+	}
+}
+
+// An index is given back when the strays of its worker are gone.
+func TestStraysOfAWorkerAreStopped(t *testing.T) {
+	need(t, "timeout")
+	dir := t.TempDir()
+	c, share := newCrew(t, dir, time.Minute)
+	c.app.stdout, c.app.stderr = nil, nil // no pipe that the strays hold
+	c.argv = []string{"sh", "-c", `timeout 1000 sh -c 'echo $$ >"$1/pid"; : >"$1/$FABRIC_WORKER_INDEX"; exec sleep 1000' sh "$1"; true`, "sh", dir}
+	s := &balance.Share{First: 0, Workers: 1, Total: 1}
+	share.Store(s)
+	c.change(*s)
+	started(t, dir, "0")
+	pid, err := os.ReadFile(filepath.Join(dir, "pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.revoke(t.Context(), []int{0})
+	if alive(strings.TrimSpace(string(pid))) {
+		t.Error("the work goes on")
 	}
 }
