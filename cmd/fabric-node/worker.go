@@ -304,11 +304,7 @@ func (c *crew) runOnce(ctx context.Context, w *worker) (code int, ok bool) {
 	defer c.note(ch, false)
 	w.child.Store(ch)
 	defer w.child.Store(nil)
-	defer func() {
-		if err := ch.refusal(); err != nil {
-			c.end(err)
-		}
-	}()
+	defer c.blame(ch)
 	select {
 	case <-ch.exited:
 		if !ch.gone() {
