@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"syscall"
@@ -17,12 +18,15 @@ var signalNames map[string]syscall.Signal
 
 func ownGroup(*exec.Cmd) {}
 
-func adoptOrphans() {}
-
-func signalGroup(pid int, sig syscall.Signal) {
-	if p, err := os.FindProcess(pid); err == nil && sig != sigContinue {
-		p.Kill()
+func signalGroup(pid int, sig syscall.Signal) error {
+	p, err := os.FindProcess(pid)
+	if err != nil || sig == sigContinue {
+		return nil // it is gone
 	}
+	if err := p.Kill(); !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	return nil
 }
 
 func groupGone(int) bool { return true }

@@ -35,7 +35,7 @@ func start(t *testing.T, stdin io.Reader, argv ...string) process {
 	defer w.Close()
 	t.Cleanup(func() { r.Close() })
 	r.SetReadDeadline(time.Now().Add(patience))
-	c, err := startChild(argv, append(os.Environ(), "EXTRA=set"), stdin, w, nil)
+	c, err := startChild(slog.New(slog.DiscardHandler), argv, append(os.Environ(), "EXTRA=set"), stdin, w, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +108,7 @@ func TestChildExitCodes(t *testing.T) {
 		err := lookCommand(tt.argv[0])
 		if err == nil {
 			var c *child
-			c, err = startChild(tt.argv, os.Environ(), nil, nil, nil)
+			c, err = startChild(slog.New(slog.DiscardHandler), tt.argv, os.Environ(), nil, nil, nil)
 			if err == nil {
 				err = supervised(t, t.Context(), t.Context(), process{child: c}, time.Second, time.Second)
 			}

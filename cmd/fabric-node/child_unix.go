@@ -21,7 +21,13 @@ func ownGroup(cmd *exec.Cmd) {
 	dieWithParent(cmd.SysProcAttr)
 }
 
-func signalGroup(pgid int, sig syscall.Signal) { syscall.Kill(-pgid, sig) }
+// signalGroup sends sig to whoever of the group there is.
+func signalGroup(pgid int, sig syscall.Signal) error {
+	if err := syscall.Kill(-pgid, sig); !errors.Is(err, syscall.ESRCH) {
+		return err
+	}
+	return nil
+}
 
 // groupGone reports whether the process group has no process left. Orphans of the
 // group may have become our children, which count until somebody has waited for

@@ -49,7 +49,8 @@ func newLead(a *app) *cobra.Command {
 		Use:   "lead [flags] " + leadUsage,
 		Short: "Run a command only while leading an election",
 		Long: `Wait to lead election NAME, then run COMMAND, without a shell, in a process group
-of its own. The leadership is given back when nothing of the group is left.
+of its own. The leadership is given back when nothing of the group is left. On Linux
+what leaves the group (timeout, set -m, setsid) counts as part of it, but for signal:NAME.
 
 If the leadership is lost, the group gets TERM, after --grace KILL, and is gone
 before another process can lead; the exit code is 75. So it is when another asked
@@ -281,7 +282,7 @@ func (a *app) hold(ctx context.Context, m *member, f *leadFlags, name string, te
 		giveBack()
 		return lostError(cmp.Or(context.Cause(term.Context()), election.ErrLost))
 	}
-	c, err := startChild(argv, leaderEnv(os.Environ(), m.node.PID(), name, term), stdin, a.stdout, a.stderr)
+	c, err := startChild(a.log, argv, leaderEnv(os.Environ(), m.node.PID(), name, term), stdin, a.stdout, a.stderr)
 	if err == nil {
 		err = a.supervise(ctx, c, watch{term.Context(), f.onLoss, f.grace, limit, giveBack})
 	}

@@ -75,7 +75,8 @@ type watch struct {
 
 // supervise waits for the command under a leadership, stops it when ctx ends, and does
 // what is to be done when the leadership does. It returns the command's exit code, or
-// 75 if it was stopped for a loss. When supervise returns the group is gone.
+// 75 if it was stopped for a loss, or 125 if it could not be killed. When supervise returns
+// the command is gone, with its group and its strays.
 func (a *app) supervise(ctx context.Context, c *child, w watch) error {
 	kill := func() { c.kill() }
 	a.abort.Store(&kill)
@@ -87,18 +88,20 @@ func (a *app) supervise(ctx context.Context, c *child, w watch) error {
 		return err
 	case !w.onLoss.stops():
 		if w.onLoss.kind == lossSignal {
-			signalGroup(c.pid, w.onLoss.sig)
+			c.notify(w.onLoss.sig)
 		}
 		a.log.Warn("the command goes on without the leadership", "err", cause)
 		w.giveBack()
 		return a.untilEnd(ctx, c, context.WithoutCancel(ctx), w.grace)
 	case w.onLoss.kind == lossKill:
-		c.kill()
-		c.waitGone(nil, nil)
+		c.end()
 	case errors.Is(cause, election.ErrHandOver): // the lease holds until the group is gone
 		c.stop(w.grace)
 	default:
 		c.stop(w.limit)
+	}
+	if err := c.refusal(); err != nil {
+		return err
 	}
 	return lostError(cause)
 }
@@ -108,7 +111,7 @@ func lostError(cause error) error {
 }
 
 // untilEnd waits for the command, stops it when ctx ends, and returns its exit code
-// when its group is gone; or returns at once when term ends.
+// when it is gone; or returns at once when term ends.
 func (a *app) untilEnd(ctx context.Context, c *child, term context.Context, grace time.Duration) error {
 	var patience <-chan time.Time // none: after a signal the command may take its time
 	asked := false
@@ -124,13 +127,15 @@ func (a *app) untilEnd(ctx context.Context, c *child, term context.Context, grac
 	case <-term.Done():
 	}
 	if term.Err() == nil {
-		if asked || !groupGone(c.pid) {
+		if asked || !c.gone() {
 			c.terminate()
 		}
 		if !c.waitGone(patience, term.Done()) && term.Err() == nil {
-			c.kill()
-			c.waitGone(nil, nil)
+			c.end()
 		}
+	}
+	if err := c.refusal(); err != nil && term.Err() == nil {
+		return err
 	}
 	if term.Err() != nil || c.code == exitOK || asked && c.signal == sigTerminate {
 		return nil

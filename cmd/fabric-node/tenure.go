@@ -72,3 +72,10 @@ func (c *crew) admit(ctx context.Context, w *worker) (env []string, ok bool) {
 		}
 	}
 }
+
+// blame ends the crew if ch could not be killed.
+func (c *crew) blame(ch *child) {
+	if err := ch.refusal(); err != nil {
+		c.end(err)
+	}
+}

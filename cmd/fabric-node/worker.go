@@ -199,7 +199,7 @@ func (c *crew) change(s balance.Share) {
 		}
 		w.duty.Store(c.duty(w.local, w.index, s)) // for when it is started again
 		if ch := w.child.Load(); ch != nil && c.signal != 0 {
-			signalGroup(ch.pid, c.signal)
+			ch.notify(c.signal)
 		}
 	}
 	for _, index := range free {
@@ -295,7 +295,7 @@ func (c *crew) runOnce(ctx context.Context, w *worker) (code int, ok bool) {
 	if !ok {
 		return 0, false
 	}
-	ch, err := startChild(c.argv, env, nil, c.app.stdout, c.app.stderr)
+	ch, err := startChild(c.app.log, c.argv, env, nil, c.app.stdout, c.app.stderr)
 	if err != nil {
 		c.end(err)
 		return 0, false
@@ -304,9 +304,10 @@ func (c *crew) runOnce(ctx context.Context, w *worker) (code int, ok bool) {
 	defer c.note(ch, false)
 	w.child.Store(ch)
 	defer w.child.Store(nil)
+	defer c.blame(ch)
 	select {
 	case <-ch.exited:
-		if !groupGone(ch.pid) {
+		if !ch.gone() {
 			ch.stop(c.flags.grace) // what it left running in the background
 		}
 		return ch.code, ctx.Err() == nil
