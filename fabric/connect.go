@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -22,7 +23,8 @@ type link struct {
 	gate gate // of nc, if owned
 
 	mu     sync.Mutex        // guards the fields below
-	denied map[string]denial // by subject
+	denied map[string]denial // by subject; at most maxDenied
+	first  *PermissionError  // the first of them, ever
 	// onError is told of slow consumers and permission violations.
 	onError func(err error, sub *nats.Subscription)
 	stale   error  // the connection's last one that was noticed, or is from before us
@@ -38,6 +40,27 @@ type denial struct {
 // denialHolds is how long a denial explains a missing answer. It is reported again
 // each time, and permissions may be changed while the server runs.
 const denialHolds = 5 * time.Second
+
+// maxDenied bounds the denials that are kept: others may cause one with each address at
+// which they want to be answered.
+const maxDenied = 1024
+
+// deny notes a denial. It needs l.mu.
+func (l *link) deny(op, subject string) {
+	if l.first == nil {
+		l.first = &PermissionError{Op: op, Subject: subject}
+	}
+	if len(l.denied) >= maxDenied {
+		maps.DeleteFunc(l.denied, func(_ string, d denial) bool { return time.Since(d.at) >= denialHolds })
+	}
+	for old := range l.denied {
+		if len(l.denied) < maxDenied {
+			break
+		}
+		delete(l.denied, old)
+	}
+	l.denied[subject] = denial{op, time.Now()}
+}
 
 // dial connects, and tries again until ctx ends: a process may come up before its
 // server does.
@@ -122,7 +145,7 @@ func (l *link) asyncError(sub *nats.Subscription, err error) {
 	if errors.Is(err, nats.ErrPermissionViolation) {
 		op, subject := violation(err)
 		l.mu.Lock()
-		l.denied[subject] = denial{op, time.Now()}
+		l.deny(op, subject)
 		l.mu.Unlock()
 	}
 	l.mu.Lock()
@@ -130,6 +153,35 @@ func (l *link) asyncError(sub *nats.Subscription, err error) {
 	l.mu.Unlock()
 	if onError != nil {
 		onError(err, sub)
+	}
+}
+
+// seldom calls functions at most once a second. The last of those that came meanwhile is
+// called then.
+type seldom struct {
+	mu      sync.Mutex // guards the fields below
+	last    time.Time
+	pending func()
+}
+
+func (s *seldom) again(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch wait := time.Second - time.Since(s.last); {
+	case s.pending != nil:
+		s.pending = f
+	case wait <= 0:
+		s.last = time.Now()
+		f()
+	default:
+		s.pending = f
+		time.AfterFunc(wait, func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			f := s.pending
+			s.last, s.pending = time.Now(), nil
+			f()
+		})
 	}
 }
 
@@ -187,10 +239,10 @@ func (l *link) anyRefused() error {
 	l.notice()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for subject, d := range l.denied {
-		return &PermissionError{Op: d.op, Subject: subject}
+	if l.first == nil {
+		return nil
 	}
-	return nil
+	return l.first
 }
 
 // notice notes the connection's last error. The handler of errors is called some
@@ -207,7 +259,7 @@ func (l *link) notice() {
 	if !l.owned && !strings.HasPrefix(subject, l.prefix) {
 		return // somebody else's, perhaps
 	}
-	l.denied[subject] = denial{op, time.Now()}
+	l.deny(op, subject)
 }
 
 func (l *link) close() {

@@ -38,6 +38,8 @@ type Node struct {
 	wg     sync.WaitGroup
 	events events
 
+	overflows seldom
+
 	leave   sync.Once
 	left    chan struct{} // closed when Leave is done
 	leftErr error         // of Leave; read after left
@@ -105,8 +107,12 @@ func (n *Node) begin() {
 func (n *Node) asyncError(err error, sub *nats.Subscription) {
 	switch {
 	case errors.Is(err, nats.ErrSlowConsumer):
-		n.cfg.Logger.Warn("subscription overflowed: reading again", "pid", n.cfg.PID, "subject", sub.Subject)
-		n.bucket.Nudge()
+		if !n.subjects.isTap(sub.Subject) { // who taps is told of what it missed
+			n.overflows.again(func() {
+				n.cfg.Logger.Warn("subscription overflowed: reading again", "pid", n.cfg.PID, "subject", sub.Subject)
+				n.bucket.Nudge()
+			})
+		}
 	case errors.Is(err, nats.ErrPermissionViolation):
 		op, subject := violation(err)
 		n.courier.permission(op, subject)

@@ -78,6 +78,17 @@ var tapped = map[string]string{
 	"r": classReply + ">", "y": classSignal + "*.*", "kv": classFeed + ".>",
 }
 
+// isTap reports whether a subscription to subject is one of a tap.
+func (s subjects) isTap(subject string) bool {
+	rest, ok := strings.CutPrefix(subject, s.prefix)
+	for _, tap := range tapped {
+		if ok && rest == tap {
+			return true
+		}
+	}
+	return false
+}
+
 // tap returns the last error, unless the caller has left the loop.
 func (c *courier) tap(ctx context.Context, classes []string, yield func(Traffic, error) bool) error {
 	if len(classes) == 0 {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -343,6 +344,23 @@ func TestRetryOverANetwork(t *testing.T) {
 		}
 		if b.Stats().Rejected == 0 {
 			t.Error("the inbox was never full")
+		}
+	})
+}
+
+// TestRetryAfterATimeout: what a Timeout inside ended is tried again.
+func TestRetryAfterATimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		calls := 0
+		h := middleware.Handle(func(ctx context.Context, _ *fabric.Message) ([]byte, error) {
+			if calls++; calls == 1 {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			return []byte("x"), nil
+		}, middleware.Retry{}, middleware.Timeout{After: 10 * time.Millisecond})
+		if data, err := h(t.Context(), &fabric.Message{}); string(data) != "x" || err != nil || calls != 2 {
+			t.Errorf("%q, %v after %d calls, want x after 2", data, err, calls)
 		}
 	})
 }

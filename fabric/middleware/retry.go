@@ -29,7 +29,8 @@ type Retry struct {
 	Wait, MaxWait time.Duration
 	// If says after which errors. Default: for sending, [NotArrived], which never
 	// makes two messages of one; for handling, every error but one that has a
-	// [fabric.RemoteError] with a Code in it, which the handler meant to be final.
+	// [fabric.RemoteError] with a Code in it, which the handler meant to be final. That of
+	// a [Timeout] inside, which the handler did not mean, is none.
 	If func(error) bool
 }
 
@@ -48,7 +49,7 @@ func NotArrived(err error) bool {
 
 func notFinal(err error) bool {
 	e, ok := errors.AsType[*fabric.RemoteError](err)
-	return !ok || e.Code == ""
+	return !ok || e.Code == "" || errors.Is(err, ErrTimeout)
 }
 
 // Handler calls next again after an error. The worker does nothing else meanwhile.
