@@ -68,6 +68,7 @@ type person struct {
 type living struct {
 	Survey
 	crowded bool // the last count left members out
+	here    int  // how many there were in the last count, with those who failed by evidence
 	before  *View
 	people  map[string]*person
 	next    time.Time // when the first lease may run out; the renewals only put it off
@@ -125,7 +126,7 @@ func (c *living) run(ctx context.Context, pids, sessions *kv.Watch, desk *desk, 
 // consider takes a report, if it is about somebody who is here.
 func (c *living) consider(r report) {
 	if p := c.people[r.pid]; p != nil && p.held && p.inc == r.inc && r.pid != c.Session.PID() {
-		c.doubts.see(time.Now(), r.incarnation, r.sign, len(c.people))
+		c.doubts.see(time.Now(), r.incarnation, r.sign, c.here)
 	}
 }
 
@@ -237,8 +238,13 @@ func (c *living) report(e kv.Entry, err error) {
 // keep their place, whoever comes.
 func (c *living) members() (list []*Member) {
 	total := 0
+	c.here = 0
 	for _, p := range c.people {
-		if p.held && p.member.Inc == p.inc && c.doubts.failed(incarnation{p.member.PID, p.inc}) == 0 {
+		if !p.held || p.member.Inc != p.inc {
+			continue
+		}
+		c.here++
+		if c.doubts.failed(incarnation{p.member.PID, p.inc}) == 0 {
 			list = append(list, p.member)
 			total += p.size
 		}
