@@ -57,11 +57,12 @@ func Living(v Survey) Census {
 // A person is what the census knows of one PID.
 type person struct {
 	held    bool
-	left    bool     // the incarnation that ended last left by itself
-	inc     uint64   // the claim's revision
-	session kv.Entry // the newest session record
-	member  *Member  // what it shows; Inc 0 if nothing is known
-	size    int      // of member in a view
+	left    bool          // the incarnation that ended last left by itself
+	inc     uint64        // the claim's revision
+	session kv.Entry      // the newest session record
+	lease   time.Duration // that it states; 0 if nothing is known
+	member  *Member       // what it shows; Inc 0 if nothing is known
+	size    int           // of member in a view
 	watch   *lease.Watcher
 }
 
@@ -213,8 +214,13 @@ func (c *living) sessions(entries []kv.Entry) (changed bool) {
 		r, err := lease.ParseSession(e)
 		if err != nil {
 			c.report(e, err)
+			p.lease = 0
 			continue
 		}
+		if p.member.Inc != r.Inc || p.lease == 0 || r.Lease() < p.lease { // no mere renewal
+			c.next = time.Time{}
+		}
+		p.lease = r.Lease()
 		if anew && c.doubts.renewed(time.Now(), incarnation{r.PID, r.Inc}) {
 			changed = true
 		}
