@@ -117,7 +117,7 @@ func (g *Grant) Confirm(ctx context.Context) error {
 
 // Release ends the grant and gives the claim back. The caller has stopped what it
 // did under it. It returns when that is written, or with ctx; the writing goes on
-// then, as long as the session does.
+// then, as long as the session does, but for no longer than a lease once that leaves.
 func (g *Grant) Release(ctx context.Context) error { return g.HandOver(ctx, "") }
 
 // HandOver is Release for pid to take the claim first: others leave it alone for a

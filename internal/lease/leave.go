@@ -73,9 +73,21 @@ func (s *Session) fail(cause error) {
 	})
 }
 
+// parting returns a context for giving back what is held. It ends with the session; if that
+// leaves, a lease after it began to, or after the call: when our lease has run out the
+// others see to it.
+func (s *Session) parting() (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(s.life)
+	stop := context.AfterFunc(s.leaving, func() {
+		timer := time.AfterFunc(s.cfg.Lease, cancel)
+		context.AfterFunc(ctx, func() { timer.Stop() })
+	})
+	return ctx, func() { stop(); cancel() }
+}
+
 // Leave ends everything that is held under the session, waits for the work under
 // it, and the grace of the grants that nobody released, and gives the PID back. If ctx ends first it gives nothing back: the lease
-// runs out. Nor does it try for longer than a lease. It returns when no goroutine of the session is left. It may be called
+// runs out. Nor does it try to give anything back for longer than a lease. It returns when no goroutine of the session is left. It may be called
 // again, and then waits for the first call.
 func (s *Session) Leave(ctx context.Context) error {
 	s.leave(ErrLeft)

@@ -243,7 +243,8 @@ func (g *Grant) Released() bool { return g.book.open.Err() != nil }
 // revision that it has.
 func (g *Grant) giveBack(to string) error {
 	l := &g.book
-	ctx := g.c.s.life
+	ctx, cancel := g.c.s.parting()
+	defer cancel()
 	l.shut()
 	l.pen <- struct{}{}
 	defer func() { <-l.pen }()

@@ -57,17 +57,19 @@ func Living(v Survey) Census {
 // A person is what the census knows of one PID.
 type person struct {
 	held    bool
-	left    bool     // the incarnation that ended last left by itself
-	inc     uint64   // the claim's revision
-	session kv.Entry // the newest session record
-	member  *Member  // what it shows; Inc 0 if nothing is known
-	size    int      // of member in a view
+	left    bool          // the incarnation that ended last left by itself
+	inc     uint64        // the claim's revision
+	session kv.Entry      // the newest session record
+	lease   time.Duration // that it states; 0 if nothing is known
+	member  *Member       // what it shows; Inc 0 if nothing is known
+	size    int           // of member in a view
 	watch   *lease.Watcher
 }
 
 type living struct {
 	Survey
 	crowded bool // the last count left members out
+	here    int  // how many there were in the last count, with those who failed by evidence
 	before  *View
 	people  map[string]*person
 	next    time.Time // when the first lease may run out; the renewals only put it off
@@ -125,7 +127,7 @@ func (c *living) run(ctx context.Context, pids, sessions *kv.Watch, desk *desk, 
 // consider takes a report, if it is about somebody who is here.
 func (c *living) consider(r report) {
 	if p := c.people[r.pid]; p != nil && p.held && p.inc == r.inc && r.pid != c.Session.PID() {
-		c.doubts.see(time.Now(), r.incarnation, r.sign, len(c.people))
+		c.doubts.see(time.Now(), r.incarnation, r.sign, c.here)
 	}
 }
 
@@ -212,8 +214,13 @@ func (c *living) sessions(entries []kv.Entry) (changed bool) {
 		r, err := lease.ParseSession(e)
 		if err != nil {
 			c.report(e, err)
+			p.lease = 0
 			continue
 		}
+		if p.member.Inc != r.Inc || p.lease == 0 || r.Lease() < p.lease { // no mere renewal
+			c.next = time.Time{}
+		}
+		p.lease = r.Lease()
 		if anew && c.doubts.renewed(time.Now(), incarnation{r.PID, r.Inc}) {
 			changed = true
 		}
@@ -237,8 +244,13 @@ func (c *living) report(e kv.Entry, err error) {
 // keep their place, whoever comes.
 func (c *living) members() (list []*Member) {
 	total := 0
+	c.here = 0
 	for _, p := range c.people {
-		if p.held && p.member.Inc == p.inc && c.doubts.failed(incarnation{p.member.PID, p.inc}) == 0 {
+		if !p.held || p.member.Inc != p.inc {
+			continue
+		}
+		c.here++
+		if c.doubts.failed(incarnation{p.member.PID, p.inc}) == 0 {
 			list = append(list, p.member)
 			total += p.size
 		}

@@ -1,6 +1,7 @@
 package roster
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -74,7 +75,7 @@ type incarnation struct {
 type doubts struct {
 	of map[incarnation]*doubt
 	// recent are the times of the first signs of each, of the last second.
-	recent []time.Time
+	recent map[incarnation]time.Time
 	// shy: no sign counts before it.
 	shy time.Time
 }
@@ -99,7 +100,9 @@ type doubt struct {
 	until time.Time // of trusted: no sign counts before it
 }
 
-func newDoubts() *doubts { return &doubts{of: map[incarnation]*doubt{}} }
+func newDoubts() *doubts {
+	return &doubts{of: map[incarnation]*doubt{}, recent: map[incarnation]time.Time{}}
+}
 
 // see takes a sign of an incarnation that is one of so many members.
 func (d *doubts) see(now time.Time, id incarnation, s Sign, members int) {
@@ -109,9 +112,12 @@ func (d *doubts) see(now time.Time, id incarnation, s Sign, members int) {
 	if x := d.of[id]; x != nil && (x.state != trusted || now.Before(x.until)) {
 		return
 	}
-	d.recent = slices.DeleteFunc(append(d.recent, now), func(at time.Time) bool { return now.Sub(at) > brakeTime })
-	if len(d.recent) > max(brakeCount, members/brakeShare) {
-		d.hold(now, brakeTime)
+	maps.DeleteFunc(d.recent, func(_ incarnation, at time.Time) bool { return now.Sub(at) > brakeTime })
+	if _, known := d.recent[id]; !known {
+		d.recent[id] = now
+		if len(d.recent) > max(brakeCount, members/brakeShare) {
+			d.hold(now, brakeTime)
+		}
 	}
 	if now.Before(d.shy) {
 		return

@@ -93,7 +93,6 @@ type Roster struct {
 	mu      sync.Mutex // guards the fields below
 	turnout turnout
 	err     error // why the view cannot be read, if it is not the fabric's
-	sifted  bool  // the view is what sync left of the one in the bucket
 }
 
 // Start follows the roster, and lets this node coordinate it if cfg has a census.
@@ -208,11 +207,11 @@ func (r *Roster) follow(ctx context.Context) {
 		case <-nudged: // the connection was away
 			nudged = r.b.Nudged()
 		case <-timer.C:
-			silent = r.cfg.Census == nil
+			silent = true
 		}
 		timer.Stop()
 		read := func() error { return r.read(ctx, &want) }
-		if silent {
+		if r.cfg.Census == nil && want.Token == 0 && (silent || r.view.Get().sifted) {
 			read = func() error { return r.sync(ctx) }
 		}
 		err := read()
@@ -236,12 +235,9 @@ const believed = 20
 // take applies a, and reports false if the view must be read instead.
 func (r *Roster) take(a announcement) bool {
 	r.heardOne()
-	r.mu.Lock()
-	sifted := r.sifted
-	r.mu.Unlock()
 	v := r.view.Get()
 	switch {
-	case sifted:
+	case v.sifted:
 		return false // there is a coordinator: its view counts
 	case a.Token == v.Token && a.Epoch == v.Epoch:
 		r.suspect(a.Token, a.Epoch, a.Suspects)
@@ -283,27 +279,35 @@ func (r *Roster) suspect(token, epoch uint64, suspects map[string]uint64) {
 // errBehind: a read that shows less than was announced.
 var errBehind = errors.New("the view read is older than the one announced")
 
+// read reads the view. What sync left of it stays so, unless a coordinator announced want.
 func (r *Roster) read(ctx context.Context, want *View) error {
+	v, err := r.stored(ctx)
+	if err != nil {
+		return err
+	}
+	behind := v.before(want)
+	r.view.Update(func(old *View) (*View, bool) {
+		heard := want.Token != 0 && !behind
+		return v, old.before(v) || heard && old.sifted && !v.before(old)
+	})
+	if behind {
+		return errBehind
+	}
+	return nil
+}
+
+// stored returns the view in the bucket.
+func (r *Roster) stored(ctx context.Context) (*View, error) {
 	e, err := r.b.Get(ctx, r.key)
 	if err != nil && !errors.Is(err, kv.ErrNoBucket) {
-		return err
+		return nil, err
 	}
 	v, err := parseView(e)
 	r.mu.Lock()
 	r.err = err
-	sifted := r.sifted
-	r.sifted = false
 	r.mu.Unlock()
 	if err != nil {
 		r.view.Update(func(v *View) (*View, bool) { return v, true }) // wake who waits
-		return err
 	}
-	if sifted {
-		r.view.Update(func(old *View) (*View, bool) { return v, v.Token == old.Token && v.Epoch == old.Epoch })
-	}
-	r.advance(v)
-	if v.before(want) {
-		return errBehind
-	}
-	return nil
+	return v, err
 }

@@ -120,6 +120,9 @@ type View struct {
 	// signs of their end, with their incarnations. It is no part of the snapshot.
 	Suspects map[string]uint64 `json:"-"`
 
+	// sifted: members are left out, because they are not here any more and there is no
+	// coordinator that would leave them out.
+	sifted bool
 	// words is one more than how many of the PIDs are no numbers, which decides how they
 	// are sorted; 0 if they were not counted, nor seen to be sorted.
 	words int
