@@ -147,7 +147,7 @@ func (c *counter) count(ctx context.Context, fabric *roster.View, now time.Time)
 		}
 		if left := c.kept(o, now); left > 0 {
 			m := *o
-			m.Given = roster.Given{Away: true}
+			m.Given = roster.Given{Away: true, Evicted: c.evicted[o.PID] == o.Inc}
 			members = append(members, &m)
 			again = min(again, left)
 		}
