@@ -124,10 +124,10 @@ type Config struct {
 	// after it has been up for 1 s, then 2, 4 and so on up to Probation; a minute after
 	// that, or after a Leave, its failures are forgotten. Meanwhile Join returns, First is
 	// -1, and [Placed].Standing is [OnProbation]. A failure for which Rejoin kept the place
-	// does not count, and nobody is held back when there is nobody else to do the work. So
-	// the default, [DefaultProbation], costs a group no worker that it could rely on, and
-	// saves all others two changes for each crash. Negative: never. The coordinator's
-	// counts; at most [MaxProbation].
+	// does not count, and nobody is held back when there is nobody else to do the work (with
+	// PerZone, in its zone). So the default, [DefaultProbation], costs a group no worker that
+	// it could rely on, and saves all others two changes for each crash. Negative: never. The
+	// coordinator's counts; at most [MaxProbation].
 	Probation time.Duration
 
 	// NotReady joins without indices, and adds no worker, until SetReady.
