@@ -26,13 +26,23 @@ type eviction struct {
 
 func evictionKey(group, pid string) string { return "x." + group + "." + pid }
 
-// keepEviction is the server's TTL of an eviction; a coordinator that has seen it goes
-// by it for longer.
+// keepEviction is the server's TTL of an eviction. The coordinators that see the member
+// evicted in the group's view go by that for longer.
 const keepEviction = 7 * 24 * time.Hour
 
 func parseEviction(e kv.Entry) (x eviction, ok bool) {
 	err := json.Unmarshal(e.Value, &x)
 	return x, err == nil && x.Key == e.Key && e.Key != "" && x.PID != ""
+}
+
+// out reports whether an incarnation is to have nothing: the newest eviction of the PID
+// says so, or there is no record of one any more, and it is evicted in the view.
+func (c *counter) out(pid string, inc uint64, view past) bool {
+	if x, known := c.evicted[pid]; known {
+		return x.Inc == inc
+	}
+	old := view.members[pid]
+	return old != nil && old.Inc == inc && old.Evicted
 }
 
 // Evict takes all indices and partitions of the group from the member pid, whether it

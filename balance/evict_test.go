@@ -8,6 +8,7 @@ import (
 
 	"github.com/natsfabric/natsfabric/fabric"
 	"github.com/natsfabric/natsfabric/internal/natstest"
+	"github.com/natsfabric/natsfabric/internal/roster"
 )
 
 // personOn returns a node that is in no group.
@@ -57,6 +58,37 @@ func TestClusterEvictAndRejoin(t *testing.T) {
 				withdraw(t, a)
 				withdraw(t, b)
 			})
+		}
+	}
+}
+
+// An eviction outlasts its record, also at a coordinator that has never read one, and
+// nothing but the newest one takes it back.
+func TestEvictionOutlastsItsRecord(t *testing.T) {
+	for name, tt := range map[string]struct {
+		records []eviction
+		old     roster.Member
+		want    bool
+	}{
+		"no record":                    {nil, roster.Member{PID: "a", Inc: 7, Given: roster.Given{Evicted: true}}, true},
+		"no record, nor evicted":       {nil, roster.Member{PID: "a", Inc: 7}, false},
+		"no record, another life":      {nil, roster.Member{PID: "a", Inc: 6, Given: roster.Given{Evicted: true}}, false},
+		"evicted":                      {[]eviction{{PID: "a", Inc: 7}}, roster.Member{PID: "a", Inc: 7}, true},
+		"restored":                     {[]eviction{{PID: "a"}}, roster.Member{PID: "a", Inc: 7, Given: roster.Given{Evicted: true}}, false},
+		"another evicted":              {[]eviction{{PID: "b", Inc: 7}}, roster.Member{PID: "a", Inc: 7}, false},
+		"restored, and it was another": {[]eviction{{PID: "b"}}, roster.Member{PID: "a", Inc: 7, Given: roster.Given{Evicted: true}}, true},
+	} {
+		view := &roster.View{Key: "v", Epoch: 3, Members: []*roster.Member{&tt.old}}
+		c := counter{
+			m: &member{}, away: map[string]time.Time{}, evicted: map[string]eviction{},
+			wishes: map[string]wish{"w": {Key: "w", PID: "a", Inc: 7}},
+		}
+		for _, x := range tt.records {
+			c.evicted[x.PID] = x
+		}
+		_, count := c.count(t.Context(), &roster.View{Members: []*roster.Member{{PID: "a", Inc: 7}}}, view, time.Now())
+		if len(count.Members) != 1 || count.Members[0].Evicted != tt.want {
+			t.Errorf("%s: %v, want Evicted %v", name, count.Members, tt.want)
 		}
 	}
 }
