@@ -122,8 +122,9 @@ func (c *counter) count(ctx context.Context, fabric, view *roster.View, now time
 	for _, w := range c.wishes {
 		p.acked[w.identity()] = w.Acked
 		if here[w.PID] == w.Inc && !w.Gone {
-			given := roster.Given{Evicted: c.out(w.PID, w.Inc, past)}
-			members = append(members, &roster.Member{PID: w.PID, Inc: w.Inc, Ask: w.Ask, Given: given})
+			m := &roster.Member{PID: w.PID, Inc: w.Inc, Ask: w.Ask}
+			c.evict(m, w, past)
+			members = append(members, m)
 			standing[w.PID] = w.identity()
 			delete(c.away, w.PID)
 		}
@@ -147,7 +148,8 @@ func (c *counter) count(ctx context.Context, fabric, view *roster.View, now time
 		}
 		if left := c.kept(o, now); left > 0 {
 			m := *o
-			m.Given = roster.Given{Away: true, Evicted: c.out(o.PID, o.Inc, past)}
+			m.Given = roster.Given{Away: true}
+			c.evict(&m, c.wishes[groupKey(c.m.cfg.Group, o.PID)], past)
 			members = append(members, &m)
 			again = min(again, left)
 		}
