@@ -9,7 +9,7 @@ import (
 // Of probation, which keeps a PID that comes and goes from moving everybody's work each
 // time:
 //
-//	           a life shorter than calm ends in a failure: one strike more
+//	                     a failure: one strike more
 //	  +-----------------------------------------------------------------+
 //	  v                                                                 |
 //	0 to 2 strikes: admitted at once                                    |
