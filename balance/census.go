@@ -35,13 +35,13 @@ func (m *member) census(ctx context.Context, before *roster.View, report func(ro
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	c := counter{m: m, before: before, wishes: map[string]wish{}, revs: map[string]uint64{}, away: map[string]time.Time{}, over: map[identity]bool{}, evicted: map[string]uint64{}}
+	c := counter{m: m, before: before, wishes: map[string]wish{}, revs: map[string]uint64{}, away: map[string]time.Time{}, over: map[identity]bool{}, evicted: map[string]eviction{}}
 	wishesRead, evictionsRead := false, false
 	for {
 		fabric, changed := m.host.Members.View()
 		timer := time.NewTimer(time.Hour)
 		if wishesRead && evictionsRead {
-			again, count := c.count(ctx, fabric, time.Now())
+			again, count := c.count(ctx, fabric, c.view(), time.Now())
 			report(count)
 			timer.Reset(again)
 		}
@@ -64,7 +64,7 @@ func (m *member) census(ctx context.Context, before *roster.View, report func(ro
 			entries, evictionsRead = evictions.Take()
 			for _, e := range entries {
 				if x, ok := parseEviction(e); ok {
-					c.evicted[x.PID] = x.Inc
+					c.evicted[x.PID] = x
 				}
 			}
 		}
@@ -74,15 +74,14 @@ func (m *member) census(ctx context.Context, before *roster.View, report func(ro
 
 // A counter is what a coordinator knows of its group.
 type counter struct {
-	m      *member
-	before *roster.View
-	wishes map[string]wish // by key
-	revs   map[string]uint64
-	away   map[string]time.Time   // until when a place is kept, by PID
-	over   map[identity]bool      // memberships whose incarnation was read to be over
-	since  map[identity]time.Time // when those who are there were seen first
-	// evicted are the incarnations that are to have nothing, by PID.
-	evicted map[string]uint64
+	m       *member
+	before  *roster.View
+	wishes  map[string]wish // by key
+	revs    map[string]uint64
+	away    map[string]time.Time   // until when a place is kept, by PID
+	over    map[identity]bool      // memberships whose incarnation was read to be over
+	since   map[identity]time.Time // when those who are there were seen first
+	evicted map[string]eviction    // the newest, by PID
 }
 
 // take takes a changed wish.
@@ -105,8 +104,9 @@ func parseWish(e kv.Entry) (w wish, ok bool) {
 
 func (w wish) identity() identity { return identity{w.PID, w.Inc, w.Stay} }
 
-// count returns the group's members, and when to count again.
-func (c *counter) count(ctx context.Context, fabric *roster.View, now time.Time) (again time.Duration, count roster.Count) {
+// count returns the group's members, those of fabric with a wish and those of view whose
+// place is kept, and when to count again.
+func (c *counter) count(ctx context.Context, fabric, view *roster.View, now time.Time) (again time.Duration, count roster.Count) {
 	again = time.Hour
 	here := make(map[string]uint64, len(fabric.Members))
 	for _, m := range fabric.Members {
@@ -116,19 +116,20 @@ func (c *counter) count(ctx context.Context, fabric *roster.View, now time.Time)
 		acked: map[identity]uint64{}, ended: map[identity]bool{}, budget: c.m.cfg.budget, failed: failedIn(fabric),
 		kept: map[identity]bool{}, bound: c.m.cfg.Probation,
 	}
+	past := pastOf(view)
 	var members []*roster.Member
 	standing := map[string]identity{}
 	for _, w := range c.wishes {
 		p.acked[w.identity()] = w.Acked
 		if here[w.PID] == w.Inc && !w.Gone {
-			given := roster.Given{Evicted: c.evicted[w.PID] == w.Inc}
-			members = append(members, &roster.Member{PID: w.PID, Inc: w.Inc, Ask: w.Ask, Given: given})
+			m := &roster.Member{PID: w.PID, Inc: w.Inc, Ask: w.Ask}
+			c.evict(m, w, past)
+			members = append(members, m)
 			standing[w.PID] = w.identity()
 			delete(c.away, w.PID)
 		}
 	}
 	p.up = c.seen(standing, now)
-	view := c.view()
 	strict := parseKind(view.Kind).strict()
 	for _, o := range view.Members {
 		id, stands := standing[o.PID]
@@ -148,11 +149,11 @@ func (c *counter) count(ctx context.Context, fabric *roster.View, now time.Time)
 		if left := c.kept(o, now); left > 0 {
 			m := *o
 			m.Given = roster.Given{Away: true}
+			c.evict(&m, c.wishes[groupKey(c.m.cfg.Group, o.PID)], past)
 			members = append(members, &m)
 			again = min(again, left)
 		}
 	}
-	past := pastOf(view)
 	for _, m := range members {
 		if wait := p.patience(p.strikes(past, m), p.up[identityOf(m)]); wait > 0 {
 			again = min(again, wait)

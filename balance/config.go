@@ -120,14 +120,14 @@ type Config struct {
 
 	// Probation is for how long, at most, a PID that comes and goes is given nothing when
 	// it is back. A PID that failed three times in a row (crashed, or lost its lease: not
-	// one that left), each time within a minute of being admitted, gets its indices only
-	// after it has been up for 1 s, then 2, 4 and so on up to Probation; a minute after
-	// that, or after a Leave, its failures are forgotten. Meanwhile Join returns, First is
-	// -1, and [Placed].Standing is [OnProbation]. A failure for which Rejoin kept the place
-	// does not count, and nobody is held back when there is nobody else to do the work. So
-	// the default, [DefaultProbation], costs a group no worker that it could rely on, and
-	// saves all others two changes for each crash. Negative: never. The coordinator's
-	// counts; at most [MaxProbation].
+	// one that left) gets its indices only after it has been up for 1 s, then 2, 4 and so on
+	// up to Probation; a minute after it was admitted, or with a Leave, its failures are
+	// forgotten. Meanwhile Join returns, First is -1, and [Placed].Standing is [OnProbation].
+	// A failure for which Rejoin kept the place does not count, and nobody is held back when
+	// there is nobody else to do the work (with PerZone, in its zone). So the default,
+	// [DefaultProbation], costs a group no worker that it could rely on, and saves all others
+	// two changes for each crash. Negative: never. The coordinator's counts; at most
+	// [MaxProbation].
 	Probation time.Duration
 
 	// NotReady joins without indices, and adds no worker, until SetReady.

@@ -362,8 +362,30 @@ func TestClusterNotReady(t *testing.T) {
 		if got := a.told(); len(got) != 4 || got[3].First != -1 {
 			t.Errorf("a was told %v", got)
 		}
+		read := make(chan Share, 16) // capacity: more than there are views
+		go func() {
+			defer close(read)
+			for share := range a.Shares(t.Context()) {
+				read <- share
+			}
+		}()
+		if got := <-read; got != a.Share() {
+			t.Errorf("Shares begins with %v, want %v", got, a.Share())
+		}
+		c := in(t, s, "c", Config{})
+		time.Sleep(time.Second)
+		if got := a.told(); len(got) != 5 || !got[4].same(Share{First: -1, Total: 2}) {
+			t.Errorf("a has nothing, and another came: it was told %v", got)
+		}
+		if len(read) != 1 || !(<-read).same(Share{First: -1, Total: 2}) {
+			t.Errorf("Shares gave something else than the new total, or %d more", len(read))
+		}
 		withdraw(t, a)
+		if got := a.told(); len(got) != 5 {
+			t.Errorf("a has left, and was told %v", got)
+		}
 		withdraw(t, b)
+		withdraw(t, c)
 	})
 }
 

@@ -14,20 +14,22 @@ import (
 	"github.com/natsfabric/natsfabric/internal/roster"
 )
 
-// An eviction is what a person asks of a group: that an incarnation of a member has
-// nothing. Incarnation 0 takes it back.
+// An eviction is what a person asks of a group: that a member has nothing, in the
+// incarnation that it has or a later one of the same node. Incarnation 0 takes it back.
 type eviction struct {
 	Key   string    `json:"key"`
 	PID   string    `json:"pid"`
 	Inc   uint64    `json:"inc"`
 	Since time.Time `json:"since"`
 	Nonce string    `json:"nonce"`
+	// Node is when the member's node joined the fabric; zero if its wish does not say so.
+	Node time.Time `json:"node,omitzero"`
 }
 
 func evictionKey(group, pid string) string { return "x." + group + "." + pid }
 
-// keepEviction is the server's TTL of an eviction; a coordinator that has seen it goes
-// by it for longer.
+// keepEviction is the server's TTL of an eviction. The coordinators that see the member
+// evicted in the group's view go by that for longer.
 const keepEviction = 7 * 24 * time.Hour
 
 func parseEviction(e kv.Entry) (x eviction, ok bool) {
@@ -35,13 +37,29 @@ func parseEviction(e kv.Entry) (x eviction, ok bool) {
 	return x, err == nil && x.Key == e.Key && e.Key != "" && x.PID != ""
 }
 
+// evict says of m, which has the wish w, whether it is to have nothing: the newest
+// eviction of the PID says so, or there is no record of one any more, and it is evicted in
+// the view. Who is has its node's time in the view, for those who have no record of it.
+func (c *counter) evict(m *roster.Member, w wish, view past) {
+	x, known := c.evicted[w.PID]
+	if old := view.members[w.PID]; !known && old != nil && old.Evicted {
+		x = eviction{Inc: old.Inc, Node: old.Since}
+	}
+	m.Evicted = x.Inc != 0 && (x.Inc == w.Inc || !w.Since.IsZero() && x.Node.Equal(w.Since))
+	m.Since = time.Time{}
+	if m.Evicted {
+		m.Since = w.Since
+	}
+}
+
 // Evict takes all indices and partitions of the group from the member pid, whether it
 // is well or not, until it is started anew or Restore is called: a member that is up
-// but does its work badly. It stays in the group. It is told like of any other loss,
-// and in a strict mode nobody has what it had before it has stopped or its lease has
-// run out. Evict returns when the group's view shows it with nothing; progress, if not
-// nil, is called with what is left, whenever that has changed. node need not be in the
-// group, and may be passive. [ErrNoMember] if pid is not in the group.
+// but does its work badly. One that loses its lease and rejoins is not started anew. It
+// stays in the group. It is told like of any other loss, and in a strict mode nobody has
+// what it had before it has stopped or its lease has run out. Evict returns when the
+// group's view shows it with nothing; progress, if not nil, is called with what is left,
+// whenever that has changed. node need not be in the group, and may be passive.
+// [ErrNoMember] if pid is not in the group.
 func Evict(ctx context.Context, node *fabric.Node, group string, pid fabric.PID, progress func(left int)) error {
 	return evict(ctx, node, group, pid, true, progress)
 }
@@ -71,7 +89,14 @@ func evict(ctx context.Context, node *fabric.Node, group string, pid fabric.PID,
 	}
 	x := eviction{Key: evictionKey(group, string(pid)), PID: string(pid), Since: time.Now().UTC(), Nonce: nuid.Next()}
 	if out {
+		e, err := host.Session.Bucket().Get(ctx, groupKey(group, x.PID))
+		if err != nil {
+			return fmt.Errorf("balance: evict %s: %w", pid, err)
+		}
 		x.Inc = m.Inc
+		if w, ok := parseWish(e); ok && w.Inc == m.Inc {
+			x.Node = w.Since
+		}
 	}
 	if err := x.write(ctx, host.Session.Bucket()); err != nil {
 		return fmt.Errorf("balance: evict %s: %w", pid, err)

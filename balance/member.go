@@ -81,6 +81,8 @@ type wish struct {
 	Acked    uint64 `json:"acked,omitempty"`
 	RejoinMS int64  `json:"rejoin_ms,omitempty"`
 	Gone     bool   `json:"gone,omitempty"`
+	// Since is when its node joined the fabric: the same in all incarnations of one node.
+	Since time.Time `json:"since,omitzero"`
 }
 
 func groupKey(group, pid string) string { return lease.KeyWish(group, pid) }
@@ -112,7 +114,8 @@ type member struct {
 	mu    sync.Mutex // guards the fields below
 	ask   roster.Ask
 	acked uint64
-	inc   uint64 // for which the wish was written last, or may have been
+	since time.Time // of the wish; zero until the fabric's view has shown it
+	inc   uint64    // for which the wish was written last, or may have been
 }
 
 func (m *member) begin(ctx context.Context, hold *lease.Hold) (err error) {
@@ -264,9 +267,16 @@ func (m *member) write(ctx context.Context, inc uint64, gone bool) error {
 	}
 	m.mu.Lock()
 	m.inc = max(m.inc, inc) // from now on it may be stored, whether we hear of it or not
+	if m.since.IsZero() {
+		v, _ := m.host.Members.View()
+		if self, ok := v.Find(string(m.node.PID())); ok && self.Inc == inc {
+			m.since = self.Since
+		}
+	}
 	w := wish{
 		Key: groupKey(m.cfg.Group, string(m.node.PID())), PID: string(m.node.PID()), Inc: inc,
 		Ask: m.ask, Acked: m.acked, RejoinMS: m.cfg.Rejoin.Milliseconds(), Gone: gone,
+		Since: m.since,
 	}
 	m.mu.Unlock()
 	var ttl time.Duration

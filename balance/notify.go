@@ -26,8 +26,8 @@ func (c *cursor) next(st *state) (Share, bool) {
 		return Share{}, false
 	case c.begun && c.shown.First >= 0 && st.losses != c.losses:
 		share = st.loss
-	case c.begun && c.shown.First < 0 && share.First < 0 && st.losses > 0:
-		return Share{}, false // found again and lost again between two looks
+	case c.begun && c.shown.First < 0 && share.First < 0 && st.losses > 0 && st.ended != nil:
+		return Share{}, false // the end of one who knows that it has nothing is no news
 	}
 	*c = cursor{begun: true, shown: share, losses: st.losses}
 	return share, true

@@ -165,23 +165,23 @@ func (p poll) inherit(before, next *roster.View, k kind) {
 }
 
 // units returns the number of partitions: once there is one it only doubles, when a
-// member asks for it.
+// member asks for it. A number that no group can have counts as none, wherever it is from.
 func (p poll) units(before, next *roster.View, k kind) int {
 	if !k.parts {
 		return before.Units
 	}
 	units := before.Units
-	if before.Kind != next.Kind || !slices.ContainsFunc(before.Members, func(m *roster.Member) bool { return !m.Passive && !m.Refused }) {
-		units = 0 // nobody was there: a new beginning
+	if !validParts(units) || before.Kind != next.Kind || !slices.ContainsFunc(before.Members, func(m *roster.Member) bool { return !m.Passive && !m.Refused }) {
+		units = 0 // or nobody was there: a new beginning
 	}
 	voters := voters(next.Members)
 	for _, m := range voters {
-		if units == 0 && m.Kind == next.Kind {
+		if units == 0 && m.Kind == next.Kind && validParts(m.Parts) {
 			units = m.Parts
 		}
 	}
 	for _, m := range voters {
-		if m.Kind != next.Kind || m.Parts <= units || m.Parts > MaxPartitions || units <= 0 || m.Parts%units != 0 {
+		if m.Kind != next.Kind || m.Parts <= units || !validParts(m.Parts) || units <= 0 || m.Parts%units != 0 {
 			continue
 		}
 		factor := m.Parts / units
@@ -196,6 +196,8 @@ func (p poll) units(before, next *roster.View, k kind) int {
 	}
 	return units
 }
+
+func validParts(n int) bool { return n >= 1 && n <= MaxPartitions }
 
 // target returns what each member should have in the end, and of how many.
 func (p poll) target(next *roster.View, k kind) (given []slots, units int) {

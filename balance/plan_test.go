@@ -218,3 +218,28 @@ func TestPlanOrder(t *testing.T) {
 		}
 	}
 }
+
+// A number of partitions that no group can have is nobody's wish, whether a member says so
+// or a view that is there.
+func TestPlanUnits(t *testing.T) {
+	for _, k := range []kind{{parts: true}, {parts: true, mode: StrictIndex}, {parts: true, zoned: true}} {
+		for _, wrong := range []int{MaxPartitions + 1, 1 << 40, 0, -8} {
+			line := func(pid string, inc uint64, parts int) *roster.Member {
+				return &roster.Member{PID: pid, Inc: inc, Ask: roster.Ask{Workers: 1, Kind: k.String(), Parts: parts}}
+			}
+			for _, before := range []*roster.View{
+				{}, {Epoch: 1, Kind: k.String(), Units: wrong, Members: []*roster.Member{line("a", 1, wrong)}},
+			} {
+				next := &roster.View{Epoch: before.Epoch + 1, Kind: before.Kind, Units: before.Units, Members: []*roster.Member{line("a", 1, wrong), line("b", 2, 8)}}
+				poll{}.plan(before, next)
+				var all slots
+				for _, m := range next.Members {
+					all = all.and(slots(m.Slots))
+				}
+				if next.Units != 8 || all != "0-7" {
+					t.Errorf("kind %q, %d after %d: %d partitions, %q of them given", k, wrong, before.Units, next.Units, all)
+				}
+			}
+		}
+	}
+}

@@ -9,7 +9,7 @@ import (
 // Of probation, which keeps a PID that comes and goes from moving everybody's work each
 // time:
 //
-//	           a life shorter than calm ends in a failure: one strike more
+//	                     a failure: one strike more
 //	  +-----------------------------------------------------------------+
 //	  v                                                                 |
 //	0 to 2 strikes: admitted at once                                    |
@@ -92,8 +92,8 @@ func (p poll) depart(old *roster.Member) roster.Departure {
 }
 
 // admit says of each member of next how many strikes it has, and whether it is on
-// probation. Who was admitted stays so, and so does its place. Nobody is held back when there is nobody else to
-// do the work.
+// probation. Who was admitted stays so, and so does its place. Nobody is held back when
+// there is nobody else to do the work: of its own zone, where each zone does all of it.
 func (p poll) admit(before, next *roster.View) {
 	if p.bound <= 0 { // it is off
 		for _, m := range next.Members {
@@ -101,7 +101,8 @@ func (p poll) admit(before, next *roster.View) {
 		}
 		return
 	}
-	others, past := false, pastOf(before)
+	k, past := parseKind(next.Kind), pastOf(before)
+	others := map[string]bool{} // by zone: somebody does the work
 	for _, m := range next.Members {
 		old := past.members[m.PID]
 		goesOn := old != nil && (identityOf(old) == identityOf(m) || p.kept[identityOf(old)])
@@ -115,10 +116,12 @@ func (p poll) admit(before, next *roster.View) {
 		if m.Away { // it is not there to be admitted
 			m.Probation = goesOn && old.Probation
 		}
-		others = others || !m.Away && wantOf(m).granted() > 0
+		if !m.Away && wantOf(m).granted() > 0 {
+			others[k.zone(m)] = true
+		}
 	}
 	for _, m := range next.Members {
-		m.Probation = m.Probation && others
+		m.Probation = m.Probation && others[k.zone(m)]
 	}
 }
 

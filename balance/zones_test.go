@@ -22,16 +22,21 @@ func FuzzZones(f *testing.F) {
 	for i := range 6 {
 		f.Add(uint64(i), uint8(30), uint8(7))
 	}
+	f.Add(uint64(256), uint8(43), uint8(1)) // one on probation is alone in its zone
 	f.Fuzz(func(t *testing.T, seed uint64, steps, parts uint8) {
 		p := newPlanner(t, seed, kind{parts: true, zoned: true})
 		units := max(1, int(parts))
 		alone := map[string]*roster.View{}
+		p.poll.bound, p.poll.up = DefaultProbation, map[identity]time.Duration{}
+		p.poll.failed = func(*roster.Member) (bool, roster.Sign) { return true, 0 }
 		for range min(int(steps), 60) {
 			p.churn()
 			for pid, m := range p.here {
 				m.Parts = units
 				p.here[pid] = m
+				p.poll.up[identityOf(&m)] += time.Duration(p.r.IntN(1+60*p.r.IntN(2))) * time.Second
 			}
+			before := p.view
 			p.step()
 			byZone := map[string][]*roster.Member{}
 			for _, m := range p.view.Members {
@@ -47,16 +52,26 @@ func FuzzZones(f *testing.F) {
 					alike.Given, alike.Kind = roster.Given{}, next.Kind
 					next.Members = append(next.Members, &alike)
 				}
-				p.poll.plan(alone[zone], next)
+				past := *alone[zone]
+				past.Members = slices.Clone(past.Members)
+				for _, m := range before.Members { // how often one failed elsewhere is known here as well
+					if _, ok := past.Find(m.PID); !ok {
+						elsewhere := *m
+						elsewhere.Passive, elsewhere.Slots = true, ""
+						past.Members = append(past.Members, &elsewhere)
+					}
+				}
+				p.poll.plan(&past, next)
 				alone[zone] = next
-				sum := 0
+				sum, able := 0, false
 				for i, m := range members {
 					if next.Members[i].Slots != m.Slots && units == p.view.Units {
 						t.Fatalf("%s has %q in zone %s, and would have %q without the other zones:\n%+v", m.PID, m.Slots, zone, next.Members[i].Slots, p.view)
 					}
 					sum += slots(m.Slots).count()
+					able = able || !m.Passive && !m.Idle
 				}
-				if sum != 0 && sum != p.view.Units {
+				if sum != 0 && sum != p.view.Units || able && sum == 0 {
 					t.Fatalf("%d partitions of %d in zone %s: %+v", sum, p.view.Units, zone, p.view)
 				}
 			}
@@ -67,6 +82,26 @@ func FuzzZones(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Who failed again and again is held back where others of its own zone do the work, and
+// nowhere else.
+func TestProbationByZone(t *testing.T) {
+	k := kind{parts: true, zoned: true}
+	line := func(pid, zone string, inc uint64, strikes int) *roster.Member {
+		m := &roster.Member{PID: pid, Inc: inc, Ask: roster.Ask{Workers: 1, Kind: k.String(), Parts: 8, Zone: zone}}
+		m.Strikes = strikes
+		return m
+	}
+	for held, zone := range map[bool]string{false: "b", true: "a"} {
+		before := &roster.View{Epoch: 5, Kind: k.String(), Units: 8, Members: []*roster.Member{line("a", "a", 1, 0)}, Gone: []roster.Departure{{PID: "c", Inc: 2, Failed: true, Strikes: 3}}}
+		next := &roster.View{Epoch: 6, Kind: k.String(), Units: 8, Members: []*roster.Member{line("a", "a", 1, 0), line("c", zone, 3, 0)}}
+		poll{bound: DefaultProbation, up: map[identity]time.Duration{{"a", 1, 0}: time.Hour}}.plan(before, next)
+		c, _ := next.Find("c")
+		if got := slots(c.Slots).count(); c.Strikes != 3 || c.Probation != held || got != 8*bit(!held) {
+			t.Errorf("in zone %s, beside one in a, c has %d strikes, probation %v and %d partitions", zone, c.Strikes, c.Probation, got)
+		}
+	}
 }
 
 func TestZoneConfig(t *testing.T) {
