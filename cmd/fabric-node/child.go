@@ -89,11 +89,14 @@ func startChild(log *slog.Logger, argv, env []string, stdin io.Reader, stdout, s
 		// The kernel sends the parent-death signal when the starting thread ends.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		err := startWaited(cmd)
-		if err == nil {
+		err := startWaited(func() (int, error) {
+			if err := cmd.Start(); err != nil {
+				return 0, err
+			}
 			c.pid = cmd.Process.Pid
 			c.groups = map[int]bool{c.pid: true}
-		}
+			return c.pid, nil
+		})
 		started <- err
 		if err != nil {
 			return

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"os"
-	"os/exec"
 	"os/signal"
 	"slices"
 	"strconv"
@@ -30,13 +29,14 @@ var waited = struct {
 	pids       map[int]bool
 }{pids: map[int]bool{}}
 
-// startWaited starts cmd. Its PID is to be given to forgetWaited after cmd.Wait.
-func startWaited(cmd *exec.Cmd) error {
+// startWaited calls start, which starts a process that os/exec waits for. Its PID is to be
+// given to forgetWaited after that.
+func startWaited(start func() (pid int, err error)) error {
 	waited.Lock()
 	defer waited.Unlock()
-	err := cmd.Start()
+	pid, err := start()
 	if err == nil {
-		waited.pids[cmd.Process.Pid] = true
+		waited.pids[pid] = true
 	}
 	return err
 }

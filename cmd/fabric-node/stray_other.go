@@ -2,14 +2,15 @@
 
 package main
 
-import "os/exec"
-
 // Only Linux makes a process the parent of its descendants' orphans: elsewhere who leaves
 // the command's group is not found.
 
 func adoptOrphans() {}
 
-func startWaited(cmd *exec.Cmd) error { return cmd.Start() }
+func startWaited(start func() (pid int, err error)) error {
+	_, err := start()
+	return err
+}
 
 func forgetWaited(int) {}
 
