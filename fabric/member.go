@@ -13,7 +13,7 @@ type Member struct {
 	// start of a process under the PID, and when a node rejoins.
 	Incarnation uint64
 	Host        string
-	// Since is when the incarnation joined, by its own clock.
+	// Since is when the process joined, by its own clock. A node that rejoins keeps it.
 	Since time.Time
 	Meta  map[string]string
 }
