@@ -14,10 +14,13 @@ import (
 // window is what a link to a node may carry whose inbox holds less.
 const window = 256
 
-// blocked has a send to b, in mode Reliable, until one waits for room, whose error is
-// sent.
-func blocked(t *testing.T, a *fabric.Node) (result <-chan error) {
+// blocked joins a and b, and has a send to b, in mode Reliable, until a message waits for
+// room, whose error is sent.
+func blocked(t *testing.T, s *natstest.Server) (a, b *fabric.Node, lb *natstest.Link, result <-chan error) {
 	t.Helper()
+	a = join(t, s, "a", small)
+	b, lb = joinLink(t, s, "b", small)
+	await(t, a, "a", "b")
 	for i := range window {
 		if err := a.SendMsg(t.Context(), &fabric.Message{To: "b", Mode: fabric.Reliable, Data: fmt.Append(nil, i)}); err != nil {
 			t.Fatal(err)
@@ -35,7 +38,7 @@ func blocked(t *testing.T, a *fabric.Node) (result <-chan error) {
 		t.Fatalf("the window is not full: %v", err)
 	case <-time.After(time.Minute):
 	}
-	return waits
+	return a, b, lb, waits
 }
 
 func small(c *fabric.Config) { c.Inbox.Messages, c.Lease = 100, 5*time.Second }
@@ -44,10 +47,7 @@ func small(c *fabric.Config) { c.Inbox.Messages, c.Lease = 100, 5*time.Second }
 // was away when it said so.
 func TestBlockedSendAfterALostGrant(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
-		a, _ := joinLink(t, s, "a", small)
-		b, lb := joinLink(t, s, "b", small)
-		await(t, a, "a", "b")
-		waits := blocked(t, a)
+		_, b, lb, waits := blocked(t, s)
 		lb.Cut()
 		lb.Kill()
 		for i := range window {
@@ -73,10 +73,7 @@ func TestBlockedSendAfterALostGrant(t *testing.T) {
 // TestBlockedSendToTheDead: who waits for room that cannot be any more is told.
 func TestBlockedSendToTheDead(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
-		a, _ := joinLink(t, s, "a", small)
-		_, lb := joinLink(t, s, "b", small)
-		await(t, a, "a", "b")
-		waits := blocked(t, a)
+		_, _, lb, waits := blocked(t, s)
 		lb.Cut()
 		lb.Kill()
 		select {
@@ -94,10 +91,7 @@ func TestBlockedSendToTheDead(t *testing.T) {
 // goes on, whoever else sends meanwhile.
 func TestBlockedSendOutlivesTheReceiver(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
-		a, _ := joinLink(t, s, "a", small)
-		b, lb := joinLink(t, s, "b", small)
-		await(t, a, "a", "b")
-		waits := blocked(t, a)
+		a, b, lb, waits := blocked(t, s)
 		lb.Cut()
 		await(t, a, "a")
 		lb.Heal()

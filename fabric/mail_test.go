@@ -307,7 +307,7 @@ func TestDeadLetter(t *testing.T) {
 				}
 				at = append(at, time.Since(began).Round(100*time.Millisecond))
 				attempts = append(attempts, m.Attempt())
-				copy(m.Data, "XXX") // it belongs to the receiver
+				copy(m.Data, "???") // it belongs to the receiver
 				return nil, fmt.Errorf("no %d", m.Attempt())
 			})
 		}()

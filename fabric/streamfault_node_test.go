@@ -69,13 +69,20 @@ func drained(in *fabric.InStream) (n int, err error) {
 	}
 }
 
+// writerAndReader joins a, over a link that can be cut, and b.
+func writerAndReader(t *testing.T, s *natstest.Server) (a *fabric.Node, la *natstest.Link, b *fabric.Node) {
+	t.Helper()
+	b = join(t, s, "b", patient)
+	a, la = joinLink(t, s, "a", patient)
+	await(t, a, "a", "b")
+	return a, la, b
+}
+
 // TestStreamOnce: a stream that was read to its end, and closed, does not begin again
 // because its writer has not heard of it.
 func TestStreamOnce(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
-		b := join(t, s, "b", patient)
-		a, la := joinLink(t, s, "a", patient)
-		await(t, a, "a", "b")
+		a, la, b := writerAndReader(t, s)
 		ctx := within(t, 10*time.Minute)
 		la.CutReplies()
 		closed := make(chan error, 1)
@@ -110,9 +117,7 @@ func TestStreamOnce(t *testing.T) {
 // writer learns that.
 func TestStreamRefusedOnce(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
-		b := join(t, s, "b", patient)
-		a, la := joinLink(t, s, "a", patient)
-		await(t, a, "a", "b")
+		a, la, b := writerAndReader(t, s)
 		la.CutReplies()
 		out, in := opened(t, within(t, 10*time.Minute), a, b)
 		if err := in.Close(); err != nil {
@@ -131,9 +136,7 @@ func TestStreamRefusedOnce(t *testing.T) {
 // has closed it.
 func TestStreamAbortHeard(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
-		b := join(t, s, "b", patient)
-		a, la := joinLink(t, s, "a", patient)
-		await(t, a, "a", "b")
+		a, la, b := writerAndReader(t, s)
 		out, in := opened(t, within(t, 10*time.Minute), a, b)
 		la.CutReplies()
 		aborted := make(chan error, 1)
@@ -178,9 +181,7 @@ func TestStreamWriterReplaced(t *testing.T) {
 // anew.
 func TestStreamStalled(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
-		b := join(t, s, "b", patient)
-		a, la := joinLink(t, s, "a", patient)
-		await(t, a, "a", "b")
+		a, la, b := writerAndReader(t, s)
 		la.CutReplies()
 		out, in := opened(t, within(t, 10*time.Minute), a, b)
 		la.Cut()
@@ -201,9 +202,7 @@ func TestStreamStalled(t *testing.T) {
 // to write and a reader that does not read, however long.
 func TestStreamQuiet(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
-		b := join(t, s, "b", patient)
-		a, la := joinLink(t, s, "a", patient)
-		await(t, a, "a", "b")
+		a, la, b := writerAndReader(t, s)
 		out, in := opened(t, within(t, time.Hour), a, b)
 		la.Cut()
 		time.Sleep(20 * time.Second)
