@@ -256,6 +256,27 @@ func TestMailAfterLeave(t *testing.T) {
 	})
 }
 
+// What came while a process left is not behind what it gave back by more than that takes.
+func TestMailBesideWhatWasGivenBack(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a, b := join(t, s, "a"), join(t, s, "b", mailbox)
+		mustPost(t, a, "b", "1")
+		next(t, b)
+		joined := make(chan *fabric.Node)
+		go func() { joined <- join(t, s, "c") }() // so that b need not wait long for a view
+		time.Sleep(25 * time.Millisecond)
+		leave(t, b)
+		mustPost(t, a, "b", "2", "3")
+		b = join(t, s, "b", mailbox)
+		began := time.Now()
+		expectMail(t, b, "1", "2", "3")
+		if took := time.Since(began); took > ttl/10 {
+			t.Errorf("it took %v", took)
+		}
+		<-joined
+	})
+}
+
 // A message that ends every process which receives it becomes a dead letter, and those
 // that waited behind it in the same inboxes do not.
 func TestPoisonEndsProcesses(t *testing.T) {

@@ -169,7 +169,7 @@ type estate struct {
 	b       *mailbox
 	last    uint64     // place in the stream of the newest that it got
 	fresh   []*Message // what it never saw, held back
-	waited  bool
+	waited  time.Duration
 	settled bool
 }
 
@@ -199,11 +199,8 @@ func (e *estate) inherit(ctx context.Context) error {
 				if msg := b.admit(m); msg != nil {
 					e.fresh = append(e.fresh, msg)
 				}
-				if !e.waited { // the server still has hope for the others
-					e.waited = true
-					if err := pauseFor(ctx, b.desc.AckWait); err != nil {
-						return err
-					}
+				if err := e.wait(ctx); err != nil {
+					return err
 				}
 				break
 			}
@@ -219,6 +216,14 @@ func (e *estate) inherit(ctx context.Context) error {
 	e.settled = true
 	e.hand()
 	return nil
+}
+
+// wait gives the server time to deliver again what the process before had: little first,
+// as what it gave back comes soon, and no more than the server's patience in all.
+func (e *estate) wait(ctx context.Context) error {
+	d := min(max(e.waited, handOver), e.b.desc.AckWait-e.waited)
+	e.waited += d
+	return pauseFor(ctx, d)
 }
 
 func (b *mailbox) next(ctx context.Context) (jetstream.Msg, error) {
