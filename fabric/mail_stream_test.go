@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -97,6 +98,7 @@ func TestForeignMail(t *testing.T) {
 		if d := dead[5]; d.Message.From != "_" || d.Subject != "fab.c.production.d.b.we!rd" {
 			t.Errorf("dead letter %+v of %+v", d, d.Message)
 		}
+		synctest.Wait() // they are counted after they are stored
 		if st := b.Stats(); st.Invalid != uint64(len(foreign)) || st.Parked != st.Invalid {
 			t.Errorf("%+v", st)
 		}

@@ -356,6 +356,7 @@ func TestDeadLetter(t *testing.T) {
 			t.Errorf("dead letter %+v of %+v", d, d.Message)
 		}
 		synctest.Wait() // the letter is there; b has yet to hear so
+		synctest.Wait() // it is counted after it is stored
 		if st := b.Stats(); st.Parked != 1 || st.Invalid != 0 {
 			t.Errorf("%+v", st)
 		}
