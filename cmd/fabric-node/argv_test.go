@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -36,25 +37,17 @@ func commandLines(t *testing.T, text string) (found []string) {
 // TestNoSecretOnCommandLines: while commands run, and what they start, no process has a
 // secret on its command line, however it was given but there.
 func TestNoSecretOnCommandLines(t *testing.T) {
+	t.Parallel()
 	if _, err := os.Stat("/proc/self/cmdline"); err != nil {
 		t.Skip("SKIPPED: this system does not show the command lines of processes in /proc")
 	}
 	secret := rand.Text()
 	addr := natsServer(t, &server.Options{JetStream: true, Username: "u", Password: secret})
-	ways := map[string]func(t *testing.T) []string{
-		"FABRIC_SERVER": func(t *testing.T) []string {
-			t.Setenv("FABRIC_SERVER", "nats://u:"+secret+"@"+addr)
-			return nil
-		},
-		"NATS_PASSWORD": func(t *testing.T) []string {
-			t.Setenv("NATS_USER", "u")
-			t.Setenv("NATS_PASSWORD", secret)
-			return []string{"-s", addr}
-		},
-		"context": func(t *testing.T) []string {
-			writeContext(t, "prod", `{"url":"nats://`+addr+`","user":"u","password":"`+secret+`"}`)
-			return []string{"--context", "prod"}
-		},
+	home := contextHome(t, "prod", `{"url":"nats://`+addr+`","user":"u","password":"`+secret+`"}`)
+	ways := map[string]struct{ env, args []string }{
+		"url":      {[]string{"FABRIC_SERVER=nats://u:" + secret + "@" + addr}, nil},
+		"password": {[]string{"NATS_USER=u", "NATS_PASSWORD=" + secret}, []string{"-s", addr}},
+		"context":  {[]string{"XDG_CONFIG_HOME=" + home}, []string{"--context", "prod"}},
 	}
 	// Each says something when it runs, and what it starts does.
 	commands := map[string]struct {
@@ -65,12 +58,12 @@ func TestNoSecretOnCommandLines(t *testing.T) {
 		"lead":    {[]string{"lead", "x", "--", "sh", "-c", "echo begun; sleep 60"}, "begun"},
 		"balance": {[]string{"balance", "-n", "2", "--", "sh", "-c", "echo begun; sleep 60"}, "begun"},
 	}
-	for way, give := range ways {
+	for way, given := range ways {
 		for name, command := range commands {
 			t.Run(way+" "+name, func(t *testing.T) {
-				cleanEnv(t)
-				given := give(t)
-				cmd := exec.Command("fabric-node", append(append([]string{command.args[0]}, given...), command.args[1:]...)...)
+				t.Parallel()
+				cmd := exec.Command("fabric-node", slices.Concat(command.args[:1], given.args, command.args[1:])...)
+				cmd.Env = append(append(os.Environ(), "FABRIC_CLUSTER="+way), given.env...)
 				var out output
 				cmd.Stdout, cmd.Stderr = &out, &out
 				if err := cmd.Start(); err != nil {

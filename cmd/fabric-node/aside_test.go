@@ -92,7 +92,7 @@ func end(t *testing.T, cmd *exec.Cmd, limit time.Duration, what string) {
 
 // A leader whose stderr nobody reads stops its command, on a loss and on a signal.
 func TestStalledStderr(t *testing.T) {
-	cleanEnv(t)
+	t.Parallel()
 	for _, tt := range []struct {
 		name string
 		stop func(*os.Process, *atomic.Bool)
@@ -101,6 +101,7 @@ func TestStalledStderr(t *testing.T) {
 		{"asked", func(p *os.Process, _ *atomic.Bool) { p.Signal(syscall.SIGTERM) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			dir := t.TempDir()
 			addr := natsServer(t, &server.Options{JetStream: true})
 			var cut atomic.Bool
@@ -136,7 +137,7 @@ func TestStalledStderr(t *testing.T) {
 
 // A member whose stderr nobody reads has stopped its worker before its index is another's.
 func TestStalledStderrOfWorkers(t *testing.T) {
-	cleanEnv(t)
+	t.Parallel()
 	dir := t.TempDir()
 	addr := natsServer(t, &server.Options{JetStream: true})
 	var cut atomic.Bool

@@ -76,7 +76,6 @@ func TestSecretsAreNotPrinted(t *testing.T) {
 	for way, give := range ways {
 		for name, addr := range map[string]string{"refused": "127.0.0.1:1", "locked": locked} {
 			t.Run(way+" "+name, func(t *testing.T) {
-				cleanEnv(t)
 				given := give(t, addr)
 				for i, command := range commands {
 					args := append([]string{command[0], "-v", "--timeout", "50ms"}, given...)
@@ -95,7 +94,6 @@ func TestSecretsAreNotPrinted(t *testing.T) {
 		}
 	}
 	t.Run("signing key", func(t *testing.T) {
-		cleanEnv(t)
 		for _, text := range []string{canary, "SA" + canary, "-----BEGIN ACCOUNT NKEY SEED-----\n" + canary + "\n------END ACCOUNT NKEY SEED------\n"} {
 			code, stdout, stderr := runCLI(t, "permissions", "-i", "a", "--format", "creds", "--signing-key", file(t, text))
 			if code == exitOK || strings.Contains(stdout+stderr, canary) {

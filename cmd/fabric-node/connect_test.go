@@ -71,8 +71,13 @@ func TestBadCredentials(t *testing.T) {
 // writeContext writes a NATS context as the nats command does, and selects it.
 func writeContext(t *testing.T, name, text string) {
 	t.Helper()
+	t.Setenv("XDG_CONFIG_HOME", contextHome(t, name, text))
+}
+
+// contextHome returns a directory of configurations in which a context is selected.
+func contextHome(t *testing.T, name, text string) string {
+	t.Helper()
 	home := t.TempDir()
-	t.Setenv("XDG_CONFIG_HOME", home)
 	dir := filepath.Join(home, "nats", "context")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
@@ -85,10 +90,10 @@ func writeContext(t *testing.T, name, text string) {
 			t.Fatal(err)
 		}
 	}
+	return home
 }
 
 func TestContext(t *testing.T) {
-	cleanEnv(t)
 	writeContext(t, "prod", `{"url":"nats://a:1,nats://b:2","user":"u","password":"p","jetstream_domain":"hub"}`)
 	a, _, _ := testApp("table")
 

@@ -12,7 +12,6 @@ import (
 // Where messages and the bucket are in two accounts, the program makes both
 // connections, with what FABRIC_CONTROL_* says for the second.
 func TestTwoAccounts(t *testing.T) {
-	cleanEnv(t)
 	t.Setenv("FABRIC_PASSWORD_root", "r00t")
 	t.Setenv("FABRIC_PASSWORD_web_1", "w3b")
 	for _, layout := range []string{"split", "isolated"} {

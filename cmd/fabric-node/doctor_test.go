@@ -54,7 +54,6 @@ func joinShop(t *testing.T, url, pid string, tune ...func(*fabric.Config)) *fabr
 
 // A fabric with nothing wrong: exit code 0, and every check is in the output.
 func TestDoctorFindsNothing(t *testing.T) {
-	cleanEnv(t)
 	addr := natsServer(t, &server.Options{JetStream: true, Username: "u", Password: "right"})
 	at := "nats://u:right@" + addr
 	t.Setenv("FABRIC_SERVER", at)
@@ -187,7 +186,6 @@ func TestDoctorFinds(t *testing.T) {
 		{"illegal name", func(t *testing.T) string { return open(t) }, "names", "illegal pid", "other names", critical, []string{"-i", "*"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			cleanEnv(t)
 			t.Setenv("FABRIC_SERVER", tt.start(t))
 			code, all, wrong := examine(t, tt.args...)
 			f := wrong[tt.check]
@@ -217,7 +215,6 @@ func jetStreamAt(t *testing.T, at string) jetstream.JetStream {
 
 // Every permission of every role, taken away in turn, is named by doctor.
 func TestDoctorTriesPermissions(t *testing.T) {
-	cleanEnv(t)
 	root := &server.User{Username: "root", Password: "p"}
 	for _, role := range []fabric.Role{fabric.RoleMember, fabric.RoleCandidate} {
 		p, err := fabric.Config{Cluster: "shop", PID: "web-1"}.Permissions(fabric.Scope{Role: role})

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"strings"
@@ -12,23 +13,9 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// cleanEnv keeps the settings of whoever runs the tests out of them.
-func cleanEnv(t testing.TB) {
-	for _, tw := range twins {
-		t.Setenv(tw.env, "")
-	}
-	for _, name := range []string{
-		"NATS_URL", "NATS_USER", "NATS_PASSWORD", "NATS_TOKEN", "NATS_CREDS", "NATS_NKEY", "NATS_JWT",
-		"NATS_SEED", "NATS_CERT", "NATS_KEY", "NATS_CA", "NATS_SOCKS_PROXY",
-	} {
-		t.Setenv(name, "")
-	}
-}
-
 // parse parses a command line up to where the command would run.
 func parse(t *testing.T, env map[string]string, args ...string) (*app, error) {
 	t.Helper()
-	cleanEnv(t)
 	for k, v := range env {
 		t.Setenv(k, v)
 	}
@@ -122,14 +109,15 @@ func TestBadFlags(t *testing.T) {
 		{env: map[string]string{"FABRIC_VERBOSE": "maybe"}, want: `FABRIC_VERBOSE="maybe": not true or false`},
 		{env: map[string]string{"FABRIC_OUTPUT": "xml"}, want: "choose table, json or ndjson"},
 	} {
-		_, err := parse(t, tt.env, strings.Fields(tt.args)...)
-		if err == nil || !strings.Contains(err.Error(), tt.want) {
-			t.Errorf("%q with %v: error %v, want %q in it", tt.args, tt.env, err, tt.want)
-			continue
-		}
-		if got := exitCode(asUsage(err, "x")); got != exitUsage {
-			t.Errorf("%q with %v: exit code %d, want %d", tt.args, tt.env, got, exitUsage)
-		}
+		t.Run(fmt.Sprint(tt.args, tt.env), func(t *testing.T) {
+			_, err := parse(t, tt.env, strings.Fields(tt.args)...)
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Fatalf("error %v, want %q in it", err, tt.want)
+			}
+			if got := exitCode(asUsage(err, "x")); got != exitUsage {
+				t.Errorf("exit code %d, want %d", got, exitUsage)
+			}
+		})
 	}
 }
 

@@ -64,7 +64,6 @@ func TestExitCode(t *testing.T) {
 }
 
 func TestReport(t *testing.T) {
-	cleanEnv(t)
 	for _, tt := range []struct {
 		name           string
 		err            error
@@ -156,7 +155,6 @@ func TestWantsJSON(t *testing.T) {
 		{"json", "members --bogus", true},
 		{"json", "members --bogus -o table", false},
 	} {
-		cleanEnv(t)
 		t.Setenv("FABRIC_OUTPUT", tt.env)
 		if got := (&app{}).wantsJSON(strings.Fields(tt.args)); got != tt.want {
 			t.Errorf("wantsJSON(%q) with FABRIC_OUTPUT=%q = %v, want %v", tt.args, tt.env, got, tt.want)

@@ -97,7 +97,7 @@ func noted(t *testing.T, path string) (first, last int64) {
 // A leader that is cut off has stopped its command, even one that must be killed,
 // before the next leader's command starts.
 func TestCommandsNeverOverlap(t *testing.T) {
-	cleanEnv(t)
+	t.Parallel()
 	dir := t.TempDir()
 	addr := natsServer(t, &server.Options{JetStream: true})
 	var cut atomic.Bool

@@ -91,7 +91,6 @@ func (a *authority) user(t *testing.T, pid string) (file string, code int, errs 
 // Users that the command signs under the template are held to their own PID; what
 // is no PID is not signed; and signed by hand, it would be everybody.
 func TestSignedUsers(t *testing.T) {
-	cleanEnv(t)
 	a := newAuthority(t, fabric.RoleAdmin)
 	file, code, errs := a.user(t, "web-1")
 	if code != exitOK {
@@ -159,7 +158,6 @@ func mayPublish(t *testing.T, url, subject string, opts ...nats.Option) bool {
 
 // What is printed is taken by a server, and a member joins with it.
 func TestPermissionsAsConfiguration(t *testing.T) {
-	cleanEnv(t)
 	t.Setenv("FABRIC_PASSWORD_root", "r00t")
 	t.Setenv("FABRIC_PASSWORD_web_1", "w3b")
 	for _, layout := range []string{"shared", "split", "isolated"} {
@@ -193,7 +191,6 @@ func TestPermissionsAsConfiguration(t *testing.T) {
 }
 
 func TestPermissionsUsage(t *testing.T) {
-	cleanEnv(t)
 	for _, tt := range []struct{ args, want string }{
 		{"", "--pid is missing"},
 		{"-i *", "illegal pid"},

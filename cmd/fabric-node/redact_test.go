@@ -6,7 +6,6 @@ import (
 )
 
 func TestRedact(t *testing.T) {
-	cleanEnv(t)
 	a := &app{}
 	for _, tt := range []struct{ in, want string }{
 		{"", ""},
@@ -36,7 +35,6 @@ func TestRedact(t *testing.T) {
 }
 
 func TestRedactKnownSecrets(t *testing.T) {
-	cleanEnv(t)
 	t.Setenv("NATS_PASSWORD", "hunter22")
 	t.Setenv("NATS_URL", "nats://u:fromurl@h")
 	t.Setenv("NATS_TOKEN", "abc") // too short to black out

@@ -6,18 +6,11 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
-
-	"github.com/natsfabric/natsfabric/internal/natstest"
 )
-
-// The scripts run this test binary as fabric-node.
-func TestMain(m *testing.M) {
-	natstest.Patient()
-	testscript.Main(m, map[string]func(){"fabric-node": main})
-}
 
 // TestScript runs what needs no server.
 func TestScript(t *testing.T) {
+	t.Parallel()
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,

@@ -82,6 +82,7 @@ func runCLI(t *testing.T, args ...string) (code int, stdout, stderr string) {
 // What is on the port may be something else, or the wrong kind of NATS: exit code
 // 3, soon, and no password in the text.
 func TestUnusableServers(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name  string
 		start func(t *testing.T) string
@@ -98,7 +99,7 @@ func TestUnusableServers(t *testing.T) {
 		{"silent", func(t *testing.T) string { return listener(t, func(net.Conn) {}) }, "u:hunter2@", "cannot connect"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			cleanEnv(t)
+			t.Parallel()
 			addr := tt.start(t)
 			for _, command := range []string{"run", "members"} {
 				begin := time.Now()
@@ -139,7 +140,6 @@ func TestCredentialsReachTheServer(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cleanEnv(t)
 			args := append(setup(t), "members", "-o", "ndjson")
 			code, stdout, stderr := runCLI(t, args...)
 			if want := `{"cluster":"fabric","env":"production","epoch":0,"members":[]}` + "\n"; code != exitOK || stdout != want {

@@ -44,10 +44,9 @@ while :; do sleep 0.02; done
 // TestWorkersNeverOverlap kills, restarts and cuts off members that run workers: no two
 // workers ever run for one index, and each time all indices are run again.
 func TestWorkersNeverOverlap(t *testing.T) {
-	cleanEnv(t)
+	t.Parallel()
 	dir := t.TempDir()
 	addr := natsServer(t, &server.Options{JetStream: true})
-	t.Setenv("DIR", dir)
 	type memberProcess struct {
 		*exec.Cmd
 		cut *atomic.Bool
@@ -57,6 +56,7 @@ func TestWorkersNeverOverlap(t *testing.T) {
 		m := memberProcess{cut: new(atomic.Bool), log: new(bytes.Buffer)}
 		m.Cmd = exec.Command("fabric-node", "balance", "-i", fmt.Sprint("m", i), "-n", "2", "-s", "nats://"+relay(t, addr, m.cut),
 			"--ttl", "2s", "--timeout", "20s", "--", "sh", "-c", workerScript)
+		m.Env = append(os.Environ(), "DIR="+dir)
 		m.Stderr = m.log
 		if err := m.Start(); err != nil {
 			t.Fatal(err)
