@@ -194,6 +194,7 @@ func certificates(t *testing.T, dir string) (ca, cert, key string) {
 
 // TestGateways has a member in each of two clusters that are joined by a gateway.
 func TestGateways(t *testing.T) {
+	t.Parallel()
 	var ports []int
 	for range 4 { // two of gateways, two of clusters
 		ports = append(ports, must1[int](t)(natstest.FreePort()))

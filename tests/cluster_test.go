@@ -323,6 +323,7 @@ var needs = map[string][]string{
 
 // TestMissingPermission joins as a user who lacks one of the subjects, in turn.
 func TestMissingPermission(t *testing.T) {
+	t.Parallel()
 	for op, subjects := range needs {
 		for _, subject := range subjects {
 			t.Run(op+" "+subject, func(t *testing.T) {

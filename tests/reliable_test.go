@@ -121,7 +121,7 @@ const (
 // in order and whole, in a quarter of a gigabyte of memory at either end. ClusterTalk
 // had this test with 5000 messages, switched off; -full runs it so.
 func TestLargeLoad(t *testing.T) {
-	count := 300
+	count := 100
 	if *full {
 		count = 5000
 	}

@@ -78,6 +78,7 @@ func TestTheCageSees(t *testing.T) {
 // TestSecretsStay: on every path on which Join or a node fails, no secret is in an
 // error, the log, or what fmt and JSON make of configurations, nodes and events.
 func TestSecretsStay(t *testing.T) {
+	t.Parallel()
 	user := &server.User{Username: "u", Password: canary}
 	serve := func(t *testing.T, tune ...func(*server.Options)) (*natstest.Server, string) {
 		s := natstest.Start(t, append([]func(*server.Options){func(o *server.Options) { o.Users = []*server.User{user} }}, tune...)...)

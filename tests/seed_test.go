@@ -302,6 +302,7 @@ func TestHelloWorld(t *testing.T) {
 // TestUngracefulDisconnect: a node whose connection is cut is seen to fail by both
 // others, within its lease and a little, and to come back when it is healed.
 func TestUngracefulDisconnect(t *testing.T) {
+	t.Parallel()
 	s := natstest.Start(t)
 	lease := func(c *fabric.Config) { c.Lease = time.Second }
 	link := s.Link()

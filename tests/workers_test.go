@@ -256,6 +256,7 @@ func (c *crew) roll(n int) {
 // one that was stopped goes on, when its epoch is a former one; without it, no longer than
 // it takes a view to reach everyone.
 func TestCrew(t *testing.T) {
+	t.Parallel()
 	for _, barrier := range []string{"index", "off"} {
 		t.Run("barrier "+barrier, func(t *testing.T) {
 			t.Parallel()
