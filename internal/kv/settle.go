@@ -123,8 +123,11 @@ func (b *Bucket) Lost(ctx context.Context, rev uint64) bool {
 
 // Pause waits before try n+1: 25 ms doubling to 200 ms, with jitter, so that the
 // first to come back after an outage are those that were there before.
-func Pause(ctx context.Context, n int) error {
-	d := min(25*time.Millisecond<<min(n, 3), 200*time.Millisecond)
+func Pause(ctx context.Context, n int) error { return PauseUpTo(ctx, n, 200*time.Millisecond) }
+
+// PauseUpTo is Pause that waits no longer than longest, before the jitter of a quarter.
+func PauseUpTo(ctx context.Context, n int, longest time.Duration) error {
+	d := min(25*time.Millisecond<<min(n, 3), 200*time.Millisecond, longest)
 	d += rand.N(d / 4)
 	t := time.NewTimer(d)
 	defer t.Stop()

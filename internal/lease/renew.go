@@ -103,6 +103,9 @@ func (s *Session) idle() bool {
 // that one was sent. An error means that the incarnation is over.
 func (s *Session) renewOnce(hold *Hold, n uint64) (Instant, error) {
 	failed := false
+	ctx, cancel := context.WithCancel(s.life)
+	defer cancel()
+	var gone <-chan bool // nil while nobody is asked whether the bucket is lost
 	for try := 0; ; try++ {
 		s.mu.Lock()
 		r, gen := s.record(hold.Incarnation, n), s.metaGen
@@ -129,25 +132,36 @@ func (s *Session) renewOnce(hold *Hold, n uint64) (Instant, error) {
 			if err := s.over(hold); err != nil {
 				return Instant{}, err
 			}
-		} else if errors.Is(err, nats.ErrNoResponders) && s.gone(try) {
-			return Instant{}, fmt.Errorf("%w: the bucket is gone", ErrLost)
+		} else if errors.Is(err, nats.ErrNoResponders) && gone == nil {
+			gone = s.gone(ctx)
 		}
 		if !hold.Valid(0) {
 			hold.end(ErrLost)
 		}
-		if err := kv.Pause(s.life, try); err != nil {
+		if err := kv.PauseUpTo(ctx, try, s.cfg.Lease/20); err != nil {
 			return Instant{}, err
+		}
+		select {
+		case lost := <-gone:
+			if lost {
+				return Instant{}, fmt.Errorf("%w: the bucket is gone", ErrLost)
+			}
+			gone = nil
+		default:
 		}
 	}
 }
 
-// gone reports whether the bucket is known to be lost. While the servers elect a leader
-// nobody answers that either, and the next renewal may be the one that is taken: so it
-// is asked for a short time at first.
-func (s *Session) gone(try int) bool {
-	ctx, cancel := context.WithTimeout(s.life, min(firstAsk<<min(try, 8), renewEvery(s.cfg.Lease)))
-	defer cancel()
-	return s.b.Gone(ctx)
+// gone asks whether the bucket is known to be lost. While the servers elect a leader nobody
+// answers that either, and a renewal sent meanwhile may be the first that is taken.
+func (s *Session) gone(ctx context.Context) <-chan bool {
+	answer := make(chan bool, 1) // it may be that nobody waits any more
+	s.spawn(func() {
+		ctx, cancel := context.WithTimeout(ctx, renewEvery(s.cfg.Lease))
+		defer cancel()
+		answer <- s.b.Gone(ctx)
+	})
+	return answer
 }
 
 func (s *Session) record(inc, n uint64) SessionRecord {

@@ -141,3 +141,60 @@ func TestReleaseRefusedByADeposedServer(t *testing.T) {
 		}
 	})
 }
+
+// While the servers elect a leader nobody answers: not the writes, which say so, nor what
+// asks for the bucket. A session is held again soon after they have one.
+func TestResumesSoonAfterAnElection(t *testing.T) {
+	natstest.FakeTime(t, func(t *testing.T) {
+		const term, soon = 2 * time.Second, 200 * time.Millisecond
+		s := newSimServer(1)
+		defer s.close()
+		w := &simWorld{t: t, s: s}
+		w.first()
+		nc, err := nats.Connect("", nats.InProcessServer(s.way()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		b := w.bucket(nc, term, simLogger("a"))
+		if err := b.Open(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		session, err := lease.Start(t.Context(), b, lease.Config{PID: "a", Lease: term, Logger: simLogger("a")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, err := session.Held(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range time.Duration(50) {
+			s.mu.Lock()
+			s.script = func(m message) bool {
+				if strings.HasPrefix(m.subject, simKV) {
+					s.route(m.reply, noResponders, nil)
+				}
+				return strings.HasPrefix(m.subject, simKV) || strings.HasPrefix(m.subject, "$JS.API.")
+			}
+			s.mu.Unlock()
+			time.Sleep(4*time.Second + i*97*time.Millisecond)
+			if st, _ := session.State(); st.Hold != nil && st.Hold.Valid(0) {
+				t.Fatal("it is held and renews nothing")
+			}
+			s.mu.Lock()
+			s.script = nil
+			s.mu.Unlock()
+			began := time.Now()
+			hold, err := session.Held(within(t, 2*term))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(began); took > soon || hold.Incarnation != first.Incarnation {
+				t.Errorf("outage %d: held again after %v, as incarnation %d; want within %v, as %d", i, took, hold.Incarnation, soon, first.Incarnation)
+			}
+		}
+		if err := session.Leave(within(t, time.Minute)); err != nil {
+			t.Error(err)
+		}
+	})
+}

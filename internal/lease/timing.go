@@ -10,8 +10,6 @@ const (
 	slack = 5 * time.Millisecond
 	// minMargin is the least time between a holder's stop and a lease's end.
 	minMargin = 20 * time.Millisecond
-	// firstAsk is how long a server may first take to say whether the bucket is lost.
-	firstAsk = 50 * time.Millisecond
 	// handoverWindow is how long a claim that was given to one is left to it.
 	handoverWindow = time.Second
 )
