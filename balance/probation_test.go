@@ -38,7 +38,6 @@ type probationer struct {
 	up    map[string]time.Duration
 	ended map[identity]bool // whether it failed
 	kept  map[identity]bool
-	gone  []roster.Departure
 	inc   uint64
 }
 

@@ -176,7 +176,7 @@ func TestConcurrentPuts(t *testing.T) {
 		done := make(chan error)
 		const n = 50
 		for i := range n {
-			go func() { done <- term.Put(within(t, time.Minute), fmt.Sprint("k", i), []byte(fmt.Sprint(i))) }()
+			go func() { done <- term.Put(within(t, time.Minute), fmt.Sprint("k", i), fmt.Append(nil, i)) }()
 		}
 		for range n {
 			if err := <-done; err != nil {

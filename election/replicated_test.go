@@ -43,7 +43,7 @@ func TestFencingOnACluster(t *testing.T) {
 	const puts = 30
 	done := make(chan error)
 	for i := range puts {
-		go func() { done <- ta.Put(within(t, time.Minute), fmt.Sprint("k", i%5), []byte(fmt.Sprint(i))) }()
+		go func() { done <- ta.Put(within(t, time.Minute), fmt.Sprint("k", i%5), fmt.Append(nil, i)) }()
 	}
 	for range puts {
 		if err := <-done; err != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 	"sync"
@@ -220,9 +221,7 @@ func (p *StreamPublisher) publish(ctx context.Context, msg *nats.Msg) (*jetstrea
 		return nil, err
 	}
 	m := &nats.Msg{Subject: msg.Subject, Data: msg.Data, Header: nats.Header{}}
-	for key, values := range msg.Header {
-		m.Header[key] = values
-	}
+	maps.Copy(m.Header, msg.Header)
 	if m.Header.Get("Nats-Msg-Id") == "" {
 		m.Header.Set("Nats-Msg-Id", nuid.Next())
 	}

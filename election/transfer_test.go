@@ -145,7 +145,7 @@ func TestPriorities(t *testing.T) {
 		wins("resigned", "first").Resign(within(t, time.Second))
 		wins("resigned", "second").Resign(within(t, time.Second))
 		wins("resigned", "low").Resign(within(t, time.Second))
-		term = campaign(t, ea)
+		campaign(t, ea)
 		add("two", 2)
 		add("five", 5)
 		time.Sleep(time.Second)

@@ -25,9 +25,6 @@ const (
 	leafReconnect = 250 * time.Millisecond
 )
 
-// clustered reports whether the server is one of several.
-func (cfg Config) clustered() bool { return len(cfg.Routes) > 1 }
-
 // domain is the JetStream domain, or "" if none is needed.
 func (cfg Config) domain() string {
 	if cfg.Leafs == "" && len(cfg.Hub) == 0 {

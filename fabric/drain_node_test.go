@@ -33,7 +33,7 @@ func TestDrain(t *testing.T) {
 		go func() { _ = a.Handle(t.Context(), 2, slow(&atA)) }()
 		go func() { _ = b.Handle(t.Context(), 2, slow(&atB)) }()
 		for i := range 50 {
-			if err := b.Send(ctx, "a", []byte(fmt.Sprint(i))); err != nil {
+			if err := b.Send(ctx, "a", fmt.Append(nil, i)); err != nil {
 				t.Fatal(err)
 			}
 		}

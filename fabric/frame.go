@@ -3,7 +3,6 @@ package fabric
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"hash/crc32"
 	"strconv"
 	"strings"
@@ -140,8 +139,6 @@ var lineBreaks = strings.NewReplacer("\r\n", " ", "\r", " ", "\n", " ")
 func appendString(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
-
-var errFrame = errors.New("fabric: malformed frame")
 
 // A frameReader cuts a frame into its items. It allocates no more than the frame
 // has bytes, whatever those claim. It counts instead of cutting off what it has read:

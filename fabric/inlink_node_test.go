@@ -18,7 +18,7 @@ func TestReliablePassive(t *testing.T) {
 		p := join(t, s, "p", func(c *fabric.Config) { c.Passive = true })
 		ctx := within(t, 3*time.Hour)
 		for i := range 5 {
-			if err := p.SendMsg(ctx, &fabric.Message{To: "b", Mode: fabric.Reliable, Data: []byte(fmt.Sprint(i))}); err != nil {
+			if err := p.SendMsg(ctx, &fabric.Message{To: "b", Mode: fabric.Reliable, Data: fmt.Append(nil, i)}); err != nil {
 				t.Fatal(err)
 			}
 			if err := p.Flush(ctx); err != nil {

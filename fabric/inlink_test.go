@@ -75,7 +75,7 @@ func TestReliableLives(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := 1; i <= 10; i++ {
-		if err := reliable(ctx, a, "b", []byte(fmt.Sprint(i))); err != nil {
+		if err := reliable(ctx, a, "b", fmt.Append(nil, i)); err != nil {
 			t.Fatal(err)
 		}
 	}

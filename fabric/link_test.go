@@ -42,7 +42,7 @@ func TestReliable(t *testing.T) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for i := 1; i <= total; i++ {
-			if err := reliable(ctx, a, "b", []byte(fmt.Sprint(i))); err != nil {
+			if err := reliable(ctx, a, "b", fmt.Append(nil, i)); err != nil {
 				t.Errorf("message %d: %v", i, err)
 				return
 			}
@@ -96,7 +96,7 @@ func TestBackPressure(t *testing.T) {
 		defer func() { sent <- n }()
 		for {
 			brief, cancel := context.WithTimeout(ctx, time.Second)
-			err := reliable(brief, a, "b", []byte(fmt.Sprint(n+1)))
+			err := reliable(brief, a, "b", fmt.Append(nil, n+1))
 			cancel()
 			if err != nil {
 				if !errors.Is(err, context.DeadlineExceeded) {
@@ -112,7 +112,7 @@ func TestBackPressure(t *testing.T) {
 		t.Errorf("%d messages were sent to one who takes none, want %d", n, firstGrant.Seq)
 	}
 	numbered(t, ctx, b, n)
-	if err := reliable(ctx, a, "b", []byte(fmt.Sprint(n+1))); err != nil {
+	if err := reliable(ctx, a, "b", fmt.Append(nil, n+1)); err != nil {
 		t.Errorf("after it was emptied: %v", err)
 	}
 	if m := receive(t, b); string(m.Data) != fmt.Sprint(n+1) {
@@ -279,7 +279,7 @@ func TestReliableRestarted(t *testing.T) {
 	for range 3 {
 		a := startNode(t, connect(t, s), "a", v, nil)
 		for i := 1; i <= 10; i++ {
-			if err := reliable(ctx, a, "b", []byte(fmt.Sprint(i))); err != nil {
+			if err := reliable(ctx, a, "b", fmt.Append(nil, i)); err != nil {
 				t.Fatal(err)
 			}
 		}

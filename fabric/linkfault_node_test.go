@@ -94,7 +94,7 @@ func reliableFaults(t *testing.T, s *natstest.Server, seed uint64) {
 						return
 					case <-time.After(time.Duration(rnd.IntN(120)) * time.Millisecond):
 					}
-					data := []byte(fmt.Sprint(k, "."))
+					data := fmt.Append(nil, k, ".")
 					if rnd.IntN(100) == 0 { // larger than a part
 						data = append(data, make([]byte, 260<<10+rnd.IntN(300<<10))...)
 					}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -196,7 +197,7 @@ const inspectEvery = 30 * time.Second
 func (n *Node) followBucket() {
 	ticker := time.NewTicker(inspectEvery)
 	defer ticker.Stop()
-	told := ""
+	var told []*kv.ConfigError
 	for {
 		select {
 		case <-ticker.C:
@@ -207,13 +208,9 @@ func (n *Node) followBucket() {
 		if err != nil { // not there, or not to be asked: the session finds that out
 			continue
 		}
-		now := ""
-		for _, w := range wrong {
-			now += w.Error() + "\n"
-		}
 		switch {
-		case now == told:
-		case now == "":
+		case slices.EqualFunc(wrong, told, func(a, b *kv.ConfigError) bool { return a.Error() == b.Error() }):
+		case len(wrong) == 0:
 			n.cfg.Logger.Info("the bucket's settings are right again", "pid", n.cfg.PID)
 			n.events.add(Event{Kind: Mended})
 		default:
@@ -222,7 +219,7 @@ func (n *Node) followBucket() {
 				n.events.add(Event{Kind: Misconfigured, Err: w})
 			}
 		}
-		told = now
+		told = wrong
 	}
 }
 

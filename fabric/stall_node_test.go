@@ -122,7 +122,7 @@ func TestLargeSenderFails(t *testing.T) {
 		c := join(t, s, "c", brief)
 		await(t, c, "b", "c")
 		for i := range 3 {
-			if err := c.SendMsg(ctx, &fabric.Message{To: "b", Mode: fabric.Reliable, Data: []byte(fmt.Sprint(i))}); err != nil {
+			if err := c.SendMsg(ctx, &fabric.Message{To: "b", Mode: fabric.Reliable, Data: fmt.Append(nil, i)}); err != nil {
 				t.Fatal(err)
 			}
 			if m, err := b.Receive(ctx); err != nil || string(m.Data) != fmt.Sprint(i) {

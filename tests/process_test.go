@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -210,10 +211,8 @@ func (p *process) wait() int {
 // leads accepts the event that names a leader other than those given.
 func leads(not ...fabric.PID) func(event) bool {
 	return func(e event) bool {
-		for _, pid := range not {
-			if e.PID == pid {
-				return false
-			}
+		if slices.Contains(not, e.PID) {
+			return false
 		}
 		return e.Type == "leader" && e.PID != ""
 	}

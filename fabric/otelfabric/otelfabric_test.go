@@ -95,7 +95,7 @@ func TestTraceGoesOn(t *testing.T) {
 		}
 		attributes := map[string]string{}
 		for _, kv := range sc[0].Attributes() {
-			attributes[string(kv.Key)] = kv.Value.Emit()
+			attributes[string(kv.Key)] = kv.Value.String()
 		}
 		want := map[string]string{
 			"messaging.system": "nats", "messaging.operation.type": "process", "messaging.destination.name": "c",

@@ -70,6 +70,8 @@ type (
 	page[T any] struct{ Items []T }
 )
 
+var _ = nested{}.hidden // what cannot be seen from outside makes no difference
+
 // other is here what nested is elsewhere.
 type other struct{ Name string }
 

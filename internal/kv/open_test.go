@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -72,12 +73,8 @@ func TestOpenRefusesABucketSetUpDifferently(t *testing.T) {
 			{"subjects", map[string]any{"subjects": []string{"other.>"}, "republish": map[string]any{"src": "other.>", "dest": feed + ".>"}}},
 		} {
 			config := map[string]any{}
-			for k, v := range good {
-				config[k] = v
-			}
-			for k, v := range c.change {
-				config[k] = v
-			}
+			maps.Copy(config, good)
+			maps.Copy(config, c.change)
 			if resp := api(t, nc, "STREAM.CREATE."+stream, config); resp["error"] != nil {
 				t.Errorf("create with %v: %v", c.change, resp["error"])
 				continue

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -60,9 +61,7 @@ func (b *Bucket) update(ctx context.Context, replicas int) error {
 	if replicas == 0 {
 		delete(set, "num_replicas")
 	}
-	for field, value := range set {
-		have.Config[field] = value
-	}
+	maps.Copy(have.Config, set)
 	for _, field := range []string{ // absent is off
 		"allow_rollup_hdrs", "allow_direct", "subject_delete_marker_ttl", "max_age", "no_ack", "sources", "mirror",
 	} {

@@ -18,7 +18,7 @@ type waiter struct {
 }
 
 func (w *waiter) close() {
-	w.prove(nil, ClaimRecord{})
+	w.unprove()
 	if w.claim != nil {
 		w.claim.Close()
 	}
@@ -55,11 +55,7 @@ func (w *waiter) prove(ctx context.Context, r ClaimRecord) (over <-chan struct{}
 	if p := w.proof; p != nil && p.pid == r.PID && p.inc == r.Inc && p.open() {
 		return p.over
 	}
-	if w.proof != nil {
-		w.proof.stop()
-		<-w.proof.done
-		w.proof = nil
-	}
+	w.unprove()
 	if r.PID == "" {
 		return nil
 	}
@@ -76,6 +72,15 @@ func (w *waiter) prove(ctx context.Context, r ClaimRecord) (over <-chan struct{}
 		}
 	}()
 	return p.over
+}
+
+// unprove stops the search for a proof.
+func (w *waiter) unprove() {
+	if w.proof != nil {
+		w.proof.stop()
+		<-w.proof.done
+		w.proof = nil
+	}
 }
 
 // watch makes sure that the claim is followed.
