@@ -25,13 +25,16 @@ type Term struct {
 func newTerm(e *Election, o *office, g *lease.Grant) *Term {
 	t := &Term{e: e, grant: g}
 	t.ctx, t.cancel = context.WithCancelCause(context.WithoutCancel(g.Context()))
+	ended := e.host.Session.Enter() // for Leave, which returns when all contexts have ended
 	context.AfterFunc(g.Context(), func() {
 		cause := context.Cause(g.Context())
 		if errors.Is(cause, lease.ErrReleased) || errors.Is(cause, lease.ErrLeft) {
 			t.cancel(ErrResigned)
+			ended()
 			return
 		}
-		t.cancel(fmt.Errorf("%w: %w", ErrLost, cause)) // first: a Logger may take its time
+		t.cancel(fmt.Errorf("%w: %w", ErrLost, cause))
+		ended() // a Logger may take its time
 		e.cfg.Logger.Warn("term lost", "election", e.cfg.Name, "pid", e.node.PID(), "term", g.Term, "err", cause)
 	})
 	t.chair = o.preside(t)
