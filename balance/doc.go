@@ -58,9 +58,10 @@
 //
 // In [StrictIndex] an index, or a partition, is held by one member at a time. The view
 // says who gives it up; that member stops (OnRevoke, OnChange), says so in the bucket,
-// and only then, or when its incarnation is over, a view gives it to another. Nothing
-// shortens a lease: a member that died keeps its indices until its lease has run out,
-// 5 s by default. A member that is cut off gives its own up Grace before that. Where
+// and only then, or when its incarnation is over, a view gives it to another. A member
+// that died keeps its indices until its lease has run out, 5 s by default, and nothing
+// shortens that but an election of Failover Proof, whose candidate has seen the process end.
+// A member that is cut off gives its own up Grace before that. Where
 // the total matters as well, as in hash % total, [StrictEpoch] stops everyone for each
 // change. A process that is stopped, and goes on, may act for a moment on what it had;
 // no lease helps against that. [Group.Put] does: the server refuses the write; and

@@ -64,9 +64,10 @@ func (t *Term) wanted() (asked bool, to string) {
 	return t.asked, t.to
 }
 
-// Context ends Config.Grace before the claim can be another's. Its cause wraps
-// [ErrLost], or is [ErrResigned] or [ErrHandOver]. Do the leader's work under it.
-// After ErrHandOver nobody can lead before Resign is called.
+// Context ends Config.Grace before the claim can be another's; with
+// Config.HoldOnSuspend only when it is known to have become so, and what must not be done
+// meanwhile asks Valid. Its cause wraps [ErrLost], or is [ErrResigned] or [ErrHandOver].
+// Do the leader's work under it. After ErrHandOver nobody can lead before Resign is called.
 func (t *Term) Context() context.Context { return t.ctx }
 
 // Valid reports whether the term holds at this moment, by the clock: it is false

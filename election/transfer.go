@@ -90,7 +90,8 @@ func (e *Election) after(ctx context.Context, token uint64) (Leader, error) {
 // AskTransfer asks the leader, whichever process it is, to hand over to the process
 // to, or to the one that comes first if to is empty, and returns who leads then. The
 // leader's work stops before that: its term's context ends with [ErrHandOver]. Any
-// node may ask, a passive one, too. If to does not stand for election, or nobody does,
+// node of [fabric.RoleCandidate] or more may ask, a passive one, too; others get
+// [fabric.ErrNotCandidate]. If to does not stand for election, or nobody does,
 // the term goes on and the error wraps [ErrNoCandidate]; if nobody leads it is
 // [ErrNoLeader]; if another leads because to did not come within a second,
 // [ErrNotTaken].
@@ -112,7 +113,7 @@ func (e *Election) AskTransfer(ctx context.Context, to fabric.PID) (Leader, erro
 // AskResign asks the leader, whichever process it is, to resign, and returns the term
 // that ended when it has. The leader's work stops before that: its term's context ends
 // with [ErrHandOver]. In Lead it campaigns again after a second. If nobody leads, the
-// error wraps [ErrNoLeader].
+// error wraps [ErrNoLeader]. Who may ask is said at [Election.AskTransfer].
 func (e *Election) AskResign(ctx context.Context) (Leader, error) {
 	now, err := e.Leader(ctx)
 	if err != nil {
@@ -129,6 +130,9 @@ func (e *Election) AskResign(ctx context.Context) (Leader, error) {
 // the leader refuses for a second. One that has handed over refuses until the next is
 // known.
 func (e *Election) demand(ctx context.Context, now Leader, m memo, done func(Leader) bool) (Leader, error) {
+	if e.host.Session.OwnOnly() { // its permissions do not reach the candidates
+		return Leader{}, fabric.ErrNotCandidate
+	}
 	o, err := officeOf(e.node, e.host)
 	if err != nil {
 		return Leader{}, e.explain(err)

@@ -24,6 +24,8 @@
 // far as the server's permissions enforce that. It may be lost with a connection or
 // in a full inbox; [Node.Flush], Config.OnUndeliverable and [Stats] tell what
 // became of it, as far as anybody knows. A request that was answered was handled.
+// Other modes promise more ([Mode]): Reliable arrives once, as long as both processes
+// live, and Durable at least once, so that its receivers must expect repetitions.
 //
 // # Failure handling
 //

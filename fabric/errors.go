@@ -37,8 +37,8 @@ var (
 	// ErrStream: a stream of the fabric's exists and is not set up as one. See
 	// [StreamError].
 	ErrStream = errors.New("fabric: stream not usable")
-	// ErrTooLarge: the message is larger than the receiver keeps ([Inbox].Bytes), or its
-	// header than the server's max_payload.
+	// ErrTooLarge: the message is larger than the receiver keeps ([Inbox].Bytes), or what
+	// must be one publish (see [Reliable]) than the server's max_payload.
 	ErrTooLarge = errors.New("fabric: message too large")
 	// ErrDisconnected: the connection is down at the moment; nothing was sent.
 	ErrDisconnected = errors.New("fabric: disconnected")
@@ -55,7 +55,8 @@ var (
 	// ErrFull: the fabric has as many members as a view holds, thousands. Those who
 	// came first stay.
 	ErrFull = errors.New("fabric: no room for another member")
-	// ErrNotCandidate: a node of [RoleMember] leads nothing.
+	// ErrNotCandidate: a node of [RoleMember] or [RoleObserver] leads nothing, and asks no
+	// leader to hand over.
 	ErrNotCandidate = lease.ErrNotCandidate
 	// ErrNotRequest: a reply to a message that did not ask for one.
 	ErrNotRequest = errors.New("fabric: message is not a request")

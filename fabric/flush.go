@@ -138,8 +138,9 @@ type clerk struct {
 	uncounts [len(categories)]uint64 // of messages not in kept
 }
 
-// categories are why messages are undeliverable, the likeliest of the unknown last.
-var categories = [...]error{ErrNoPeer, ErrInboxFull, ErrUnreachable}
+// categories are why messages are undeliverable, the likeliest of the unknown last. What
+// may have arrived is first, as its error may say why it was given up.
+var categories = [...]error{ErrUnknownOutcome, ErrNoPeer, ErrInboxFull, ErrUnreachable}
 
 // An entry is an undeliverable message or a flush marker that came back.
 type entry struct {

@@ -16,7 +16,8 @@ const maxErrorText = 8 << 10
 //
 // If the message is a request, f's result answers it, unless f did so itself: the
 // bytes, nil included, or the error's text, which the requester gets as a
-// [*RemoteError]. An answer too large for the server becomes such an error. Of
+// [*RemoteError]. An answer to [External] that is too large for the server becomes such
+// an error. Of
 // other messages the bytes are discarded, and an error is logged; the sender of one
 // whose handling is to be acknowledged is told either way. A panic in f is not
 // recovered.

@@ -25,8 +25,9 @@ type Message struct {
 	// From is the sender, taken from the subject, never from the content. Set by
 	// the receiving node; ignored when sending.
 	From PID
-	// To is the receiver, or [Everyone]. A received broadcast, and a message to a
-	// topic, has To Everyone.
+	// To is the receiver, or [Everyone]. A received broadcast of mode Fast that was not
+	// sent in parts, and a message to a topic, has To Everyone; other broadcasts are sent
+	// to one by one, and have To the receiver.
 	To PID
 	// Topic, if not empty, addresses those who joined it instead; To is then empty
 	// or Everyone. See [Node.Publish].
@@ -94,10 +95,11 @@ func (m *Message) Epoch() string {
 }
 
 // Reply answers a request, once: afterwards it returns [ErrReplied]. It returns
-// [ErrNotRequest] if m is none, [ErrTooLarge] if data and the subject do not fit the
-// server's max_payload, [ErrDisconnected] or [ErrClosed]; after these, it may be
-// tried again. Whether the requester still waits is not known, and nil is no
-// proof that it got the answer. ctx is only looked at before anything is sent.
+// [ErrNotRequest] if m is none, [ErrTooLarge] if it came from [External] and data does
+// not fit the server's max_payload, [ErrDisconnected] or [ErrClosed]; after these, it may
+// be tried again. Whether the requester still waits is not known, and nil is no
+// proof that it got the answer. ctx is only looked at before anything is sent, but bounds
+// the wait for room of an answer that is sent in parts (see [Reliable]).
 func (m *Message) Reply(ctx context.Context, data []byte) error {
 	return m.ReplyMsg(ctx, &Message{Data: data})
 }
@@ -177,8 +179,10 @@ type Undeliverable struct {
 	To PID
 	// ID is the message's, or 0 if only the receiver is known.
 	ID uint64
-	// Err wraps [ErrNoPeer], [ErrUnreachable] or [ErrInboxFull], or is a
-	// [PermissionError].
+	// Err wraps [ErrNoPeer], [ErrUnreachable], [ErrInboxFull], [ErrDisconnected] (it was
+	// too long in the Offline buffer), [ErrTooLarge], or is a [PermissionError]; of what
+	// was sent in mode Reliable and may have arrived it wraps [ErrUnknownOutcome], too.
+	// Where SendMsg and Gather return it, it is the error of that receiver.
 	Err error
 }
 

@@ -24,9 +24,11 @@ const (
 	// Fast; one that may have arrived wraps [ErrUnknownOutcome]. [Node.Flush] waits
 	// until everything has.
 	//
-	// Whatever the mode, a message larger than 256 KiB, or three quarters of the
-	// server's max_payload, is sent so, in parts, and takes its place among those of mode
-	// Reliable.
+	// A message of mode Fast or Acked, a request or an answer that is larger than 256
+	// KiB, or three quarters of the server's max_payload, is sent so, too, in parts, and
+	// takes its place among those of mode Reliable. Messages of mode Durable, to topics
+	// and to services, questions of Gather, and answers to [External] are one publish:
+	// what does not fit the server's max_payload is [ErrTooLarge].
 	Reliable
 	// Durable: the fabric's mail stream has stored it, for a process that may be down or
 	// has never joined: it is received by the process that holds the PID and has a

@@ -68,9 +68,10 @@ func (n *Node) Incarnation() uint64 {
 }
 
 // Context returns a context that ends with the node. Its cause is [ErrClosed]
-// after Leave, wraps [ErrPIDInUse] if another process took the PID, and wraps
-// [ErrConnClosed] if the connection was closed for good. A lost lease does not
-// end it: the node joins again by itself; see Events.
+// after Leave, wraps [ErrPIDInUse] if another process took the PID, [ErrConnClosed] if
+// the connection was closed for good, and [ErrBucket] if something that is not the
+// fabric's was written over the PID's claim. A lost lease does not end it: the node joins
+// again by itself; see Events.
 func (n *Node) Context() context.Context { return n.ctx }
 
 // SetMeta shows meta to the other members instead of the one before. It returns

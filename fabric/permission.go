@@ -19,13 +19,15 @@ const (
 	// sends to members and asks them, under its PID, and is sent nothing.
 	RoleObserver Role = iota + 1
 	// RoleMember: hold the PID, be a member and belong to balance groups. It writes
-	// its own records only.
+	// its own records, and the fences and values of its groups.
 	RoleMember
 	// RoleCandidate: lead elections and coordinate rosters. It writes everybody's
-	// claims and all views: it can end another's session, but not speak as another.
+	// claims, wishes in groups, and all views: it can end another's session, but not
+	// send as another.
 	// A fabric needs at least one; two or three survive the loss of one.
 	RoleCandidate
-	// RoleAdmin: create the bucket and change its settings, write any record.
+	// RoleAdmin: create the bucket and change its settings, write any record; it alone
+	// evicts members of balance groups.
 	RoleAdmin
 )
 

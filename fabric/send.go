@@ -24,9 +24,10 @@ import (
 // node itself goes straight to its inbox.
 //
 // It returns a [NameError] if to is no legal PID, and an error that wraps
-// [ErrTooLarge], [ErrDisconnected] or [ErrClosed] if nothing was sent. ctx is only
-// looked at before: a send takes microseconds, unless the server does not read
-// what the connection sends, when it blocks until it does.
+// [ErrTooLarge], [ErrDisconnected] or [ErrClosed] if nothing was sent. In mode Fast ctx is
+// only looked at before: a send takes microseconds, unless the server does not read
+// what the connection sends, when it blocks until it does. In the other modes
+// ([Config].Mode), and of a message that is sent in parts, it bounds the wait.
 func (n *Node) Send(ctx context.Context, to PID, data []byte) error {
 	return n.courier.send(ctx, to, data)
 }
@@ -47,7 +48,8 @@ func (n *Node) Broadcast(ctx context.Context, data []byte) error {
 // With m.Topic it is [Node.Publish], in Mode Fast only.
 //
 // What the result means is said at the [Mode]. In a mode other than Fast, Everyone
-// is each of the other members of the view, told one by one, and the error joins an
+// is each of the other members of the view, told one by one, in mode Durable each owner of
+// a mailbox, too, and the error joins an
 // [Undeliverable] for each that failed.
 func (n *Node) SendMsg(ctx context.Context, m *Message) error { return n.courier.sendMsg(ctx, m) }
 

@@ -43,10 +43,13 @@ its own, with FABRIC_WORKER_INDEX, FABRIC_WORKER_TOTAL, FABRIC_WORKER_EPOCH and
 FABRIC_WORKER_LOCAL (0 to -n - 1) in its environment. When its index or the total
 changes it is stopped (TERM, after --grace KILL), on Linux with what has left its
 process group, and started anew; with --on-change signal:HUP all get the signal
-instead, and read --state-file. An index starts only when its former holder has
-stopped, or its lease has run out, unless --barrier=off; with --barrier=epoch no two
-work by different totals. If the place in the group is lost for good, the exit code
-is 75.
+instead, and read --state-file. If the place in the group is lost for good, the exit
+code is 75.
+
+With --barrier=index an index starts only when its former holder has stopped, or its
+lease has run out; with --barrier=epoch no two work by different totals, either; with
+--barrier=off two may have one index for a moment. Without --barrier it is index, but
+off with --on-change signal or ignore, which need not stop anybody.
 
 With a barrier FABRIC_WORKER_TOKEN grows with each holder of an index: have it checked
 where the work is written down, because a fabric-node that is stopped (SIGSTOP) cannot

@@ -24,7 +24,8 @@ func newGather(a *app) *cobra.Command {
 		Long: `Send a request to all members, or with --topic to those who have joined it, and print
 each reply as it comes. It ends when everyone has answered or failed, or as --replies
 and --silence say. Members that run --echo answer. Who failed is an error: then the
-exit code is not 0, and 4 if nobody answered at all.`,
+exit code is not 0: 5 if --timeout came before all had, 4 if nobody is there or could
+be reached.`,
 		Example: `  fabric-node gather -k shop status
   fabric-node gather -k shop status -o ndjson | jq -r .from
   fabric-node gather -k shop --topic prices --replies 1 apples`,

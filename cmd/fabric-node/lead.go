@@ -265,7 +265,7 @@ func (a *app) await(ctx context.Context, m *member, f *leadFlags, e *election.El
 	case ctx.Err() != nil:
 		return nil, nil
 	case f.waits && (errors.Is(err, election.ErrTaken) || errors.Is(err, context.DeadlineExceeded)):
-		return nil, &exitError{code: exitTimeout, err: fmt.Errorf("not leading %s within %v: %w", name, f.wait, err), hint: "see: fabric-node leader " + name}
+		return nil, &exitError{code: exitTimeout, err: fmt.Errorf("not leading %s within %v: %w", name, f.wait, err), hint: "see: fabric-node leader " + name + " " + a.where()}
 	}
 	return nil, fmt.Errorf("campaign for %s: %w", name, err)
 }

@@ -97,7 +97,7 @@ func exitCode(err error) int {
 	switch {
 	case is(fabric.ErrConfig, balance.ErrConfig, balance.ErrMismatch, election.ErrConfig,
 		embedded.ErrConfig, embedded.ErrUnprotected, embedded.ErrStore, embedded.ErrStoreMode,
-		fabric.ErrTooLarge):
+		fabric.ErrTooLarge, fabric.ErrNotCandidate):
 		return exitUsage
 	case is(fabric.ErrConnect, fabric.ErrNoJetStream, fabric.ErrOldServer, fabric.ErrPermission,
 		fabric.ErrDisconnected, fabric.ErrConnClosed):
@@ -117,7 +117,7 @@ func (a *app) hint(err error) string {
 	if e, ok := errors.AsType[*exitError](err); ok && e.hint != "" {
 		return e.hint
 	}
-	where := fmt.Sprintf("-k %s -e %s", a.opts.cluster, a.opts.env)
+	where := a.where()
 	switch {
 	case errors.Is(err, fabric.ErrPIDInUse):
 		return "take another --pid, or stop that process; see: fabric-node members " + where
@@ -127,8 +127,12 @@ func (a *app) hint(err error) string {
 		return "NATS 2.11 or newer is needed; this program brings one: fabric-node server"
 	case errors.Is(err, fabric.ErrPermission):
 		return "allow that subject to this user in the server's configuration"
+	case errors.Is(err, fabric.ErrNotCandidate):
+		return fmt.Sprintf("run it with --role candidate (now %v), as a user who may", a.opts.role)
 	case errors.Is(err, nats.ErrAuthorization):
 		return "name a context of that server (--context, as \"ready\" of fabric-node server says), or set NATS_USER and NATS_PASSWORD or NATS_CREDS"
+	case errors.Is(err, fabric.ErrForeignRecord):
+		return "see who may write there: fabric-node doctor " + where
 	case errors.Is(err, fabric.ErrBucket):
 		return "see what is wrong: fabric-node repair --dry-run " + where
 	case errors.Is(err, fabric.ErrConnect):
@@ -136,11 +140,11 @@ func (a *app) hint(err error) string {
 	case errors.Is(err, embedded.ErrAddrInUse):
 		return "join the server that is there, without --embedded; or choose another --addr"
 	case errors.Is(err, embedded.ErrStoreMode):
-		return "start the cluster on empty stores, then: fabric-node server migrate --from OLD-STORE -s URL"
+		return "a member of a cluster needs its --routes; to move the streams of a server by itself, start the cluster on empty stores, then: fabric-node server migrate --from OLD-STORE -s URL"
 	case errors.Is(err, embedded.ErrStoreInUse):
 		return "choose another --store"
 	case errors.Is(err, fabric.ErrNoMail):
-		return "a member with a mailbox makes the mail stream: fabric-node run --mailbox " + where + " -i PID"
+		return "make the mail stream, with the role admin: fabric-node repair --mailbox PID " + where
 	case isField(err, "Mailbox"):
 		return "name this process with --pid, so that its mail finds it"
 	case errors.Is(err, fabric.ErrNoReceiver):
@@ -156,6 +160,9 @@ func (a *app) hint(err error) string {
 	}
 	return ""
 }
+
+// where names the fabric in a command line.
+func (a *app) where() string { return fmt.Sprintf("-k %s -e %s", a.opts.cluster, a.opts.env) }
 
 // isField reports whether err is about one of the fields of a Config, or arguments.
 func isField(err error, names ...string) bool {

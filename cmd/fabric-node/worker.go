@@ -53,7 +53,7 @@ type workerFlags struct {
 func (f *workerFlags) bind(fs *pflag.FlagSet) {
 	fs.StringVar(&f.onChange, "on-change", changeRestart, "what workers get on a change: restart, signal:`NAME` or ignore")
 	fs.StringVar(&f.stateFile, "state-file", "", "keep the indices of all workers in `FILE`, as JSON")
-	fs.StringVar(&f.barrier, "barrier", barrierAuto, "start an index when its former holder has stopped: off, index, or epoch (no two totals at once)")
+	fs.StringVar(&f.barrier, "barrier", barrierAuto, "start an index when its former holder has stopped: off, index, epoch (no two totals at once), or auto (index if --on-change is restart, else off)")
 	fs.Lookup("barrier").NoOptDefVal = barrierIndex
 	fs.StringVar(&f.policy, "restart-policy", policyAlways, "start workers again that end: always, on-failure or never")
 	fs.StringVar(&f.layout, "layout", "contiguous", "how the indices lie: contiguous, or sticky (a change moves few)")
@@ -90,7 +90,7 @@ func (f *workerFlags) config(cfg *balance.Config, fs *pflag.FlagSet, ttl time.Du
 	case barrierEpoch:
 		cfg.Mode = balance.StrictEpoch
 	default:
-		return usagef("--barrier %q: choose off, index or epoch", f.barrier)
+		return usagef("--barrier %q: choose off, index, epoch or auto", f.barrier)
 	}
 	if !fs.Changed("grace") {
 		f.grace = min(f.grace, ttl/3-killTime)

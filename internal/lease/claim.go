@@ -114,6 +114,9 @@ func (c *Claim) AcquireFree(ctx context.Context, grace time.Duration) (*Grant, e
 	return c.AcquireBy(ctx, Policy{Grace: grace, Free: true})
 }
 
+// OwnOnly reports whether the session writes its own records only.
+func (s *Session) OwnOnly() bool { return s.cfg.OwnOnly }
+
 // AcquireBy is Acquire under the policy p.
 func (c *Claim) AcquireBy(ctx context.Context, p Policy) (*Grant, error) {
 	if c.s.cfg.OwnOnly {
