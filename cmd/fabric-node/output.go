@@ -144,7 +144,7 @@ func (a *app) hint(err error) string {
 	case errors.Is(err, embedded.ErrStoreInUse):
 		return "choose another --store"
 	case errors.Is(err, fabric.ErrNoMail):
-		return "make the mail stream, with the role admin: fabric-node repair --mailbox PID " + where
+		return "a member of the role admin with a mailbox makes the mail stream: fabric-node run --mailbox " + where + " -i PID; or: fabric-node repair --mailbox PID " + where
 	case isField(err, "Mailbox"):
 		return "name this process with --pid, so that its mail finds it"
 	case errors.Is(err, fabric.ErrNoReceiver):
