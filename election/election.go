@@ -99,8 +99,8 @@ func (e *Election) acquire(ctx context.Context, p lease.Policy) (*Term, error) {
 }
 
 // Lead campaigns and calls f while this node leads, with a context that ends with
-// the term (and with ctx). If f returns while the term holds, Lead resigns and
-// returns f's error. If the term ended first, because it was lost or another asked for
+// the term (and with ctx). If f returns while the term holds, or
+// is suspended (Config.HoldOnSuspend), Lead resigns and returns f's error. If the term ended first, because it was lost or another asked for
 // it, Lead waits for f, discards its error, and campaigns again. The claim is given back only after f has returned, so f must
 // stop when its context ends. Lead returns ctx's cause when ctx ends, and why the
 // node ended when it does.
@@ -125,7 +125,8 @@ func (e *Election) lead(ctx context.Context, t *Term, f func(context.Context, *T
 	err = f(term, t)
 	stop()
 	// As it is now: the clock may have ended the term before any timer did.
-	held, cause := t.Valid(), context.Cause(t.Context())
+	cause := context.Cause(t.Context())
+	held := cause == nil && (e.cfg.HoldOnSuspend || t.Valid())
 	asked, to := t.wanted()
 	cancel(nil)
 	// The work has stopped. The claim goes back even if ctx has ended, within a lease.

@@ -142,6 +142,52 @@ func TestHoldOnSuspendResumes(t *testing.T) {
 	})
 }
 
+// Work that returns while its term is suspended is done: Lead returns what it does, and
+// does not run it again.
+func TestLeadReturnsWhileSuspended(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		e := holding(t, join(t, s, "a"))
+		done := errors.New("done")
+		calls := 0
+		err := e.Lead(within(t, 20*ttl), func(ctx context.Context, term *election.Term) error {
+			if calls++; calls > 1 {
+				return errors.New("once more")
+			}
+			s.Stop()
+			time.Sleep(2 * ttl)
+			if term.Valid() || ctx.Err() != nil {
+				t.Errorf("valid %t, context %v, want a suspended term", term.Valid(), ctx.Err())
+			}
+			time.AfterFunc(ttl/2, s.Start)
+			return done
+		})
+		if err != done || calls != 1 {
+			t.Errorf("Lead = %v after %d calls, want %v after one", err, calls, done)
+		}
+	})
+}
+
+// A suspended term is handed over when it goes on.
+func TestTransferWhileSuspended(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		ea, eb := holding(t, join(t, s, "a")), of(t, join(t, s, "b"), 0)
+		term := campaign(t, ea)
+		next := inBackground(t, eb)
+		time.Sleep(time.Second)
+		s.Stop()
+		synctest.Wait()
+		time.Sleep(2 * ttl)
+		if _, err := term.Transfer(within(t, time.Second), "b"); !errors.Is(err, context.DeadlineExceeded) || term.Context().Err() != nil {
+			t.Errorf("Transfer while suspended = %v, and the term's context %v; want the deadline's, and a term that lives", err, term.Context().Err())
+		}
+		time.AfterFunc(time.Second, s.Start)
+		if l, err := term.Transfer(within(t, time.Minute), "b"); err != nil || l.PID != "b" {
+			t.Errorf("Transfer while suspended, and resumed = %+v, %v, want b", l, err)
+		}
+		resign(t, <-next)
+	})
+}
+
 // A term that holds on while its leader is cut off is over when another leads.
 func TestHoldOnSuspendIsLostToAnother(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {

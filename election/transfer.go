@@ -16,7 +16,7 @@ const callFor = time.Second
 
 // Transfer ends the term and hands over to the process to, or to the one that comes
 // first if to is empty. The caller has stopped the leader's work. It returns who
-// leads then. If to does not stand for election, the term goes on and the error wraps
+// leads then. A suspended term is handed over when it has resumed. If to does not stand for election, the term goes on and the error wraps
 // [ErrNoCandidate]. If another leads because to did not come within a second, the
 // error wraps [ErrNotTaken]. If ctx ends first, the term may have ended, see Valid;
 // the handing over goes on.
@@ -32,6 +32,11 @@ func (t *Term) transfer(ctx context.Context, to string) (Leader, error) {
 	to, err := t.chair.call(ctx, to)
 	if err != nil {
 		return Leader{}, err
+	}
+	if t.e.cfg.HoldOnSuspend && !t.Valid() {
+		if err := t.grant.Confirm(ctx); err != nil && t.ctx.Err() == nil {
+			return Leader{}, err
+		}
 	}
 	if !t.Valid() && t.ctx.Err() == nil {
 		return Leader{}, ErrLost // about to be
