@@ -56,6 +56,29 @@ func TestOutageExpelsNobody(t *testing.T) {
 	}
 }
 
+// After an outage who comes back later than the others is not expelled, either: its lease
+// is counted from the end of the outage.
+func TestOutageExpelsNobodyWhoIsLate(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a, b := join(t, s, "a"), join(t, s, "b")
+		late, link := joinLink(t, s, "late")
+		await(t, a, "a", "b", "late")
+		epoch := a.View().Epoch
+		s.Stop()
+		link.Cut()
+		time.Sleep(ttl * 7 / 10) // the coordinator goes on
+		s.Start()
+		time.Sleep(ttl * 6 / 10)
+		link.Heal()
+		time.Sleep(4 * ttl)
+		for _, n := range []*fabric.Node{a, b, late} {
+			if v := n.View(); v.Epoch != epoch || n.Incarnation() == 0 {
+				t.Errorf("%s has %v in epoch %d, was %d", n.PID(), v.Members, v.Epoch, epoch)
+			}
+		}
+	})
+}
+
 // After the bucket was lost and made anew everyone has the same members again.
 func TestViewsAfterTheBucketWasLost(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {

@@ -133,11 +133,20 @@ var mutants = []natstest.Mutant{
 	mutant("leaves before its work has stopped", "internal/lease/leave.go",
 		"	err := s.work.wait(ctx)\n", "	err := ctx.Err()\n", suite("election", "Leave"), elects),
 	mutant("fenced after the record is sent", "internal/lease/leave.go",
-		"	s.fail(ErrLeft) // before", "	if err == nil && inc != 0 {\n		s.writeLeft(ctx, inc)\n	}\n	s.fail(ErrLeft) // before", suite("internal/lease", "LeaveEnds")),
+		"	s.fail(ErrLeft) // before", "	if err == nil {\n		s.giveBack(ctx)\n	}\n	s.fail(ErrLeft) // before", suite("internal/lease", "LeaveEnds")),
 	mutant("what is kept is not guarded", "internal/lease/ledger.go",
 		"GuardKey: g.c.key, GuardRev: g.book.rev}", "GuardKey: KeyPID(g.record.PID), GuardRev: g.record.Inc}", sims, elects),
-	mutant("a resumed lease keeps a lost claim", "internal/lease/grant.go",
-		"		case st.Hold != nil:\n			g.cancel(", "		case st.Hold != nil && st.Hold.Incarnation == 0:\n			g.cancel(", sims, churn),
+	mutant("a resumed lease keeps a lost claim", "internal/lease/grant.go", `		case st.Hold != nil && st.Hold.Incarnation == inc:
+			g.hold.Store(st.Hold)
+		case st.Hold != nil:
+			g.cancel(fmt.Errorf("%w: incarnation %d was ended", ErrLost, inc))
+		case st.Lapsed != inc:
+			g.cancel(st.Err)
+`, `		case st.Hold != nil:
+			g.hold.Store(st.Hold)
+		case false:
+			g.cancel(fmt.Errorf("%w: incarnation %d was ended", ErrLost, inc))
+`, suite("election", "HoldOnSuspend"), sims, churn),
 }
 
 func TestMutants(t *testing.T) { natstest.Mutants(t, "../..", *mutate, mutants) }
