@@ -91,7 +91,7 @@ func (e *Election) acquire(ctx context.Context, p lease.Policy) (*Term, error) {
 	}
 	s, leave := o.stand(ctx, e)
 	defer leave()
-	g, err := e.claim.AcquireBy(ctx, s.policy(p))
+	g, err := e.claim.AcquireBy(ctx, s.policy(p, e.cfg))
 	if err != nil {
 		return nil, e.explain(err)
 	}

@@ -113,7 +113,7 @@ func (o *office) hear(from string, data []byte) {
 			s.ranked(m)
 		}
 	case opCall:
-		if s != nil {
+		if s != nil && s.cfg.Get().Name != "" { // one that only tries does not stand
 			o.tell(from, s.memo())
 		}
 	case opHandOver, opResign:

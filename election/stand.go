@@ -33,15 +33,15 @@ type place struct {
 	of    int
 }
 
-// A stand is one node's candidacy in one election, while it campaigns.
+// A stand is one node's candidacy in one election, while it campaigns or tries.
 type stand struct {
 	o    *office
 	name string
 
-	count int             // campaigns; guarded by o.mu, as is the next
+	count int             // campaigns and tries; guarded by o.mu, as is the next
 	early map[string]memo // who stands with this node before its term has begun here
 
-	cfg    latest.Value[Config] // of the newest campaign
+	cfg    latest.Value[Config] // of the newest campaign; the zero Config: none yet
 	holder latest.Value[lease.Holder]
 	place  latest.Value[place]
 	cancel context.CancelFunc
@@ -59,7 +59,6 @@ func (o *office) stand(ctx context.Context, e *Election) (s *stand, leave func()
 		o.stands[s.name] = s
 		s.wg.Go(func() { s.run(ctx) })
 	}
-	s.cfg.Store(e.cfg)
 	s.count++
 	return s, func() {
 		o.mu.Lock()
@@ -128,9 +127,14 @@ func (s *stand) ranked(m memo) {
 	s.place.Update(func(p place) (place, bool) { return place{m.Token, m.Rank, m.Of}, m.Token >= p.token })
 }
 
-// policy makes p the policy of a campaign of this candidacy.
-func (s *stand) policy(p lease.Policy) lease.Policy {
-	p.Seen, p.Delay, p.Near = s.holder.Store, s.delay, s.near
+// policy makes p the policy of a campaign of this candidacy under cfg, or of a try: that
+// does not wait for a leader, so it tells none that it stands.
+func (s *stand) policy(p lease.Policy, cfg Config) lease.Policy {
+	p.Delay, p.Near = s.delay, s.near
+	if !p.Free {
+		s.cfg.Store(cfg)
+		p.Seen = s.holder.Store
+	}
 	return p
 }
 

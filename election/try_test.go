@@ -75,3 +75,25 @@ func TestTryDuringAHandOver(t *testing.T) {
 		resign(t, term)
 	})
 }
+
+// Preempt is for who campaigns: one that would not lead afterwards asks for nothing.
+func TestTryDoesNotPreempt(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		term := campaign(t, ranked(t, join(t, s, "a"), 1, false))
+		b := ranked(t, join(t, s, "b"), 2, true)
+		for range 3 {
+			if _, err := b.Try(within(t, time.Second)); !errors.Is(err, election.ErrTaken) {
+				t.Errorf("Try beside a leader = %v, want ErrTaken", err)
+			}
+			time.Sleep(time.Second)
+		}
+		if !term.Valid() {
+			t.Fatalf("the term ended for a Try: %v", context.Cause(term.Context()))
+		}
+		// The same node may campaign, and asks then.
+		next := inBackground(t, b)
+		<-term.Context().Done()
+		resign(t, term)
+		resign(t, <-next)
+	})
+}
