@@ -2,6 +2,7 @@ package election
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -11,8 +12,13 @@ import (
 	"github.com/natsfabric/natsfabric/fabric"
 )
 
-// callFor is how long a candidate that is not in the queue has to say that it stands.
-const callFor = time.Second
+const (
+	// callFor is how long a candidate that is not in the queue has to say that it stands.
+	callFor = time.Second
+	// comeFor is how long the next leader has to come: the second of whom the claim was
+	// given to, then as long again for the others, and that again for it to be known.
+	comeFor = 3 * time.Second
+)
 
 // Transfer ends the term and hands over to the process to, or to the one that comes
 // first if to is empty. The caller has stopped the leader's work. It returns who
@@ -127,8 +133,8 @@ func (e *Election) AskResign(ctx context.Context) (Leader, error) {
 }
 
 // demand sends m to the leader now again and again until done accepts who leads, or
-// the leader refuses for a second. One that has handed over refuses until the next is
-// known.
+// the leader refuses for a second. One that no longer leads, which it is from when it
+// has handed over, refuses until the next is known: for comeFor.
 func (e *Election) demand(ctx context.Context, now Leader, m memo, done func(Leader) bool) (Leader, error) {
 	if e.host.Session.OwnOnly() { // its permissions do not reach the candidates
 		return Leader{}, fabric.ErrNotCandidate
@@ -170,7 +176,11 @@ func (e *Election) demand(ctx context.Context, now Leader, m memo, done func(Lea
 			if since.IsZero() {
 				since = time.Now()
 			}
-			if time.Since(since) > callFor {
+			limit := callFor
+			if errors.Is(reason, ErrNoLeader) {
+				limit = comeFor
+			}
+			if time.Since(since) > limit {
 				return Leader{}, reason
 			}
 			<-again.C
