@@ -125,12 +125,16 @@ func (e *Election) AskResign(ctx context.Context) (Leader, error) {
 	if err != nil {
 		return now, err
 	}
-	_, err = e.demand(ctx, now, memo{Op: opResign}, func(l Leader) bool { return l.Token != now.Token })
+	_, err = e.demand(ctx, now, memo{Op: opResign}, now.over)
 	if err != nil {
 		return now, fmt.Errorf("election %s: ask the leader to resign: %w", e.cfg.Name, err)
 	}
 	return now, nil
 }
+
+// over reports whether l's term is seen to have ended, when next is who leads. That may
+// be of the past at first: an earlier leader says nothing of l.
+func (l Leader) over(next Leader) bool { return next.PID == "" || next.Token > l.Token }
 
 // demand sends m to the leader now again and again until done accepts who leads, or
 // the leader refuses for a second. One that no longer leads, which it is from when it
