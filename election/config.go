@@ -35,7 +35,7 @@ type Config struct {
 	Priority int
 
 	// Preempt asks a leader of a lower Priority to hand over to this node while it
-	// campaigns. The leader stops its work first.
+	// campaigns; Try asks nobody. The leader stops its work first.
 	Preempt bool
 
 	// Logger gets state changes and swallowed errors. Default: discard.

@@ -66,7 +66,9 @@ func (e *Election) Campaign(ctx context.Context) (*Term, error) {
 }
 
 // Try is Campaign for one who does not want to wait for the leader: if there is one,
-// or was one whose lease has yet to run out, the error wraps [ErrTaken].
+// or was one whose lease has yet to run out, the error wraps [ErrTaken]. If the last
+// leader has handed over to another that does not lead yet, Try leaves that one a
+// second to come, and only then leads itself.
 func (e *Election) Try(ctx context.Context) (*Term, error) {
 	t, err := e.acquire(ctx, lease.Policy{Free: true})
 	if err != nil {
@@ -89,7 +91,7 @@ func (e *Election) acquire(ctx context.Context, p lease.Policy) (*Term, error) {
 	}
 	s, leave := o.stand(ctx, e)
 	defer leave()
-	g, err := e.claim.AcquireBy(ctx, s.policy(p))
+	g, err := e.claim.AcquireBy(ctx, s.policy(p, e.cfg))
 	if err != nil {
 		return nil, e.explain(err)
 	}

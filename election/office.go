@@ -33,7 +33,7 @@ type memo struct {
 	Op       string `json:"op"`
 	Name     string `json:"name"` // of the election
 	Token    uint64 `json:"token,omitempty"`
-	Inc      uint64 `json:"inc,omitempty"`
+	Inc      uint64 `json:"inc,omitempty"` // of who stands
 	Priority int    `json:"priority,omitempty"`
 	Preempt  bool   `json:"preempt,omitempty"`
 	Rank     int    `json:"rank,omitempty"`
@@ -113,7 +113,7 @@ func (o *office) hear(from string, data []byte) {
 			s.ranked(m)
 		}
 	case opCall:
-		if s != nil {
+		if s != nil && s.cfg.Get().Name != "" { // one that only tries does not stand
 			o.tell(from, s.memo())
 		}
 	case opHandOver, opResign:

@@ -27,7 +27,7 @@ type chair struct {
 // A standing is one candidate's place in a queue.
 type standing struct {
 	pid      string
-	inc      uint64
+	inc      uint64 // under which it stands
 	priority int
 	heard    time.Time
 	told     int // the rank it was told; -1: none yet
@@ -44,8 +44,9 @@ func (c *chair) enter(pid string, m memo) {
 	}
 	s.inc, s.priority, s.heard, s.told = m.Inc, m.Priority, time.Now(), -1 // it asks, so it is told
 	c.rank()
+	stands := c.queue[pid] != nil
 	c.mu.Unlock()
-	if m.Preempt && m.Priority > c.term.e.cfg.Priority {
+	if stands && m.Preempt && m.Priority > c.term.e.cfg.Priority {
 		c.term.ask(pid)
 	}
 }
@@ -110,6 +111,6 @@ func (c *chair) rank() {
 			continue
 		}
 		s.told = rank
-		c.o.tell(s.pid, memo{Op: opRank, Name: c.term.e.cfg.Name, Token: c.term.Token(), Rank: rank, Of: len(c.queue)})
+		c.o.tell(s.pid, memo{Op: opRank, Name: c.term.e.cfg.Name, Token: c.term.Token(), Inc: s.inc, Rank: rank, Of: len(c.queue)})
 	}
 }

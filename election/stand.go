@@ -29,19 +29,20 @@ const (
 // A place is what a candidate knows of its rank. The zero place is nothing.
 type place struct {
 	token uint64 // of the term whose leader said it
+	inc   uint64 // to which incarnation of this node
 	rank  int
 	of    int
 }
 
-// A stand is one node's candidacy in one election, while it campaigns.
+// A stand is one node's candidacy in one election, while it campaigns or tries.
 type stand struct {
 	o    *office
 	name string
 
-	count int             // campaigns; guarded by o.mu, as is the next
+	count int             // campaigns and tries; guarded by o.mu, as is the next
 	early map[string]memo // who stands with this node before its term has begun here
 
-	cfg    latest.Value[Config] // of the newest campaign
+	cfg    latest.Value[Config] // of the newest campaign; the zero Config: none yet
 	holder latest.Value[lease.Holder]
 	place  latest.Value[place]
 	cancel context.CancelFunc
@@ -59,7 +60,6 @@ func (o *office) stand(ctx context.Context, e *Election) (s *stand, leave func()
 		o.stands[s.name] = s
 		s.wg.Go(func() { s.run(ctx) })
 	}
-	s.cfg.Store(e.cfg)
 	s.count++
 	return s, func() {
 		o.mu.Lock()
@@ -80,28 +80,35 @@ func (o *office) stand(ctx context.Context, e *Election) (s *stand, leave func()
 func (s *stand) memo() memo {
 	cfg := s.cfg.Get()
 	st, _ := s.o.host.Session.State()
-	m := memo{Op: opStand, Name: s.name, Priority: cfg.Priority, Preempt: cfg.Preempt}
-	if st.Hold != nil {
-		m.Inc = st.Hold.Incarnation
+	return memo{Op: opStand, Name: s.name, Inc: incarnation(st), Priority: cfg.Priority, Preempt: cfg.Preempt}
+}
+
+// incarnation returns the one that is held, or 0.
+func incarnation(st lease.State) uint64 {
+	if st.Hold == nil {
+		return 0
 	}
-	return m
+	return st.Hold.Incarnation
 }
 
 // run tells each leader that this node stands until it answers, and the last one
 // that it no longer does. An answer may come from a term that is later than what is
-// known here: only a new holder, and time, are a reason to tell it again.
+// known here: only a new holder, another incarnation of this node, and time, are a
+// reason to tell it again. A leader forgets who stood under an incarnation that is over.
 func (s *stand) run(ctx context.Context) {
 	var h lease.Holder
+	var inc uint64 // the one that h is told of
 	var again <-chan time.Time
 	due, wait := false, askAgain
 	for {
 		holder, changed := s.holder.Load()
 		at, answered := s.place.Load()
-		if holder.Token != h.Token {
-			h, due, wait = holder, true, askAgain
+		st, session := s.o.host.Session.State()
+		if now := incarnation(st); holder.Token != h.Token || now != 0 && now != inc {
+			h, inc, due, wait = holder, now, true, askAgain
 		}
 		switch {
-		case h.PID == "" || h.PID == s.o.me || at.token >= h.Token:
+		case h.PID == "" || h.PID == s.o.me || at.token >= h.Token && at.inc == inc:
 			again = nil
 		case due:
 			s.o.tell(h.PID, s.memo())
@@ -117,6 +124,7 @@ func (s *stand) run(ctx context.Context) {
 			return
 		case <-changed:
 		case <-answered:
+		case <-session:
 		case <-again:
 			due = true
 		}
@@ -125,12 +133,17 @@ func (s *stand) run(ctx context.Context) {
 
 // ranked takes a rank, unless a later leader's is known.
 func (s *stand) ranked(m memo) {
-	s.place.Update(func(p place) (place, bool) { return place{m.Token, m.Rank, m.Of}, m.Token >= p.token })
+	s.place.Update(func(p place) (place, bool) { return place{m.Token, m.Inc, m.Rank, m.Of}, m.Token >= p.token })
 }
 
-// policy makes p the policy of a campaign of this candidacy.
-func (s *stand) policy(p lease.Policy) lease.Policy {
-	p.Seen, p.Delay, p.Near = s.holder.Store, s.delay, s.near
+// policy makes p the policy of a campaign of this candidacy under cfg, or of a try: that
+// does not wait for a leader, so it tells none that it stands.
+func (s *stand) policy(p lease.Policy, cfg Config) lease.Policy {
+	p.Delay, p.Near = s.delay, s.near
+	if !p.Free {
+		s.cfg.Store(cfg)
+		p.Seen = s.holder.Store
+	}
 	return p
 }
 

@@ -75,3 +75,39 @@ func TestForgedRank(t *testing.T) {
 		}
 	}
 }
+
+// Who is no longer a candidate by the time that it is heard preempts nobody.
+func TestPreemptionOfOneThatIsOver(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		var nodes []*fabric.Node
+		for _, pid := range []string{"a", "b"} {
+			n, err := fabric.Join(t.Context(), fabric.Config{
+				Cluster: "c", PID: fabric.PID(pid), NATS: append(natstest.FastOptions(), nats.InProcessServer(s.Link())),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer n.Leave(t.Context())
+			nodes = append(nodes, n)
+		}
+		e, err := New(nodes[0], Config{Name: "x"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		term, err := e.Campaign(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		m := memo{Op: opStand, Name: "x", Inc: nodes[1].Incarnation() - 1, Priority: 1, Preempt: true}
+		term.chair.enter("b", m)
+		if !term.Valid() || term.chair.has("b") {
+			t.Errorf("an incarnation that is over stands: %t, valid %t", term.chair.has("b"), term.Valid())
+		}
+		m.Inc++
+		term.chair.enter("b", m)
+		if term.Valid() {
+			t.Error("the term holds against a candidate that preempts")
+		}
+	})
+}

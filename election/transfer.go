@@ -2,6 +2,7 @@ package election
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -11,8 +12,13 @@ import (
 	"github.com/natsfabric/natsfabric/fabric"
 )
 
-// callFor is how long a candidate that is not in the queue has to say that it stands.
-const callFor = time.Second
+const (
+	// callFor is how long a candidate that is not in the queue has to say that it stands.
+	callFor = time.Second
+	// comeFor is how long the next leader has to come: the second of whom the claim was
+	// given to, then as long again for the others, and that again for it to be known.
+	comeFor = 3 * time.Second
+)
 
 // Transfer ends the term and hands over to the process to, or to the one that comes
 // first if to is empty. The caller has stopped the leader's work. It returns who
@@ -124,16 +130,20 @@ func (e *Election) AskResign(ctx context.Context) (Leader, error) {
 	if err != nil {
 		return now, err
 	}
-	_, err = e.demand(ctx, now, memo{Op: opResign}, func(l Leader) bool { return l.Token != now.Token })
+	_, err = e.demand(ctx, now, memo{Op: opResign}, now.over)
 	if err != nil {
 		return now, fmt.Errorf("election %s: ask the leader to resign: %w", e.cfg.Name, err)
 	}
 	return now, nil
 }
 
+// over reports whether l's term is seen to have ended, when next is who leads. That may
+// be of the past at first: an earlier leader says nothing of l.
+func (l Leader) over(next Leader) bool { return next.PID == "" || next.Token > l.Token }
+
 // demand sends m to the leader now again and again until done accepts who leads, or
-// the leader refuses for a second. One that has handed over refuses until the next is
-// known.
+// the leader refuses for a second. One that no longer leads, which it is from when it
+// has handed over, refuses until the next is known: for comeFor.
 func (e *Election) demand(ctx context.Context, now Leader, m memo, done func(Leader) bool) (Leader, error) {
 	if e.host.Session.OwnOnly() { // its permissions do not reach the candidates
 		return Leader{}, fabric.ErrNotCandidate
@@ -175,7 +185,11 @@ func (e *Election) demand(ctx context.Context, now Leader, m memo, done func(Lea
 			if since.IsZero() {
 				since = time.Now()
 			}
-			if time.Since(since) > callFor {
+			limit := callFor
+			if errors.Is(reason, ErrNoLeader) {
+				limit = comeFor
+			}
+			if time.Since(since) > limit {
 				return Leader{}, reason
 			}
 			<-again.C

@@ -104,6 +104,59 @@ func TestTransferThatIsNotTaken(t *testing.T) {
 	})
 }
 
+// The same if another node asked for it, and who leads then is late, too.
+func TestAskTransferThatIsNotTaken(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		passive := of(t, join(t, s, "w", func(c *fabric.Config) { c.Passive = true }), 0)
+		term := campaign(t, of(t, join(t, s, "a"), 0))
+		b, lb := joinLink(t, s, "b")
+		inBackground(t, of(t, b, 0))
+		c, lc := joinLink(t, s, "c")
+		next := inBackground(t, of(t, c, 0))
+		time.Sleep(time.Second)
+		var began time.Time
+		context.AfterFunc(term.Context(), func() {
+			lb.Cut()
+			lc.Cut()
+			time.AfterFunc(500*time.Millisecond, lc.Heal)
+			began = time.Now()
+			resign(t, term)
+		})
+		l, err := passive.AskTransfer(within(t, time.Minute), "b")
+		if !errors.Is(err, election.ErrNotTaken) || l.PID != "c" || l.Term != 2 {
+			t.Errorf("AskTransfer to one that is cut off = %+v, %v; want c to lead, and ErrNotTaken", l, err)
+		}
+		if took := time.Since(began); took < 1400*time.Millisecond || took > 2*time.Second {
+			t.Errorf("c leads after %v, want a second after it heard of it", took)
+		}
+		resign(t, <-next)
+		lb.Heal()
+		time.Sleep(time.Second)
+	})
+}
+
+// Nobody leads, and whom the leader handed over to does not come: that is said soon.
+func TestAskTransferThatNobodyTakes(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		passive := of(t, join(t, s, "w", func(c *fabric.Config) { c.Passive = true }), 0)
+		term := campaign(t, of(t, join(t, s, "a"), 0))
+		b, lb := joinLink(t, s, "b")
+		inBackground(t, of(t, b, 0))
+		time.Sleep(time.Second)
+		context.AfterFunc(term.Context(), func() {
+			lb.Cut()
+			resign(t, term)
+		})
+		began := time.Now()
+		_, err := passive.AskTransfer(within(t, time.Minute), "b")
+		if took := time.Since(began); !errors.Is(err, election.ErrNoLeader) || took > 5*time.Second {
+			t.Errorf("AskTransfer = %v after %v, want ErrNoLeader after a few seconds", err, took)
+		}
+		lb.Heal()
+		time.Sleep(time.Second)
+	})
+}
+
 // The highest priority comes first, then who is longest in the fabric: when the
 // leader resigns, hands over to nobody in particular, or crashes.
 func TestPriorities(t *testing.T) {

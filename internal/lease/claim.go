@@ -82,7 +82,8 @@ type Policy struct {
 	// Lasting grants do not end when the lease runs out, but are not valid until it
 	// is renewed; they end when the incarnation is over.
 	Lasting bool
-	// Free: a claim that is held is [ErrTaken], instead of being waited for.
+	// Free: a claim that is held is [ErrTaken], instead of being waited for. One that
+	// was given to another and is not taken is waited for, as by everyone.
 	Free bool
 	// Proof: if the holder's process is one of this machine, it is watched, and ended
 	// as soon as the kernel says that it is gone.

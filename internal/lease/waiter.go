@@ -164,20 +164,19 @@ func (w *waiter) outlive(ctx context.Context, e kv.Entry, r ClaimRecord) (over b
 }
 
 // giveWay leaves a claim that is free to whom it was given, or to those who come
-// before us. It reports whether there is a newer record than e, which it returns.
+// before us. It reports whether there is a newer record than e, which it returns. A
+// record does not say how long it has been there, so whoever finds that the claim was
+// given to another leaves that one its whole time.
 func (w *waiter) giveWay(ctx context.Context, e kv.Entry, r ClaimRecord) (changed bool, _ kv.Entry, err error) {
 	var wait time.Duration
-	switch {
-	case r.State == stateHandover && r.To == w.c.s.cfg.PID:
-	case r.State == stateHandover && w.p.Free:
-		return false, e, ErrTaken
-	case r.State == stateHandover:
+	given := r.State == stateHandover && r.To != w.c.s.cfg.PID
+	if given {
 		wait = handoverWindow
 	}
 	if w.p.Delay != nil && r.To != w.c.s.cfg.PID {
 		wait += w.p.Delay()
 	}
-	if wait <= 0 || w.p.Free {
+	if wait <= 0 || w.p.Free && !given {
 		return false, e, nil
 	}
 	if err := w.watch(ctx); err != nil {
