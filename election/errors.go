@@ -40,7 +40,8 @@ var (
 	// ErrConfig: a field of a Config is not usable. See [ConfigError].
 	ErrConfig = errors.New("election: bad configuration")
 	// ErrForeign: the election's key in the bucket holds a record that is not the
-	// fabric's. It is not overwritten: remove it by hand.
+	// fabric's. It is not overwritten: remove it by hand. If somebody leads, that term
+	// ends then, and the next begins one longest lease after.
 	ErrForeign = errors.New("election: foreign record")
 )
 

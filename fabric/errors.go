@@ -81,7 +81,8 @@ var (
 	// [BucketConfigError].
 	ErrBucketConfig = kv.ErrBucketConfig
 	// ErrForeignRecord: a record of the bucket is not the fabric's. It neither grants
-	// nor revokes, and is not overwritten. See [ForeignRecordError].
+	// nor revokes, and is not overwritten; over a PID's claim it ends the node that had
+	// it. See [ForeignRecordError].
 	ErrForeignRecord = kv.ErrForeign
 	// ErrBucket: the bucket exists but is not set up as a fabric's, or holds a
 	// record that is not the fabric's.

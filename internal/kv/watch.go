@@ -87,6 +87,25 @@ func (w *Watch) Close() {
 	w.wg.Wait()
 }
 
+// OnRemoval calls f when the feed says that the key was removed, until stop is called. It
+// may miss that, and anybody may publish there: f has it looked at. It must not block.
+func (b *Bucket) OnRemoval(key string, f func()) (stop func(), err error) {
+	sub, err := b.nc.Subscribe(b.cfg.Feed+"."+key, func(m *nats.Msg) {
+		if removal(m.Header) {
+			f()
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return func() { sub.Unsubscribe() }, nil // fails on a closed connection only
+}
+
+// removal reports whether a message of the feed marks a deletion.
+func removal(h nats.Header) bool {
+	return lastValue(h, "KV-Operation") != "" || lastValue(h, "Nats-Marker-Reason") != ""
+}
+
 // ring takes one message of the feed.
 func (w *Watch) ring(m *nats.Msg) {
 	rev, err := strconv.ParseUint(lastValue(m.Header, "Nats-Sequence"), 10, 64)
@@ -94,7 +113,7 @@ func (w *Watch) ring(m *nats.Msg) {
 		return
 	}
 	e := Entry{Key: strings.TrimPrefix(m.Subject, w.b.cfg.Feed+"."), Rev: rev, Value: m.Data, Seen: time.Now()}
-	if lastValue(m.Header, "KV-Operation") != "" || lastValue(m.Header, "Nats-Marker-Reason") != "" {
+	if removal(m.Header) {
 		e.Value = nil
 	} else if e.Value == nil {
 		e.Value = []byte{}

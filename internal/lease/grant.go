@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/natsfabric/natsfabric/internal/kv"
 )
 
 // A Grant is one stretch of holding a claim. Whoever acquired it must call Release
@@ -43,13 +45,43 @@ func newGrant(c *Claim, hold *Hold, p Policy, token uint64, r ClaimRecord) *Gran
 	} else {
 		ended = context.AfterFunc(end, func() { g.cancel(context.Cause(end)) })
 	}
+	heeded := g.heed()
 	left := context.AfterFunc(c.s.leaving, func() { g.cancel(context.Cause(c.s.leaving)) })
 	context.AfterFunc(g.ctx, func() {
 		ended() // nothing is left to watch for
 		left()
+		heeded()
 		time.AfterFunc(p.Grace, g.exit)
 	})
 	return g
+}
+
+// heed ends the grant when a person has removed its record, as that is how one is taken
+// from a holder that lives. Others leave the claim alone for a while then (see giveWay).
+func (g *Grant) heed() (stop func()) {
+	var looking atomic.Bool
+	stop, err := g.c.s.b.OnRemoval(g.c.key, func() {
+		if looking.Swap(true) {
+			return
+		}
+		g.c.s.spawn(func() {
+			defer looking.Store(false)
+			for n := 0; n < looks; n++ { // the first may show the past
+				e, err := g.c.s.b.Get(g.ctx, g.c.key)
+				if err == nil && e.Value == nil && e.Rev > g.Token {
+					g.cancel(fmt.Errorf("%w: the record of %s was removed", ErrLost, g.c.key))
+					return
+				}
+				if kv.Pause(g.ctx, n) != nil {
+					return
+				}
+			}
+		})
+	})
+	if err != nil {
+		return func() {} // the connection is closed, and the session about to end
+	}
+	return stop
 }
 
 // follow keeps a lasting grant with its incarnation: a hold that lapsed and was

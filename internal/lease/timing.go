@@ -10,6 +10,8 @@ const (
 	slack = 5 * time.Millisecond
 	// minMargin is the least time between a holder's stop and a lease's end.
 	minMargin = 20 * time.Millisecond
+	// looks is how often a holder reads whether its record is gone, having been told so.
+	looks = 10
 	// handoverWindow is how long a claim that was given to one is left to it.
 	handoverWindow = time.Second
 )

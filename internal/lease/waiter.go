@@ -173,6 +173,9 @@ func (w *waiter) giveWay(ctx context.Context, e kv.Entry, r ClaimRecord) (change
 	if given {
 		wait = handoverWindow
 	}
+	if e.Value == nil && e.Rev > 0 { // a person removed it, perhaps from a holder that lives
+		given, wait = true, patience(w.c.s.b.Longest())
+	}
 	if w.p.Delay != nil && r.To != w.c.s.cfg.PID {
 		wait += w.p.Delay()
 	}
