@@ -197,6 +197,7 @@ const (
 
 // withDefaults checks c and fills in its defaults.
 func (c Config) withDefaults() (Config, error) {
+	c.Passive = c.Passive || c.Role == RoleObserver
 	if err := c.checkMailbox(); err != nil {
 		return c, err
 	}
@@ -204,7 +205,6 @@ func (c Config) withDefaults() (Config, error) {
 	c.PID = cmp.Or(c.PID, PID(nuid.Next()))
 	c.Lease = cmp.Or(c.Lease, DefaultLease)
 	c.Role = cmp.Or(c.Role, RoleAdmin)
-	c.Passive = c.Passive || c.Role == RoleObserver
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}

@@ -282,6 +282,7 @@ func TestMailboxConfig(t *testing.T) {
 	for name, c := range map[string]fabric.Config{
 		"no PID":    {Mailbox: on},
 		"passive":   {PID: "a", Passive: true, Mailbox: on},
+		"observer":  {PID: "a", Role: fabric.RoleObserver, Mailbox: on},
 		"inbox off": {PID: "a", Inbox: fabric.Inbox{Off: true}, Mailbox: on},
 		"negative":  {PID: "a", Mailbox: fabric.Mailbox{Attempts: -1}},
 		"age":       {PID: "a", Mailbox: fabric.Mailbox{Age: time.Second}},
