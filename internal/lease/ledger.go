@@ -73,7 +73,7 @@ type ledger struct {
 	rev     uint64 // of the claim's record
 	unsure  bool   // a write under rev may yet land
 	rewrite *ClaimRecord
-	known   map[string]uint64 // revisions that we stored, by key
+	known   map[string]uint64 // newest revisions, of keys that we stored and are sure of
 }
 
 func (l *ledger) init(ctx context.Context, rev uint64) {
@@ -124,6 +124,7 @@ func (g *Grant) Put(ctx context.Context, key string, value []byte) error {
 				return nil
 			case errors.Is(err, kv.ErrUnknown):
 				doubt, g.book.unsure = true, true
+				delete(g.book.known, key) // what was known may be the past
 			case errors.Is(err, kv.ErrRefused) && g.fenced(ctx):
 				err = fmt.Errorf("%w: %w", ErrFenced, err)
 			case !errors.Is(err, kv.ErrRefused) && !errors.Is(err, kv.ErrBusy) && !doubt:
