@@ -25,6 +25,7 @@ const tryFor = 2 * time.Second
 // Error codes of JetStream that a guarded write meets.
 const (
 	codeWrongLast = 10071 // the guard does not hold
+	codeInProcess = 10158 // a message with the ID is in process
 	codeInFlight  = 10164 // another write under the guard is in flight
 )
 
@@ -270,7 +271,7 @@ func (p *StreamPublisher) publish(ctx context.Context, msg *nats.Msg) (*jetstrea
 			if errors.Is(err, ErrFenced) || errors.Is(err, ErrForeign) {
 				return nil, inDoubt(err, doubt)
 			}
-		case api.ErrorCode != codeInFlight:
+		case api.ErrorCode != codeInFlight && api.ErrorCode != codeInProcess:
 			return nil, inDoubt(err, doubt)
 		}
 		if doubt && time.Since(began)+tryFor > p.window {

@@ -3,6 +3,7 @@ package election_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -125,6 +126,47 @@ func TestPublishOverAConnectionThatIsClosed(t *testing.T) {
 			t.Errorf("Publish = %v, want ErrConnectionClosed and ErrUnknown", err)
 		}
 		soon(t, "Publish", began)
+		resign(t, term)
+	})
+}
+
+// Servers that replicate refuse the repetition of a message that is under way: its outcome
+// is about to be known.
+func TestPublishIsRepeatedWhileInProcess(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		js, stream := orders(t, s.Connect())
+		term := campaign(t, of(t, join(t, s, "a"), 0))
+		way := &tap{JetStream: js, subject: "orders.new"}
+		inProcess := fmt.Errorf("nats: %w", &jetstream.APIError{Code: 409, ErrorCode: 10158, Description: "duplicate message id is in process"})
+		way.on = func(n int, send func() (*jetstream.PubAck, error)) (*jetstream.PubAck, error) {
+			switch n {
+			case 0:
+				if _, err := send(); err != nil {
+					t.Error(err)
+				}
+				return nil, nats.ErrTimeout
+			case 1, 2:
+				return nil, inProcess
+			}
+			return send()
+		}
+		ack, err := fence(t, way, term).Publish(watched(t), "orders.new", nil)
+		if err != nil || !ack.Duplicate || way.n != 4 {
+			t.Errorf("Publish = %+v, %v after %d attempts, want a duplicate after 4", ack, err, way.n)
+		}
+		if got := count(t, stream, "orders.new"); got != 1 {
+			t.Errorf("%d messages are stored, want 1", got)
+		}
+		// It is in doubt for as long as that is all that is known.
+		way.n, way.on = 0, func(n int, _ func() (*jetstream.PubAck, error)) (*jetstream.PubAck, error) {
+			if n == 0 {
+				return nil, nats.ErrTimeout
+			}
+			return nil, inProcess
+		}
+		if _, err := fence(t, way, term).Publish(within(t, time.Second), "orders.new", nil); !errors.Is(err, election.ErrUnknown) {
+			t.Errorf("Publish = %v, want ErrUnknown", err)
+		}
 		resign(t, term)
 	})
 }
