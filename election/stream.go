@@ -65,6 +65,11 @@ type StreamPublisher struct {
 // stream must keep its messages by limits, and neither mirror nor rename. Nothing else
 // may write or delete the fence's records; if limits remove the last one, the publisher
 // writes another as soon as it is refused.
+//
+// The connection of js is best made with [nats.ReconnectBufSize](-1). The publisher sends
+// nothing while it is broken; but a repetition in the moment in which it breaks would wait
+// in the buffer, and could be stored a second time after an outage longer than the stream's
+// Duplicates. Publish has then returned an error that wraps [ErrUnknown].
 func FenceStream(ctx context.Context, js jetstream.JetStream, term *Term, stream, subject string) (*StreamPublisher, error) {
 	p := &StreamPublisher{js: js, term: term, name: stream, subject: subject, turn: make(chan struct{}, 1)}
 	err := p.open(ctx)
@@ -259,7 +264,7 @@ func (p *StreamPublisher) publish(ctx context.Context, msg *nats.Msg) (*jetstrea
 		switch {
 		case isHopeless(err), !sent && ctx.Err() != nil:
 			return nil, inDoubt(err, doubt || sent)
-		case !sent: // there may be room in the buffer soon
+		case !sent: // it may be connected soon
 		case errors.Is(err, jetstream.ErrNoStreamResponse): // nobody received it
 			if lost := p.lost(ctx, n, m.Subject); lost != nil {
 				return nil, inDoubt(lost, doubt)
@@ -281,14 +286,6 @@ func (p *StreamPublisher) publish(ctx context.Context, msg *nats.Msg) (*jetstrea
 			return nil, inDoubt(errors.Join(waitErr, err), doubt)
 		}
 	}
-}
-
-// inDoubt adds to err that an attempt may have been stored.
-func inDoubt(err error, doubt bool) error {
-	if doubt {
-		return fmt.Errorf("%w: %w", ErrUnknown, err)
-	}
-	return err
 }
 
 // refused finds out why a write guarded by rev was.

@@ -3,6 +3,7 @@ package election
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/nats-io/nats.go"
@@ -26,13 +27,25 @@ func isUnsent(err error) bool {
 	return isHopeless(err) || errors.Is(err, nats.ErrReconnectBufExceeded)
 }
 
-// ready reports why nothing can be sent now.
+// ready reports why nothing can be sent now. What is sent while the connection is broken
+// waits in its buffer, and may be stored when the stream no longer knows it again.
 func (p *StreamPublisher) ready(ctx context.Context) error {
-	if ctx.Err() != nil {
+	nc := p.js.Conn()
+	switch {
+	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	}
-	if p.js.Conn().IsClosed() {
+	case nc.IsClosed():
 		return nats.ErrConnectionClosed
+	case !nc.IsConnected():
+		return nats.ErrDisconnected
 	}
 	return nil
+}
+
+// inDoubt adds to err that an attempt may have been stored.
+func inDoubt(err error, doubt bool) error {
+	if doubt {
+		return fmt.Errorf("%w: %w", ErrUnknown, err)
+	}
+	return err
 }

@@ -130,6 +130,69 @@ func TestPublishOverAConnectionThatIsClosed(t *testing.T) {
 	})
 }
 
+// While the connection is broken nothing is sent, with a buffer or without: what waits
+// there is stored when nobody waits for it any more.
+func TestPublishOverABrokenConnection(t *testing.T) {
+	for _, size := range []int{-1, nats.DefaultReconnectBufSize} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+				l := s.Link()
+				js, stream := orders(t, s.Connect(append(options(l), nats.ReconnectBufSize(size))...))
+				term := campaign(t, of(t, join(t, s, "a"), 0))
+				p := fence(t, js, term)
+				l.Cut()
+				l.Kill()
+				time.Sleep(100 * time.Millisecond)
+				if _, err := p.Publish(within(t, time.Second), "orders.new", []byte("1")); !errors.Is(err, nats.ErrDisconnected) || errors.Is(err, election.ErrUnknown) {
+					t.Errorf("Publish over a broken connection = %v, want ErrDisconnected without ErrUnknown", err)
+				}
+				time.AfterFunc(time.Second, l.Heal)
+				publish(t, p, "2")
+				if got := count(t, stream, "orders.new"); got != 1 {
+					t.Errorf("%d messages are stored, want 1", got)
+				}
+				resign(t, term)
+			})
+		})
+	}
+}
+
+// A repetition that waits in the buffer of a broken connection would be sent when the
+// stream no longer knows the message again.
+func TestPublishIsNotRepeatedTooLate(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		l := s.Link()
+		js, stream := orders(t, s.Connect(options(l)...), func(c *jetstream.StreamConfig) { c.Duplicates = 5 * time.Second })
+		term := campaign(t, of(t, join(t, s, "a"), 0))
+		p := fence(t, js, term)
+		for i := range 3 {
+			l.CutReplies()
+			time.AfterFunc(100*time.Millisecond, func() { l.Cut(); l.Kill() })
+			if _, err := p.Publish(within(t, time.Minute), "orders.new", []byte("1")); !errors.Is(err, election.ErrUnknown) {
+				t.Errorf("Publish = %v, want ErrUnknown", err)
+			}
+			time.Sleep(time.Minute)
+			l.Heal()
+			time.Sleep(time.Second)
+			if got := count(t, stream, "orders.new"); got != i+1 {
+				t.Fatalf("%d messages are stored, want %d", got, i+1)
+			}
+		}
+		// In time it is repeated, and known again.
+		l.CutReplies()
+		time.AfterFunc(100*time.Millisecond, func() { l.Cut(); l.Kill() })
+		time.AfterFunc(time.Second, l.Heal)
+		ack, err := p.Publish(within(t, time.Minute), "orders.new", []byte("1"))
+		if err != nil || !ack.Duplicate {
+			t.Errorf("Publish = %+v, %v; want a duplicate", ack, err)
+		}
+		if got := count(t, stream, "orders.new"); got != 4 {
+			t.Errorf("%d messages are stored, want 4", got)
+		}
+		resign(t, term)
+	})
+}
+
 // Servers that replicate refuse the repetition of a message that is under way: its outcome
 // is about to be known.
 func TestPublishIsRepeatedWhileInProcess(t *testing.T) {
