@@ -26,8 +26,8 @@ var (
 	ErrNoCandidate = errors.New("election: no such candidate")
 	// ErrNotTaken: who should take over did not, and another did.
 	ErrNotTaken = errors.New("election: not taken over")
-	// ErrFenced: the write was refused because the term has ended, and another may lead
-	// or have led.
+	// ErrFenced: the term has ended, and another may lead or have led. The write was
+	// refused because of that, unless the error wraps [ErrUnknown] as well.
 	ErrFenced = errors.New("election: fenced")
 	// ErrUnknown: the write may have been stored, or may yet be.
 	ErrUnknown = errors.New("election: outcome unknown")

@@ -22,7 +22,9 @@ const MaxState = lease.MaxEntry
 // Put works until Resign is called, so also while the term is suspended, and after
 // its context has ended, for the last word of a leader that stops. If ctx ends before
 // the outcome is known, the error wraps [ErrUnknown]; the next Put or Get that
-// succeeds makes sure that it can no longer be stored.
+// succeeds makes sure that it can no longer be stored. A Put that is under way while
+// the term is given up may fail with both: the term is over, and this value may have
+// been stored as its last.
 func (t *Term) Put(ctx context.Context, key string, value []byte) error {
 	if err := token.Check("key", key); err != nil {
 		return err
@@ -53,10 +55,12 @@ func (t *Term) kept(op, key string, err error) error {
 	switch foreign, ok := errors.AsType[*lease.ForeignError](err); {
 	case ok:
 		err = fmt.Errorf("%w: key %s", ErrForeign, foreign.Key)
-	case errors.Is(err, lease.ErrFenced) && errors.Is(err, kv.ErrUnknown):
-		err = fmt.Errorf("%w: %w", ErrFenced, ErrUnknown)
 	case errors.Is(err, lease.ErrFenced), errors.Is(err, lease.ErrReleased):
+		unknown := errors.Is(err, kv.ErrUnknown)
 		err = ErrFenced
+		if unknown { // it had been sent when the term ended
+			err = fmt.Errorf("%w: %w", ErrFenced, ErrUnknown)
+		}
 	case errors.Is(err, kv.ErrUnknown):
 		err = fmt.Errorf("%w: %w", ErrUnknown, err)
 	}

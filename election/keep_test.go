@@ -138,6 +138,12 @@ func TestPutInDoubt(t *testing.T) {
 			case 1:
 				wantKept(t, ta, "cursor", "doubtful") // it was stored, and its answer lost
 			case 2:
+				// What waits until the doubtful one cannot land any more is not sent.
+				la.CutReplies()
+				if err := ta.Put(within(t, 500*time.Millisecond), "cursor", []byte("unsent")); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, election.ErrUnknown) {
+					t.Errorf("Put that was not sent = %v, want DeadlineExceeded without ErrUnknown", err)
+				}
+				la.Heal()
 			}
 			// The first attempt of long ago arrives only now: a guard under the revision at
 			// which the claim was taken holds no longer.
@@ -166,6 +172,46 @@ func TestPutInDoubt(t *testing.T) {
 		}
 		wantKept(t, tb, "cursor", "doubtful")
 		resign(t, tb)
+	})
+}
+
+// A write that is under way when the term is given up was sent: it is not known to be
+// refused. One that was never sent is.
+func TestPutBesideResign(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a, la := joinLink(t, s, "a")
+		ea, eb := of(t, a, 0), of(t, join(t, s, "b"), 0)
+		for i, give := range []func(*election.Term, context.Context) error{
+			(*election.Term).Resign,
+			func(term *election.Term, ctx context.Context) error {
+				_, err := term.Transfer(ctx, "b")
+				return err
+			},
+		} {
+			ta := campaign(t, ea)
+			next := inBackground(t, eb)
+			time.Sleep(time.Second) // b stands
+			want := fmt.Sprint("beside ", i)
+			la.CutReplies()
+			first, second := make(chan error, 1), make(chan error, 1)
+			go func() { first <- ta.Put(within(t, time.Minute), "cursor", []byte(want)) }()
+			time.Sleep(50 * time.Millisecond)
+			go func() { second <- ta.Put(within(t, time.Minute), "cursor", []byte("never sent")) }()
+			time.Sleep(50 * time.Millisecond)
+			if err := give(ta, within(t, 100*time.Millisecond)); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("giving up without an answer = %v, want DeadlineExceeded", err)
+			}
+			if err := <-first; !errors.Is(err, election.ErrFenced) || !errors.Is(err, election.ErrUnknown) {
+				t.Errorf("Put under way = %v, want ErrFenced and ErrUnknown", err)
+			}
+			if err := <-second; !errors.Is(err, election.ErrFenced) || errors.Is(err, election.ErrUnknown) {
+				t.Errorf("Put that waited = %v, want ErrFenced alone", err)
+			}
+			la.Heal()
+			tb := <-next
+			wantKept(t, tb, "cursor", want)
+			resign(t, tb)
+		}
 	})
 }
 

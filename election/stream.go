@@ -25,6 +25,7 @@ const tryFor = 2 * time.Second
 // Error codes of JetStream that a guarded write meets.
 const (
 	codeWrongLast = 10071 // the guard does not hold
+	codeInProcess = 10158 // a message with the ID is in process
 	codeInFlight  = 10164 // another write under the guard is in flight
 )
 
@@ -64,6 +65,11 @@ type StreamPublisher struct {
 // stream must keep its messages by limits, and neither mirror nor rename. Nothing else
 // may write or delete the fence's records; if limits remove the last one, the publisher
 // writes another as soon as it is refused.
+//
+// The connection of js is best made with [nats.ReconnectBufSize](-1). The publisher sends
+// nothing while it is broken; but a repetition in the moment in which it breaks would wait
+// in the buffer, and could be stored a second time after an outage longer than the stream's
+// Duplicates. Publish has then returned an error that wraps [ErrUnknown].
 func FenceStream(ctx context.Context, js jetstream.JetStream, term *Term, stream, subject string) (*StreamPublisher, error) {
 	p := &StreamPublisher{js: js, term: term, name: stream, subject: subject, turn: make(chan struct{}, 1)}
 	err := p.open(ctx)
@@ -122,12 +128,12 @@ func (p *StreamPublisher) take(ctx context.Context) error {
 		default:
 			m := &nats.Msg{Subject: p.subject, Data: data, Header: nats.Header{}}
 			// Its own outcome is read: the record is the last one, or another came.
-			_, err = p.send(ctx, m, rev)
+			_, _, err = p.send(ctx, m, rev)
 		}
 		if api, ok := errors.AsType[*jetstream.APIError](err); ok && api.ErrorCode != codeWrongLast && api.ErrorCode != codeInFlight {
 			return err
 		}
-		if errors.Is(err, ErrForeign) {
+		if errors.Is(err, ErrForeign) || isHopeless(err) {
 			return err
 		}
 		if errors.Is(err, jetstream.ErrNoStreamResponse) {
@@ -169,8 +175,12 @@ func (p *StreamPublisher) fence(ctx context.Context) (r fenceRecord, rev uint64,
 	return r, m.Sequence, nil
 }
 
-// send tries once to store m, if the fence's sequence is rev.
-func (p *StreamPublisher) send(ctx context.Context, m *nats.Msg, rev uint64) (*jetstream.PubAck, error) {
+// send tries once to store m, if the fence's sequence is rev. It reports whether m may
+// have been sent.
+func (p *StreamPublisher) send(ctx context.Context, m *nats.Msg, rev uint64) (ack *jetstream.PubAck, sent bool, err error) {
+	if err := p.ready(ctx); err != nil {
+		return nil, false, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, tryFor)
 	defer cancel()
 	m.Header.Set("Nats-Expected-Stream", p.name)
@@ -178,7 +188,8 @@ func (p *StreamPublisher) send(ctx context.Context, m *nats.Msg, rev uint64) (*j
 	if m.Subject != p.subject {
 		m.Header.Set("Nats-Expected-Last-Subject-Sequence-Subject", p.subject)
 	}
-	return p.js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0))
+	ack, err = p.js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0))
+	return ack, !isUnsent(err), err
 }
 
 func (p *StreamPublisher) set(rev uint64) {
@@ -197,7 +208,9 @@ func (p *StreamPublisher) last() uint64 {
 // the stream; else the error wraps [ErrFenced]. It tries again until it knows, as long
 // as ctx allows and the stream would recognise the message as a duplicate, and
 // otherwise fails with an error that wraps [ErrUnknown]; without it, nothing was stored.
-// A subject that is not the stream's is refused with a [*ConfigError].
+// A subject that is not the stream's is refused with a [*ConfigError], and what the
+// connection will never send, because it is too large or the connection is closed, with
+// the error of nats.go, at once.
 func (p *StreamPublisher) Publish(ctx context.Context, subject string, data []byte) (*jetstream.PubAck, error) {
 	return p.PublishMsg(ctx, &nats.Msg{Subject: subject, Data: data})
 }
@@ -243,12 +256,15 @@ func (p *StreamPublisher) publish(ctx context.Context, msg *nats.Msg) (*jetstrea
 			began = time.Now()
 		}
 		rev := p.last()
-		ack, err := p.send(ctx, m, rev)
+		ack, sent, err := p.send(ctx, m, rev)
 		if err == nil {
 			return ack, nil
 		}
 		api, definite := errors.AsType[*jetstream.APIError](err)
 		switch {
+		case isHopeless(err), !sent && ctx.Err() != nil:
+			return nil, inDoubt(err, doubt || sent)
+		case !sent: // it may be connected soon
 		case errors.Is(err, jetstream.ErrNoStreamResponse): // nobody received it
 			if lost := p.lost(ctx, n, m.Subject); lost != nil {
 				return nil, inDoubt(lost, doubt)
@@ -260,7 +276,7 @@ func (p *StreamPublisher) publish(ctx context.Context, msg *nats.Msg) (*jetstrea
 			if errors.Is(err, ErrFenced) || errors.Is(err, ErrForeign) {
 				return nil, inDoubt(err, doubt)
 			}
-		case api.ErrorCode != codeInFlight:
+		case api.ErrorCode != codeInFlight && api.ErrorCode != codeInProcess:
 			return nil, inDoubt(err, doubt)
 		}
 		if doubt && time.Since(began)+tryFor > p.window {
@@ -270,14 +286,6 @@ func (p *StreamPublisher) publish(ctx context.Context, msg *nats.Msg) (*jetstrea
 			return nil, inDoubt(errors.Join(waitErr, err), doubt)
 		}
 	}
-}
-
-// inDoubt adds to err that an attempt may have been stored.
-func inDoubt(err error, doubt bool) error {
-	if doubt {
-		return fmt.Errorf("%w: %w", ErrUnknown, err)
-	}
-	return err
 }
 
 // refused finds out why a write guarded by rev was.

@@ -90,7 +90,7 @@ checked where the work is written down. Its stdin is /dev/null without --stdin.`
 	})
 	fs := cmd.Flags()
 	fs.DurationVar(&f.grace, "grace", time.Second, "how long COMMAND may take to end before KILL; less than half of --ttl")
-	fs.DurationVar(&f.wait, "wait", 0, "how long to wait to lead; 0s: not at all (default: for ever)")
+	fs.DurationVar(&f.wait, "wait", 0, "how long to wait to lead; 0s: not at all, but for one who was called to lead (default: for ever)")
 	fs.Var(&f.onLoss, "on-loss", "what to do to COMMAND when the leadership is lost: `term`, kill, signal:NAME or ignore")
 	fs.StringVar(&f.failover, "failover", "lease", "take over when the leader's `lease` has run out, or also on proof: its process, on this machine, has ended")
 	fs.BoolVar(&f.retry, "retry", false, "after a loss wait to lead again, instead of exit code 75")

@@ -73,7 +73,7 @@ type ledger struct {
 	rev     uint64 // of the claim's record
 	unsure  bool   // a write under rev may yet land
 	rewrite *ClaimRecord
-	known   map[string]uint64 // revisions that we stored, by key
+	known   map[string]uint64 // newest revisions, of keys that we stored and are sure of
 }
 
 func (l *ledger) init(ctx context.Context, rev uint64) {
@@ -100,9 +100,10 @@ func (l *ledger) take(ctx context.Context) (_ context.Context, drop func(), err 
 }
 
 // Put keeps value under key, a key of [KeyEntry], if the claim is still this grant's;
-// else the error wraps [ErrFenced]. An error that wraps [kv.ErrUnknown], perhaps as
-// well, says that the outcome is not known: value may be stored, but not any more once
-// a later Put or Get, of this grant or another, has returned without an error.
+// else the error wraps [ErrFenced], or [ErrReleased] if the claim is being given back.
+// An error that wraps [kv.ErrUnknown], perhaps as well, says that the outcome is not
+// known: value may be stored, but not any more once a later Put or Get, of this grant or
+// another, has returned without an error.
 func (g *Grant) Put(ctx context.Context, key string, value []byte) error {
 	ctx, drop, err := g.book.take(ctx)
 	if err != nil {
@@ -123,6 +124,7 @@ func (g *Grant) Put(ctx context.Context, key string, value []byte) error {
 				return nil
 			case errors.Is(err, kv.ErrUnknown):
 				doubt, g.book.unsure = true, true
+				delete(g.book.known, key) // what was known may be the past
 			case errors.Is(err, kv.ErrRefused) && g.fenced(ctx):
 				err = fmt.Errorf("%w: %w", ErrFenced, err)
 			case !errors.Is(err, kv.ErrRefused) && !errors.Is(err, kv.ErrBusy) && !doubt:
@@ -139,9 +141,18 @@ func (g *Grant) Put(ctx context.Context, key string, value []byte) error {
 			if doubt {
 				return fmt.Errorf("%w: %w", kv.ErrUnknown, waitErr)
 			}
-			return errors.Join(waitErr, err)
+			return gaveUp(waitErr, err)
 		}
 	}
+}
+
+// gaveUp is the error of a call that waitErr ended after an attempt failed with err. Of a
+// write whose outcome is unknown it keeps the text only: that was not the caller's.
+func gaveUp(waitErr, err error) error {
+	if errors.Is(err, kv.ErrUnknown) {
+		return fmt.Errorf("%w: %v", waitErr, err)
+	}
+	return errors.Join(waitErr, err)
 }
 
 // Get returns what is kept under key, or nil. It is what was stored last, not what
@@ -164,7 +175,7 @@ func (g *Grant) Get(ctx context.Context, key string) ([]byte, error) {
 			return nil, err
 		}
 		if waitErr := kv.Pause(ctx, n); waitErr != nil {
-			return nil, errors.Join(waitErr, err)
+			return nil, gaveUp(waitErr, err)
 		}
 	}
 }
