@@ -107,11 +107,13 @@ func TestWitnessEndsNobodyElse(t *testing.T) {
 			})
 		}
 	}
-	t.Run("the session is removed", func(t *testing.T) {
-		natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
-			lateWitness(t, s, (*natstest.Link).Cut, 50*time.Millisecond, true)
+	for late := 50 * time.Millisecond; late < ttl/4; late += 100 * time.Millisecond { // before it is renewed
+		t.Run("the session is removed "+late.String(), func(t *testing.T) {
+			natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+				lateWitness(t, s, (*natstest.Link).Cut, late, true)
+			})
 		})
-	})
+	}
 }
 
 func lateWitness(t *testing.T, s *natstest.Server, cut func(*natstest.Link), late time.Duration, remove bool) {
