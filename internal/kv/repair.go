@@ -30,13 +30,15 @@ func (b *Bucket) Repair(ctx context.Context, replicas int, dry bool) ([]*ConfigE
 	if replicas != 0 && info.Config.Replicas != replicas {
 		found = append(found, &ConfigError{b.cfg.Name, "num_replicas", replicas, info.Config.Replicas})
 	}
-	if dry || len(found) == 0 {
+	if dry {
 		return found, nil
 	}
-	if err := b.update(ctx, replicas); err != nil {
-		return found, err
+	if len(found) > 0 {
+		if err := b.update(ctx, replicas); err != nil {
+			return found, err
+		}
 	}
-	return found, b.awaitCopies(ctx)
+	return found, b.awaitCopies(ctx) // also of a Repair before this one
 }
 
 // update sends the existing configuration with the fabric's settings in it. It works
