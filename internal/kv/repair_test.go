@@ -59,3 +59,34 @@ func TestRepairAwaitsCopiesAgain(t *testing.T) {
 		}
 	})
 }
+
+// What the fabric does not check is the operator's.
+func TestRepairKeepsTheOperatorsSettings(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		b, nc, _ := opened(t, s)
+		config := api(t, nc, "STREAM.INFO."+stream, nil)["config"].(map[string]any)
+		theirs := map[string]any{
+			"max_bytes": float64(1 << 20), "max_msg_size": float64(1 << 10), "description": "theirs", "compression": "s2",
+			"duplicate_window": float64(time.Minute),
+		}
+		for field, value := range theirs {
+			config[field] = value
+		}
+		config["allow_direct"], config["max_age"], config["republish"] = true, float64(time.Hour), nil
+		if resp := api(t, nc, "STREAM.UPDATE."+stream, config); resp["error"] != nil {
+			t.Fatal(resp["error"])
+		}
+		if found, err := b.Repair(within(t, time.Minute), 0, false); len(found) != 3 || err != nil {
+			t.Errorf("Repair = %v, %v, want 3 differences", found, err)
+		}
+		config = api(t, nc, "STREAM.INFO."+stream, nil)["config"].(map[string]any)
+		for field, want := range theirs {
+			if got := config[field]; got != want {
+				t.Errorf("%s = %v after Repair, want %v", field, got, want)
+			}
+		}
+		if _, found, err := b.Inspect(t.Context()); len(found) != 0 || err != nil {
+			t.Errorf("after Repair the bucket differs in %v, %v", found, err)
+		}
+	})
+}
