@@ -297,6 +297,21 @@ func TestMemberStatesTheLongestLeaseInANewBucket(t *testing.T) {
 	})
 }
 
+// A member that is the only one, and makes the lost bucket anew, has nobody to tell.
+func TestLoneMemberOpensANewBucketAtOnce(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a, nc, _ := opened(t, s)
+		deleteBucket(t, nc)
+		began := time.Now()
+		if err := a.Open(within(t, time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took > 10*time.Millisecond {
+			t.Errorf("opened after %v, want no wait", took)
+		}
+	})
+}
+
 func TestOpenWaitsForTheServer(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
 		nc, link := connect(t, s)
