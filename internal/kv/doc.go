@@ -23,6 +23,8 @@
 // in leases that the old one recorded. So a new bucket is closed: nothing absent
 // is claimed in it until its record "b" opens it, which is written at once when
 // no process of the fabric is connected, else after one longest lease.
+// A record "b" that opens nothing closes the bucket, and states for how long: whoever
+// opens it has waited that long, and states no shorter lease.
 //
 // # The feed
 //

@@ -23,7 +23,8 @@ const MaxLease = 10 * time.Minute
 const KeyOpen = "b"
 
 // An openRecord opens the bucket that was created at Created, and no other: a
-// late write must not open the next one.
+// late write must not open the next one. One that opens nothing closes the bucket.
+// Both state the longest lease that somebody knows of.
 type openRecord struct {
 	Key     string    `json:"key"`
 	Created time.Time `json:"created"`
@@ -245,7 +246,7 @@ func (b *Bucket) differences(got jetstream.StreamConfig) (found []*ConfigError) 
 func (b *Bucket) unlock(ctx context.Context, created time.Time, made, rolled bool) error {
 	wait := b.Longest()
 	b.mu.Lock()
-	newcomer := b.longest == 0
+	newcomer := b.created.IsZero()
 	b.mu.Unlock()
 	ask := made || newcomer
 	ask = ask || rolled
@@ -257,8 +258,9 @@ func (b *Bucket) unlock(ctx context.Context, created time.Time, made, rolled boo
 		}
 		var r openRecord
 		ours := json.Unmarshal(e.Value, &r) == nil && r.Key == KeyOpen && r.LeaseMS > 0 && r.LeaseMS <= MaxLease.Milliseconds()
+		stated := time.Duration(r.LeaseMS) * time.Millisecond
 		if ours && r.Created.Equal(created) {
-			return b.opened(e.Rev, created, time.Duration(r.LeaseMS)*time.Millisecond, connects)
+			return b.opened(e.Rev, created, stated, connects)
 		}
 		if e.Value != nil && !ours {
 			return &ForeignError{Key: KeyOpen}
@@ -271,6 +273,14 @@ func (b *Bucket) unlock(ctx context.Context, created time.Time, made, rolled boo
 				wait = 0
 			}
 		}
+		if !newcomer && stated < wait && !b.cfg.NoOpen {
+			// A newcomer that waits as well may have a shorter lease than we know of.
+			if err := b.writeOpen(ctx, e.Rev, time.Time{}); err != nil {
+				return err
+			}
+			continue
+		}
+		wait = max(wait, b.heard(stated))
 		if time.Since(since) >= wait && !b.cfg.NoOpen {
 			if lost, err := b.replaced(ctx, created); err != nil || lost { // e may be the next bucket's
 				return cmp.Or(err, ErrReplaced)
@@ -286,8 +296,18 @@ func (b *Bucket) unlock(ctx context.Context, created time.Time, made, rolled boo
 	}
 }
 
+// heard notes a lease that a closed record states, and returns it: who opens the bucket
+// states it again, or shuts out the members that have it.
+func (b *Bucket) heard(lease time.Duration) time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.longest = max(b.longest, lease)
+	return lease
+}
+
+// writeOpen opens the bucket that was created at created, or closes it if that is zero.
 func (b *Bucket) writeOpen(ctx context.Context, rev uint64, created time.Time) error {
-	value, err := json.Marshal(openRecord{Key: KeyOpen, Created: created, LeaseMS: (b.Longest() + time.Millisecond - 1).Milliseconds()})
+	value, err := b.openRecord(created)
 	if err != nil {
 		return err
 	}
@@ -296,6 +316,13 @@ func (b *Bucket) writeOpen(ctx context.Context, rev uint64, created time.Time) e
 		return nil // somebody was first; the next read shows who
 	}
 	return err
+}
+
+// openRecord is the record for the bucket that was created at created, with the longest
+// lease known.
+func (b *Bucket) openRecord(created time.Time) ([]byte, error) {
+	longest := b.Longest() + time.Millisecond - 1
+	return json.Marshal(openRecord{Key: KeyOpen, Created: created, LeaseMS: max(1, longest.Milliseconds())})
 }
 
 func (b *Bucket) opened(rev uint64, created time.Time, longest time.Duration, connects uint64) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"strings"
 	"testing"
@@ -242,6 +243,71 @@ func TestLongerLeaseIsRefused(t *testing.T) {
 		b, _, _ := opened(t, s, func(c *kv.Config) { c.Lease = time.Second })
 		if b.Longest() != ttl {
 			t.Errorf("Longest() of a process with a shorter lease = %v, want %v", b.Longest(), ttl)
+		}
+	})
+}
+
+// longer is the lease of a fabric that a process with the lease ttl comes to.
+const longer = 6 * ttl
+
+// A bucket that was closed because it went back in time says for how long: a newcomer
+// with a short lease waits as long, and shuts nobody out when it opens it.
+func TestNewcomerKeepsTheLeaseOfAClosedRecord(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a, _, _ := opened(t, s, func(c *kv.Config) { c.Lease = longer })
+		closed := fmt.Sprintf(`{"key":"b","created":"0001-01-01T00:00:00Z","lease_ms":%d}`, longer.Milliseconds())
+		put(t, a, "b", closed, get(t, a, "b").Rev)
+		began := time.Now()
+		b, _, _ := opened(t, s)
+		if took := time.Since(began); took < longer || took > longer+time.Second {
+			t.Errorf("a newcomer opened the bucket after %v, want one longest lease of %v", took, longer)
+		}
+		if b.Longest() != longer {
+			t.Errorf("Longest() of the newcomer = %v, want %v", b.Longest(), longer)
+		}
+		if err := a.Open(within(t, time.Minute)); err != nil {
+			t.Errorf("Open of a member with a longer lease than the newcomer's = %v", err)
+		}
+	})
+}
+
+// Whoever makes a lost bucket anew may not know of a longer lease: a member says so.
+func TestMemberStatesTheLongestLeaseInANewBucket(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a, nc, _ := opened(t, s, func(c *kv.Config) { c.Lease = longer })
+		deleteBucket(t, nc)
+		made := make(chan error)
+		other, _ := connect(t, s)
+		b := handle(t, other, func(c *kv.Config) { c.Alone = notAlone })
+		began := time.Now()
+		go func() { made <- b.Open(within(t, time.Minute)) }()
+		time.Sleep(ttl / 5)
+		if err := a.Open(within(t, time.Minute)); err != nil {
+			t.Errorf("Open of a member with a longer lease than the newcomer's = %v", err)
+		}
+		if err := <-made; err != nil {
+			t.Errorf("Open of the newcomer = %v", err)
+		}
+		if took := time.Since(began); took < longer || took > longer+ttl {
+			t.Errorf("open after %v, want one longest lease of %v", took, longer)
+		}
+		if b.Longest() != longer {
+			t.Errorf("Longest() of the newcomer = %v, want %v", b.Longest(), longer)
+		}
+	})
+}
+
+// A member that is the only one, and makes the lost bucket anew, has nobody to tell.
+func TestLoneMemberOpensANewBucketAtOnce(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a, nc, _ := opened(t, s)
+		deleteBucket(t, nc)
+		began := time.Now()
+		if err := a.Open(within(t, time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took > 10*time.Millisecond {
+			t.Errorf("opened after %v, want no wait", took)
 		}
 	})
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -30,18 +29,21 @@ func (b *Bucket) Repair(ctx context.Context, replicas int, dry bool) ([]*ConfigE
 	if replicas != 0 && info.Config.Replicas != replicas {
 		found = append(found, &ConfigError{b.cfg.Name, "num_replicas", replicas, info.Config.Replicas})
 	}
-	if dry || len(found) == 0 {
+	if dry {
 		return found, nil
 	}
-	if err := b.update(ctx, replicas); err != nil {
-		return found, err
+	if len(found) > 0 {
+		if err := b.update(ctx, replicas, found); err != nil {
+			return found, err
+		}
 	}
-	return found, b.awaitCopies(ctx)
+	return found, b.awaitCopies(ctx) // also of a Repair before this one
 }
 
-// update sends the existing configuration with the fabric's settings in it. It works
-// on the text, so that settings which this version does not know stay.
-func (b *Bucket) update(ctx context.Context, replicas int) error {
+// update sends the existing configuration with the fabric's setting in each field that
+// was found to differ. It works on the text, so that settings which this version does not
+// know stay.
+func (b *Bucket) update(ctx context.Context, replicas int, found []*ConfigError) error {
 	var have struct {
 		Config map[string]json.RawMessage `json:"config"`
 	}
@@ -56,17 +58,11 @@ func (b *Bucket) update(ctx context.Context, replicas int) error {
 	if err := json.Unmarshal(want, &set); err != nil {
 		return err
 	}
-	delete(set, "first_seq") // of the creation only
-	delete(set, "max_consumers")
-	if replicas == 0 {
-		delete(set, "num_replicas")
-	}
-	maps.Copy(have.Config, set)
-	for _, field := range []string{ // absent is off
-		"allow_rollup_hdrs", "allow_direct", "subject_delete_marker_ttl", "max_age", "no_ack", "sources", "mirror",
-	} {
-		if _, ok := set[field]; !ok {
-			delete(have.Config, field)
+	for _, c := range found {
+		if value, ok := set[c.Field]; ok {
+			have.Config[c.Field] = value
+		} else {
+			delete(have.Config, c.Field) // absent is off
 		}
 	}
 	req, err := json.Marshal(have.Config)

@@ -2,7 +2,6 @@ package kv
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -126,7 +125,7 @@ func (b *Bucket) raise(ctx context.Context) error {
 // skip writes closed records, each of which uses up one revision, from under the guard
 // of rev until they are above highest.
 func (b *Bucket) skip(ctx context.Context, rev, highest uint64) error {
-	value, err := json.Marshal(openRecord{Key: KeyOpen, Created: time.Time{}, LeaseMS: max(1, b.Longest().Milliseconds())})
+	value, err := b.openRecord(time.Time{})
 	if err != nil {
 		return err
 	}

@@ -158,6 +158,11 @@ func (w *Watch) run(ctx context.Context) {
 				return
 			}
 			tries++
+			select {
+			case <-nudged: // while it failed
+				w.all = time.Time{}
+			default:
+			}
 			continue
 		}
 		tries = 0
@@ -184,9 +189,14 @@ func (w *Watch) read(ctx context.Context) error {
 	defer w.mu.Unlock()
 	for _, e := range entries {
 		k := w.known[e.Key]
-		if e.Value == nil {
+		gone := e.Value == nil
+		if gone {
 			delete(listed, e.Key)
-		} else if e.Rev > k.Rev || e.Rev < k.Rev && settled(k, began) {
+		}
+		switch {
+		case e.Rev > k.Rev && !(gone && k.Value == nil): // a deletion, too, if it is marked
+			w.set(e)
+		case e.Rev < k.Rev && !gone && settled(k, began):
 			w.set(e)
 		}
 	}
@@ -222,10 +232,9 @@ func (w *Watch) look(ctx context.Context, began time.Time) (listed map[string]st
 	if !l.created.Equal(w.created) || l.last < w.marks[1] {
 		w.created, w.marks = l.created, [2]uint64{}
 	}
-	unread := l.keys
-	if since := w.marks[0]; since == 0 || began.Sub(w.all) > rereadAll {
-		w.all = began
-	} else {
+	unread, full := l.keys, true
+	if since := w.marks[0]; since != 0 && began.Sub(w.all) <= rereadAll {
+		full = false
 		all := false
 		if entries, all, err = w.since(ctx, since); err != nil {
 			return nil, nil, err
@@ -240,6 +249,9 @@ func (w *Watch) look(ctx context.Context, began time.Time) (listed map[string]st
 	more, err := w.b.getAll(ctx, unread)
 	if err != nil {
 		return nil, nil, err
+	}
+	if full {
+		w.all = began
 	}
 	w.marks = [2]uint64{w.marks[1], l.last}
 	listed = make(map[string]struct{}, len(l.keys))

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -284,6 +285,85 @@ func TestWatchAfterAReconnect(t *testing.T) {
 		b.Nudge()
 		if took := m.await(round, map[string]string{"s.a": "1"}); took > 250*time.Millisecond {
 			t.Errorf("known %v after the reconnect, want it read at once", took)
+		}
+	})
+}
+
+// tell is the feed's word that a key has a record.
+func tell(t *testing.T, nc *nats.Conn, subject, value string, rev uint64) {
+	t.Helper()
+	msg := nats.NewMsg(subject)
+	msg.Data = []byte(value)
+	msg.Header.Set("Nats-Sequence", strconv.FormatUint(rev, 10))
+	if err := nc.PublishMsg(msg); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A reading of everything that fails is not replaced by one of what has changed.
+func TestWatchReadsAllAgainAfterAFailure(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a, nc, _ := opened(t, s)
+		rev := put(t, a, "s.a", "true", 0)
+		put(t, a, "s.b", "1", 0)
+		var fails atomic.Bool // the next read of a record
+		sub, err := nc.Subscribe("$JS.failing.API.>", func(m *nats.Msg) {
+			go func() {
+				if strings.Contains(m.Subject, "STREAM.MSG.GET") && fails.CompareAndSwap(true, false) {
+					m.Respond([]byte(`{"error":{"code":503,"err_code":10008,"description":"temporarily unavailable"}}`))
+					return
+				}
+				if answer, err := nc.Request("$JS."+strings.TrimPrefix(m.Subject, "$JS.failing."), m.Data, time.Second); err == nil {
+					m.Respond(answer.Data)
+				}
+			}()
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer sub.Unsubscribe()
+		b := handle(t, nc, func(c *kv.Config) { c.Domain = "failing" })
+		m := watch(t, b, "s.*")
+		m.await(time.Second, map[string]string{"s.a": "true", "s.b": "1"})
+		time.Sleep(2 * round)
+		tell(t, nc, feed+".s.a", "forged", rev+1) // no change of late: a full reading finds it out
+		m.await(time.Second, map[string]string{"s.a": "forged", "s.b": "1"})
+		time.Sleep(round)
+		fails.Store(true)
+		b.Nudge()
+		m.await(2*time.Second, map[string]string{"s.a": "true", "s.b": "1"})
+		if fails.Load() {
+			t.Error("no read has failed")
+		}
+	})
+}
+
+// A deletion of which the feed does not tell is newer than what was just learned, and
+// nothing from the past.
+func TestWatchBelievesADeletionThatIsNewer(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a, nc, _ := opened(t, s)
+		b := handle(t, nc, func(c *kv.Config) { c.Feed = "told" })
+		m := watch(t, b, "s.*")
+		m.await(time.Second, map[string]string{})
+		time.Sleep(2 * round)
+		tell(t, nc, "told.s.a", "1", put(t, a, "s.a", "1", 0))
+		m.await(time.Second, map[string]string{"s.a": "1"})
+		msg := nats.NewMsg("$KV.fab_test_production.s.a")
+		msg.Header.Set("KV-Operation", "DEL")
+		if _, err := nc.RequestMsg(msg, time.Second); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // both readings come soon after the record was learned
+			b.Nudge()
+			time.Sleep(kv.Reread * 9 / 10)
+		}
+		m.await(round, map[string]string{})
+		for range 3 {
+			time.Sleep(round)
+			if entries, _ := m.w.Take(); len(entries) != 0 {
+				t.Errorf("later the watch takes %v, want nothing", entries)
+			}
 		}
 	})
 }
