@@ -318,7 +318,7 @@ func (p *mailer) finish(ctx context.Context, s *posting) error {
 		}
 	}()
 	_, bounded := ctx.Deadline()
-	timer := time.NewTimer(repeatAfter)
+	timer := time.NewTimer(max(repeatAfter-time.Since(s.began), 0)) // others of a broadcast were waited for
 	defer timer.Stop()
 	for {
 		var end error
@@ -344,7 +344,9 @@ func (p *mailer) finish(ctx context.Context, s *posting) error {
 				continue
 			}
 		case <-timer.C:
-			if waited := time.Since(s.began); !bounded && waited >= DefaultRequestTimeout {
+			if waited := time.Since(s.began); len(s.call.answer) > 0 { // it came first
+				timer.Reset(repeatAfter)
+			} else if !bounded && waited >= DefaultRequestTimeout {
 				end = context.DeadlineExceeded
 				break
 			} else if waited < repeatUntil {
@@ -353,6 +355,9 @@ func (p *mailer) finish(ctx context.Context, s *posting) error {
 			}
 			continue
 		case <-ctx.Done():
+			if len(s.call.answer) > 0 {
+				continue
+			}
 			end = context.Cause(ctx)
 		}
 		p.abandon(s)
