@@ -339,10 +339,15 @@ func (p *mailer) finish(ctx context.Context, s *posting) error {
 				return doubted(s, err)
 			}
 			s.err = err
-			if end = p.prepare(ctx, s); end == nil {
-				p.again(s)
-				continue
+			if end = p.prepare(ctx, s); end != nil {
+				break
 			}
+			if s.open > 0 && time.Since(s.began) >= repeatUntil { // it would be stored twice
+				end = fmt.Errorf("too late to repeat it: %v", err)
+				break
+			}
+			p.again(s)
+			continue
 		case <-timer.C:
 			if waited := time.Since(s.began); len(s.call.answer) > 0 { // it came first
 				timer.Reset(repeatAfter)
