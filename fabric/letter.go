@@ -118,21 +118,25 @@ func (b *mailbox) keep() {
 		case <-b.c.done:
 			return
 		}
-		now := time.Now()
-		b.mu.Lock()
-		var subjects []string
-		for seq, l := range b.letters {
-			switch {
-			case l.state != failed:
-				subjects = append(subjects, l.ack)
-			case now.After(l.until):
-				delete(b.letters, seq)
-				b.seen.remove(l.key)
-			}
-		}
-		b.mu.Unlock()
-		for _, s := range subjects {
-			b.ack(s, ackProgress)
+		b.progress(time.Now())
+	}
+}
+
+// progress is one round of keep. It holds b.mu as it publishes: after the word that a
+// message failed, the server would take this one for a reason to wait longer.
+func (b *mailbox) progress(now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return
+	}
+	for seq, l := range b.letters {
+		switch {
+		case l.state != failed:
+			b.ack(l.ack, ackProgress)
+		case now.After(l.until):
+			delete(b.letters, seq)
+			b.seen.remove(l.key)
 		}
 	}
 }

@@ -2,10 +2,13 @@ package fabric_test
 
 import (
 	"errors"
+	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/natsfabric/natsfabric/fabric"
@@ -98,5 +101,62 @@ func TestInheritedMailFails(t *testing.T) {
 		}
 		done(t, again, nil)
 		awaitWaiting(t, a, "b", 0)
+	})
+}
+
+// What failed comes again after the Backoff, also if it failed while the server was told
+// that it is worked on: that would put it off.
+func TestBackoffBesideProgress(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		const count = 200
+		a, b := join(t, s, "a"), join(t, s, "b", mailbox)
+		var (
+			mu     sync.Mutex
+			at     time.Time
+			failed = make(map[string]bool)
+			late   int
+		)
+		nc := s.Connect()
+		_, err := nc.Subscribe("$JS.ACK.fab_c_production_mail.mb-b.>", func(m *nats.Msg) {
+			mu.Lock()
+			defer mu.Unlock()
+			switch word := string(m.Data); {
+			case word != "+WPI":
+				failed[m.Subject] = true
+			case failed[m.Subject]:
+				late++
+			default:
+				at = time.Now()
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range count {
+			mustPost(t, a, "b", fmt.Sprint(i))
+		}
+		for range 4 {
+			var all []*fabric.Message
+			for range count {
+				all = append(all, next(t, b))
+			}
+			time.Sleep(ttl)
+			mu.Lock()
+			pause := time.Until(at.Add(ttl / 3))
+			mu.Unlock()
+			time.Sleep(pause)
+			for _, m := range all {
+				done(t, m, errors.New("no"))
+			}
+		}
+		for range count {
+			done(t, next(t, b), nil)
+		}
+		awaitWaiting(t, a, "b", 0)
+		mu.Lock()
+		defer mu.Unlock()
+		if len(failed) < count || late > 0 {
+			t.Errorf("%d of %d were put off", late, len(failed))
+		}
 	})
 }
