@@ -68,7 +68,8 @@ func (e *estate) inherit(ctx context.Context) error {
 // wait gives the server time to deliver again what the process before had: little first,
 // as what it gave back comes soon, and no more than the server's patience in all.
 func (e *estate) wait(ctx context.Context) error {
-	d := min(max(e.waited, handOver), e.b.desc.AckWait-e.waited)
+	patience := e.b.cons.CachedInfo().Config.AckWait
+	d := min(max(e.waited, handOver), max(patience-e.waited, 0))
 	e.waited += d
 	return pauseFor(ctx, d)
 }

@@ -35,6 +35,10 @@ const (
 	ackProgress = "+WPI"
 )
 
+// minPatience bounds how often the server is told of progress, if somebody made a mailbox
+// that is in a hurry.
+const minPatience = 300 * time.Millisecond
+
 // ackAgain asks for another delivery after d.
 func ackAgain(d time.Duration) string {
 	return `-NAK {"delay":` + strconv.FormatInt(int64(d), 10) + "}"
@@ -82,7 +86,7 @@ func (m *Message) settle(ctx context.Context, err error) error {
 	default:
 		delay := min(b.cfg.Backoff<<min(l.attempt-1, 16), maxMailBackoff)
 		b.release(l, failed)
-		l.until = time.Now().Add(delay + 10*b.desc.AckWait)
+		l.until = time.Now().Add(delay + 10*b.patience)
 		b.ack(l.ack, ackAgain(delay))
 	}
 	return nil
@@ -110,11 +114,10 @@ func (b *mailbox) release(l *letter, next letterState) {
 // keep tells the server that what is held is still worked on, and forgets what failed
 // and never came again: it was too old, or a person removed it.
 func (b *mailbox) keep() {
-	tick := time.NewTicker(b.desc.AckWait / 3)
-	defer tick.Stop()
+	defer b.tick.Stop()
 	for {
 		select {
-		case <-tick.C:
+		case <-b.tick.C:
 		case <-b.c.done:
 			return
 		}

@@ -40,18 +40,20 @@ type mailbox struct {
 	cfg  Mailbox
 	desc mail.Box
 	cons jetstream.Consumer // of the next serve; run's alone
+	tick *time.Ticker       // each third of the server's patience
 
 	stop    context.CancelFunc // ends the fetching; nil before it begins
 	stopped chan struct{}      // closed when nothing is fetched any more
 	idle    chan struct{}      // capacity 1: a token means that a message was settled
 	parking chan struct{}      // capacity 1: a token means that there is something to park
 
-	mu      sync.Mutex         // guards the fields below
-	letters map[uint64]*letter // delivered and not settled, by their place in the stream
-	held    int
-	parcels []*deadParcel
-	seen    seen
-	closed  bool
+	mu       sync.Mutex         // guards the fields below
+	patience time.Duration      // of the server: whoever made the mailbox chose it
+	letters  map[uint64]*letter // delivered and not settled, by their place in the stream
+	held     int
+	parcels  []*deadParcel
+	seen     seen
+	closed   bool
 }
 
 func newMailbox(p *mailer) *mailbox {
@@ -73,14 +75,14 @@ func boxOf(s subjects, cfg Mailbox, ackWait time.Duration) mail.Box {
 
 // begin opens the mailbox, if there is one to be, and starts to receive. The node must
 // hold its PID.
-func (p *mailer) begin(ctx context.Context) (err error) {
+func (p *mailer) begin(ctx context.Context) error {
 	if p.box == nil {
 		return nil
 	}
 	if err := p.open(ctx); err != nil {
 		return err
 	}
-	if p.box.cons, err = p.office.Mailbox(ctx, p.box.desc, !p.c.cfg.fixedMail); err != nil {
+	if err := p.box.open(ctx); err != nil {
 		return explain(err)
 	}
 	p.c.subsMu.Lock()
@@ -93,6 +95,23 @@ func (p *mailer) begin(ctx context.Context) (err error) {
 	p.c.wg.Go(func() { p.box.run(fetching) })
 	p.c.wg.Go(p.box.keep)
 	p.c.wg.Go(p.box.park)
+	return nil
+}
+
+// open makes the mailbox, or finds it, and learns how patient the server is.
+func (b *mailbox) open(ctx context.Context) error {
+	cons, err := b.p.office.Mailbox(ctx, b.desc, !b.c.cfg.fixedMail)
+	if err != nil {
+		return err
+	}
+	b.cons = cons
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.patience = max(cons.CachedInfo().Config.AckWait, minPatience)
+	if b.tick == nil {
+		b.tick = time.NewTicker(b.patience / 3)
+	}
+	b.tick.Reset(b.patience / 3)
 	return nil
 }
 
@@ -160,7 +179,7 @@ func (b *mailbox) fetch(ctx context.Context) {
 		try++
 		b.p.opened.Store(false)
 		if err = b.p.open(ctx); err == nil {
-			b.cons, err = b.p.office.Mailbox(ctx, b.desc, !b.c.cfg.fixedMail)
+			err = b.open(ctx)
 		}
 	}
 }

@@ -160,3 +160,35 @@ func TestBackoffBesideProgress(t *testing.T) {
 		}
 	})
 }
+
+// What is held does not come again because somebody with another Lease made the mailbox,
+// before the process joined or while it is up.
+func TestMailboxOfAnotherLease(t *testing.T) {
+	create := func(t *testing.T, s *natstest.Server, lease time.Duration) {
+		t.Helper()
+		if err := fabric.CreateMailboxes(t.Context(), fabric.Config{Cluster: "c", NATS: options(s.Link()), Lease: lease}, "b"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const short, long = 3 * time.Second, 30 * time.Second
+	for name, role := range map[string]fabric.Role{"before": fabric.RoleMember, "while it is up": fabric.RoleAdmin} {
+		t.Run(name, func(t *testing.T) {
+			natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+				tune := func(c *fabric.Config) { c.Mailbox.On, c.Role, c.Lease = true, role, long }
+				create(t, s, short)
+				a := join(t, s, "a", func(c *fabric.Config) { c.Lease = long })
+				b := join(t, s, "b", tune)
+				mustPost(t, a, "b", "1")
+				next(t, b)
+				create(t, s, short)
+				time.Sleep(4 * long)
+				leave(t, b)
+				m := next(t, join(t, s, "b", tune))
+				if m.Attempt() != 2 {
+					t.Errorf("attempt %d, want 2", m.Attempt())
+				}
+				done(t, m, nil)
+			})
+		})
+	}
+}
