@@ -2,10 +2,7 @@ package fabric
 
 import (
 	"context"
-	"errors"
 	"fmt"
-
-	"github.com/natsfabric/natsfabric/internal/mail"
 )
 
 // A BucketChange is one setting of the bucket that Repair changes.
@@ -51,12 +48,7 @@ func CreateMailboxes(ctx context.Context, cfg Config, pids ...PID) error {
 	err = office.Open(ctx, true)
 	for i := 0; i < len(pids) && err == nil; i++ {
 		box := boxOf(newSubjects(cfg.Cluster, cfg.Env, pids[i]), cfg.Mailbox, cfg.Lease)
-		// One that is there and right stays as it is: its process may be up, and goes by
-		// the patience that it found.
-		_, err = office.Mailbox(ctx, box, false)
-		if _, wrong := errors.AsType[*mail.ConfigError](err); wrong || errors.Is(err, mail.ErrNoStream) {
-			_, err = office.Mailbox(ctx, box, true)
-		}
+		err = office.Provide(ctx, box)
 	}
 	if err != nil {
 		return fmt.Errorf("mailboxes of %s/%s: %w", cfg.Cluster, cfg.Env, explain(err))
