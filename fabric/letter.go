@@ -35,6 +35,10 @@ const (
 	ackProgress = "+WPI"
 )
 
+// minPatience bounds how often the server is told of progress, if somebody made a mailbox
+// that is in a hurry.
+const minPatience = 300 * time.Millisecond
+
 // ackAgain asks for another delivery after d.
 func ackAgain(d time.Duration) string {
 	return `-NAK {"delay":` + strconv.FormatInt(int64(d), 10) + "}"
@@ -82,7 +86,7 @@ func (m *Message) settle(ctx context.Context, err error) error {
 	default:
 		delay := min(b.cfg.Backoff<<min(l.attempt-1, 16), maxMailBackoff)
 		b.release(l, failed)
-		l.until = time.Now().Add(delay + 10*b.desc.AckWait)
+		l.until = time.Now().Add(delay + 10*b.patience)
 		b.ack(l.ack, ackAgain(delay))
 	}
 	return nil
@@ -110,29 +114,32 @@ func (b *mailbox) release(l *letter, next letterState) {
 // keep tells the server that what is held is still worked on, and forgets what failed
 // and never came again: it was too old, or a person removed it.
 func (b *mailbox) keep() {
-	tick := time.NewTicker(b.desc.AckWait / 3)
-	defer tick.Stop()
+	defer b.tick.Stop()
 	for {
 		select {
-		case <-tick.C:
+		case <-b.tick.C:
 		case <-b.c.done:
 			return
 		}
-		now := time.Now()
-		b.mu.Lock()
-		var subjects []string
-		for seq, l := range b.letters {
-			switch {
-			case l.state != failed:
-				subjects = append(subjects, l.ack)
-			case now.After(l.until):
-				delete(b.letters, seq)
-				b.seen.remove(l.key)
-			}
-		}
-		b.mu.Unlock()
-		for _, s := range subjects {
-			b.ack(s, ackProgress)
+		b.progress(time.Now())
+	}
+}
+
+// progress is one round of keep. It holds b.mu as it publishes: after the word that a
+// message failed, the server would take this one for a reason to wait longer.
+func (b *mailbox) progress(now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return
+	}
+	for seq, l := range b.letters {
+		switch {
+		case l.state != failed:
+			b.ack(l.ack, ackProgress)
+		case now.After(l.until):
+			delete(b.letters, seq)
+			b.seen.remove(l.key)
 		}
 	}
 }

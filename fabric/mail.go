@@ -318,7 +318,7 @@ func (p *mailer) finish(ctx context.Context, s *posting) error {
 		}
 	}()
 	_, bounded := ctx.Deadline()
-	timer := time.NewTimer(repeatAfter)
+	timer := time.NewTimer(max(repeatAfter-time.Since(s.began), 0)) // others of a broadcast were waited for
 	defer timer.Stop()
 	for {
 		var end error
@@ -339,12 +339,19 @@ func (p *mailer) finish(ctx context.Context, s *posting) error {
 				return doubted(s, err)
 			}
 			s.err = err
-			if end = p.prepare(ctx, s); end == nil {
-				p.again(s)
-				continue
+			if end = p.prepare(ctx, s); end != nil {
+				break
 			}
+			if s.open > 0 && time.Since(s.began) >= repeatUntil { // it would be stored twice
+				end = fmt.Errorf("too late to repeat it: %v", err)
+				break
+			}
+			p.again(s)
+			continue
 		case <-timer.C:
-			if waited := time.Since(s.began); !bounded && waited >= DefaultRequestTimeout {
+			if waited := time.Since(s.began); len(s.call.answer) > 0 { // it came first
+				timer.Reset(repeatAfter)
+			} else if !bounded && waited >= DefaultRequestTimeout {
 				end = context.DeadlineExceeded
 				break
 			} else if waited < repeatUntil {
@@ -353,6 +360,9 @@ func (p *mailer) finish(ctx context.Context, s *posting) error {
 			}
 			continue
 		case <-ctx.Done():
+			if len(s.call.answer) > 0 {
+				continue
+			}
 			end = context.Cause(ctx)
 		}
 		p.abandon(s)

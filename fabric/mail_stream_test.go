@@ -294,3 +294,17 @@ func TestMailboxConfig(t *testing.T) {
 		}
 	}
 }
+
+// The shortest Age that Config allows is one that the server takes.
+func TestShortMailAge(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		short := func(c *fabric.Config) { c.Mailbox.Age = time.Minute }
+		a, b := join(t, s, "a"), join(t, s, "b", mailbox, short)
+		mustPost(t, a, "b", "1")
+		expectMail(t, b, "1")
+		mustPost(t, a, "c", "old")
+		time.Sleep(2 * time.Minute)
+		mustPost(t, a, "c", "new")
+		expectMail(t, join(t, s, "c", mailbox, short), "new")
+	})
+}

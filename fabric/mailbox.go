@@ -32,25 +32,28 @@ import (
 // so that it delivers nothing again as long as this process lives. The server counts
 // the deliveries; as it cannot tell those that waited in an inbox from those that were
 // tried, a new process fetches one at a time until all that its predecessor had are
-// settled: if one of them ends processes, the others are not counted down with it.
+// settled, parked or have failed: if one of them ends processes, the others are not
+// counted down with it.
 type mailbox struct {
 	p    *mailer
 	c    *courier
 	cfg  Mailbox
 	desc mail.Box
 	cons jetstream.Consumer // of the next serve; run's alone
+	tick *time.Ticker       // each third of the server's patience
 
 	stop    context.CancelFunc // ends the fetching; nil before it begins
 	stopped chan struct{}      // closed when nothing is fetched any more
 	idle    chan struct{}      // capacity 1: a token means that a message was settled
 	parking chan struct{}      // capacity 1: a token means that there is something to park
 
-	mu      sync.Mutex         // guards the fields below
-	letters map[uint64]*letter // delivered and not settled, by their place in the stream
-	held    int
-	parcels []*deadParcel
-	seen    seen
-	closed  bool
+	mu       sync.Mutex         // guards the fields below
+	patience time.Duration      // of the server: whoever made the mailbox chose it
+	letters  map[uint64]*letter // delivered and not settled, by their place in the stream
+	held     int
+	parcels  []*deadParcel
+	seen     seen
+	closed   bool
 }
 
 func newMailbox(p *mailer) *mailbox {
@@ -72,14 +75,14 @@ func boxOf(s subjects, cfg Mailbox, ackWait time.Duration) mail.Box {
 
 // begin opens the mailbox, if there is one to be, and starts to receive. The node must
 // hold its PID.
-func (p *mailer) begin(ctx context.Context) (err error) {
+func (p *mailer) begin(ctx context.Context) error {
 	if p.box == nil {
 		return nil
 	}
 	if err := p.open(ctx); err != nil {
 		return err
 	}
-	if p.box.cons, err = p.office.Mailbox(ctx, p.box.desc, !p.c.cfg.fixedMail); err != nil {
+	if err := p.box.open(ctx); err != nil {
 		return explain(err)
 	}
 	p.c.subsMu.Lock()
@@ -92,6 +95,23 @@ func (p *mailer) begin(ctx context.Context) (err error) {
 	p.c.wg.Go(func() { p.box.run(fetching) })
 	p.c.wg.Go(p.box.keep)
 	p.c.wg.Go(p.box.park)
+	return nil
+}
+
+// open makes the mailbox, or finds it, and learns how patient the server is.
+func (b *mailbox) open(ctx context.Context) error {
+	cons, err := b.p.office.Mailbox(ctx, b.desc, !b.c.cfg.fixedMail)
+	if err != nil {
+		return err
+	}
+	b.cons = cons
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.patience = max(cons.CachedInfo().Config.AckWait, minPatience)
+	if b.tick == nil {
+		b.tick = time.NewTicker(b.patience / 3)
+	}
+	b.tick.Reset(b.patience / 3)
 	return nil
 }
 
@@ -159,98 +179,7 @@ func (b *mailbox) fetch(ctx context.Context) {
 		try++
 		b.p.opened.Store(false)
 		if err = b.p.open(ctx); err == nil {
-			b.cons, err = b.p.office.Mailbox(ctx, b.desc, !b.c.cfg.fixedMail)
-		}
-	}
-}
-
-// An estate is what the process before had, while it is not settled.
-type estate struct {
-	b       *mailbox
-	last    uint64     // place in the stream of the newest that it got
-	fresh   []*Message // what it never saw, held back
-	waited  time.Duration
-	settled bool
-}
-
-// hand puts what was held back into the inbox.
-func (e *estate) hand() {
-	for _, m := range e.fresh {
-		e.b.hand(m)
-	}
-	e.fresh = nil
-}
-
-// inherit fetches one at a time until the estate is settled. What the process before never
-// saw comes after it. After an error it is to be called again, when the mailbox is open.
-func (e *estate) inherit(ctx context.Context) error {
-	b := e.b
-	info := b.cons.CachedInfo()
-	for info.NumAckPending > 0 && info.AckFloor.Stream < e.last {
-		m, err := b.next(ctx)
-		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case errors.Is(err, nats.ErrTimeout), errors.Is(err, context.DeadlineExceeded), errors.Is(err, jetstream.ErrNoMessages):
-		case err != nil:
-			return err
-		default:
-			if meta, err := m.Metadata(); err == nil && meta.NumDelivered == 1 {
-				if msg := b.admit(m); msg != nil {
-					e.fresh = append(e.fresh, msg)
-				}
-				if err := e.wait(ctx); err != nil {
-					return err
-				}
-				break
-			}
-			b.deliver(m)
-			if err := b.awaitHeld(ctx, len(e.fresh)); err != nil {
-				return err
-			}
-		}
-		if info, err = b.info(ctx); err != nil {
-			return err
-		}
-	}
-	e.settled = true
-	e.hand()
-	return nil
-}
-
-// wait gives the server time to deliver again what the process before had: little first,
-// as what it gave back comes soon, and no more than the server's patience in all.
-func (e *estate) wait(ctx context.Context) error {
-	d := min(max(e.waited, handOver), e.b.desc.AckWait-e.waited)
-	e.waited += d
-	return pauseFor(ctx, d)
-}
-
-func (b *mailbox) next(ctx context.Context) (jetstream.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	return b.cons.Next(jetstream.FetchContext(ctx))
-}
-
-func (b *mailbox) info(ctx context.Context) (*jetstream.ConsumerInfo, error) {
-	ctx, cancel := context.WithTimeout(ctx, goneTimeout)
-	defer cancel()
-	return b.cons.Info(ctx)
-}
-
-// awaitHeld waits until no more than n messages are held.
-func (b *mailbox) awaitHeld(ctx context.Context, n int) error {
-	for {
-		b.mu.Lock()
-		held := b.held
-		b.mu.Unlock()
-		if held <= n {
-			return nil
-		}
-		select {
-		case <-b.idle:
-		case <-ctx.Done():
-			return context.Cause(ctx)
+			err = b.open(ctx)
 		}
 	}
 }

@@ -48,7 +48,7 @@ func CreateMailboxes(ctx context.Context, cfg Config, pids ...PID) error {
 	err = office.Open(ctx, true)
 	for i := 0; i < len(pids) && err == nil; i++ {
 		box := boxOf(newSubjects(cfg.Cluster, cfg.Env, pids[i]), cfg.Mailbox, cfg.Lease)
-		_, err = office.Mailbox(ctx, box, true)
+		err = office.Provide(ctx, box)
 	}
 	if err != nil {
 		return fmt.Errorf("mailboxes of %s/%s: %w", cfg.Cluster, cfg.Env, explain(err))

@@ -25,11 +25,8 @@ type Box struct {
 // Name is the consumer's.
 func (b Box) Name() string { return boxPrefix + b.PID }
 
-// Mailbox makes the process's mailbox, or finds the one it had, and returns it with
-// its state. There is no limit to deliveries: who fetches counts them. If create is
-// false, the mailbox must be there, and is an error that wraps [ErrNoStream] otherwise.
-func (o *Office) Mailbox(ctx context.Context, b Box, create bool) (jetstream.Consumer, error) {
-	cfg := jetstream.ConsumerConfig{
+func (b Box) config() jetstream.ConsumerConfig {
+	return jetstream.ConsumerConfig{
 		Durable:           b.Name(),
 		Description:       "natsfabric: mailbox of " + b.PID,
 		FilterSubject:     b.Subjects,
@@ -40,6 +37,29 @@ func (o *Office) Mailbox(ctx context.Context, b Box, create bool) (jetstream.Con
 		MaxDeliver:        -1,
 		InactiveThreshold: b.Idle,
 	}
+}
+
+// Provide makes b, and leaves one that is there as it is: its process may be up, and goes
+// by the patience that it found.
+func (o *Office) Provide(ctx context.Context, b Box) error {
+	err := o.until(ctx, func(ctx context.Context) error {
+		_, err := o.js.CreateConsumer(ctx, o.mailName(), b.config())
+		if errors.Is(err, jetstream.ErrConsumerExists) {
+			return nil
+		}
+		return o.denied("CONSUMER.CREATE."+o.mailName()+"."+b.Name()+"."+b.Subjects, err)
+	})
+	if err != nil {
+		return fmt.Errorf("mailbox %s: %w", b.Name(), err)
+	}
+	return nil
+}
+
+// Mailbox makes the process's mailbox, or finds the one it had, and returns it with
+// its state. There is no limit to deliveries: who fetches counts them. If create is
+// false, the mailbox must be there, and is an error that wraps [ErrNoStream] otherwise.
+func (o *Office) Mailbox(ctx context.Context, b Box, create bool) (jetstream.Consumer, error) {
+	cfg := b.config()
 	var cons jetstream.Consumer
 	err := o.until(ctx, func(ctx context.Context) (err error) {
 		if !create {

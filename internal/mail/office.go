@@ -16,7 +16,7 @@ import (
 )
 
 // Window is how long the server knows the id of a stored message, and refuses to
-// store another under it. [MinWindow] is the least that an existing stream must have.
+// store another under it, unless messages are kept for less. [MinWindow] is the least that an existing stream must have.
 const (
 	Window    = 2 * time.Minute
 	MinWindow = time.Minute
@@ -38,7 +38,7 @@ type Config struct {
 
 	Quota int           // messages of one sender to one receiver, when created
 	Bytes int64         // of all messages, when created
-	Age   time.Duration // of a message, when created
+	Age   time.Duration // of a message, when created; at least MinWindow
 
 	// Denied returns the permission violation that the server reported for a
 	// publish to subject, if it did.
@@ -188,7 +188,7 @@ func (o *Office) mailConfig() jetstream.StreamConfig {
 		MaxConsumers:         -1,
 		Discard:              jetstream.DiscardNew,
 		DiscardNewPerSubject: true,
-		Duplicates:           Window,
+		Duplicates:           min(Window, o.cfg.Age), // the server takes no more
 		AllowMsgTTL:          true,
 		FirstSeq:             uint64(time.Now().UnixMicro()),
 	}
