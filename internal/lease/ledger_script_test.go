@@ -6,11 +6,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
 	"github.com/natsfabric/natsfabric/internal/kv"
 	"github.com/natsfabric/natsfabric/internal/lease"
-	"github.com/natsfabric/natsfabric/internal/natstest"
 )
 
 // A value whose Put is in doubt is not hidden by an older one that a deposed server still
@@ -18,24 +15,8 @@ import (
 func TestGetAfterAPutInDoubtIsNotFromThePast(t *testing.T) {
 	for name, stored := range map[string]bool{"stored": true, "not stored": false} {
 		t.Run(name, func(t *testing.T) {
-			natstest.FakeTime(t, func(t *testing.T) {
-				s := newSimServer(1)
-				defer s.close()
-				w := &simWorld{t: t, s: s}
-				w.first()
-				nc, err := nats.Connect("", nats.InProcessServer(s.way()))
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer nc.Close()
-				b := w.bucket(nc, simLongest, simLogger("a"))
-				if err := b.Open(t.Context()); err != nil {
-					t.Fatal(err)
-				}
-				session, err := lease.Start(t.Context(), b, lease.Config{PID: "a", Lease: simLongest, Logger: simLogger("a")})
-				if err != nil {
-					t.Fatal(err)
-				}
+			scripted(t, func(t *testing.T, w *simWorld) {
+				s, session := w.s, w.join(t, "a", simLongest)
 				g, err := session.Claim("c.e.x").Acquire(t.Context(), 0)
 				if err != nil {
 					t.Fatal(err)

@@ -7,9 +7,45 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/natsfabric/natsfabric/internal/kv"
 	"github.com/natsfabric/natsfabric/internal/lease"
 	"github.com/natsfabric/natsfabric/internal/natstest"
 )
+
+// scripted runs f with a simulated server that does as its script says.
+func scripted(t *testing.T, f func(t *testing.T, w *simWorld)) {
+	natstest.FakeTime(t, func(t *testing.T) {
+		w := &simWorld{t: t, s: newSimServer(1)}
+		defer w.s.close()
+		w.first()
+		f(t, w)
+	})
+}
+
+// open opens the bucket as pid would, over a connection of its own.
+func (w *simWorld) open(t *testing.T, pid string, term time.Duration) *kv.Bucket {
+	t.Helper()
+	nc, err := nats.Connect("", nats.InProcessServer(w.s.way()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	b := w.bucket(nc, term, simLogger(pid))
+	if err := b.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// join starts a session.
+func (w *simWorld) join(t *testing.T, pid string, term time.Duration) *lease.Session {
+	t.Helper()
+	session, err := lease.Start(t.Context(), w.open(t, pid, term), lease.Config{PID: pid, Lease: term, Logger: simLogger(pid)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return session
+}
 
 // What three servers answer while their leader changes, which one server never does.
 func TestSettleWhileTheLeaderChanges(t *testing.T) {
@@ -47,20 +83,8 @@ func TestSettleWhileTheLeaderChanges(t *testing.T) {
 		}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			natstest.FakeTime(t, func(t *testing.T) {
-				s := newSimServer(1)
-				defer s.close()
-				w := &simWorld{t: t, s: s}
-				w.first()
-				nc, err := nats.Connect("", nats.InProcessServer(s.way()))
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer nc.Close()
-				b := w.bucket(nc, simLongest, simLogger("a"))
-				if err := b.Open(t.Context()); err != nil {
-					t.Fatal(err)
-				}
+			scripted(t, func(t *testing.T, w *simWorld) {
+				s, b := w.s, w.open(t, "a", simLongest)
 				const key = "d.g.x"
 				writes, reads := 0, 0
 				s.mu.Lock()
@@ -91,28 +115,8 @@ func TestSettleWhileTheLeaderChanges(t *testing.T) {
 // A release that a deposed server refuses, because it does not know the claim, is written
 // again: the holder lives, so nobody else could ever have it.
 func TestReleaseRefusedByADeposedServer(t *testing.T) {
-	natstest.FakeTime(t, func(t *testing.T) {
-		s := newSimServer(1)
-		defer s.close()
-		w := &simWorld{t: t, s: s}
-		w.first()
-		join := func(pid string) *lease.Session {
-			nc, err := nats.Connect("", nats.InProcessServer(s.way()))
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(nc.Close)
-			b := w.bucket(nc, simLongest, simLogger(pid))
-			if err := b.Open(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			session, err := lease.Start(t.Context(), b, lease.Config{PID: pid, Lease: simLongest, Logger: simLogger(pid)})
-			if err != nil {
-				t.Fatal(err)
-			}
-			return session
-		}
-		a, b := join("a"), join("b")
+	scripted(t, func(t *testing.T, w *simWorld) {
+		s, a, b := w.s, w.join(t, "a", simLongest), w.join(t, "b", simLongest)
 		g, err := a.Claim("c.e.x").Acquire(t.Context(), 0)
 		if err != nil {
 			t.Fatal(err)
@@ -145,25 +149,9 @@ func TestReleaseRefusedByADeposedServer(t *testing.T) {
 // While the servers elect a leader nobody answers: not the writes, which say so, nor what
 // asks for the bucket. A session is held again soon after they have one.
 func TestResumesSoonAfterAnElection(t *testing.T) {
-	natstest.FakeTime(t, func(t *testing.T) {
+	scripted(t, func(t *testing.T, w *simWorld) {
 		const term, soon = 2 * time.Second, 200 * time.Millisecond
-		s := newSimServer(1)
-		defer s.close()
-		w := &simWorld{t: t, s: s}
-		w.first()
-		nc, err := nats.Connect("", nats.InProcessServer(s.way()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer nc.Close()
-		b := w.bucket(nc, term, simLogger("a"))
-		if err := b.Open(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		session, err := lease.Start(t.Context(), b, lease.Config{PID: "a", Lease: term, Logger: simLogger("a")})
-		if err != nil {
-			t.Fatal(err)
-		}
+		s, session := w.s, w.join(t, "a", term)
 		first, err := session.Held(t.Context())
 		if err != nil {
 			t.Fatal(err)
