@@ -12,6 +12,18 @@ import (
 	"github.com/natsfabric/natsfabric/internal/natstest"
 )
 
+// joined returns a node; the caller has it leave.
+func joined(t *testing.T, s *natstest.Server, pid string) *fabric.Node {
+	t.Helper()
+	n, err := fabric.Join(t.Context(), fabric.Config{
+		Cluster: "c", PID: fabric.PID(pid), NATS: append(natstest.FastOptions(), nats.InProcessServer(s.Link())),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
 // A candidate that knows only of the leader's last term is told its rank in the present
 // one. It does not ask again for that reason.
 func TestStandBehindTheTimes(t *testing.T) {
@@ -19,16 +31,13 @@ func TestStandBehindTheTimes(t *testing.T) {
 		var asked atomic.Int64
 		elections := map[string]*Election{}
 		for _, pid := range []string{"a", "b"} {
-			n, err := fabric.Join(t.Context(), fabric.Config{
-				Cluster: "c", PID: fabric.PID(pid), NATS: append(natstest.FastOptions(), nats.InProcessServer(s.Link())),
-			})
+			n := joined(t, s, pid)
+			defer n.Leave(t.Context())
+			e, err := New(n, Config{Name: "x"})
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer n.Leave(t.Context())
-			if elections[pid], err = New(n, Config{Name: "x"}); err != nil {
-				t.Fatal(err)
-			}
+			elections[pid] = e
 		}
 		term, err := elections["a"].Campaign(t.Context())
 		if err != nil {
@@ -81,12 +90,7 @@ func TestPreemptionOfOneThatIsOver(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
 		var nodes []*fabric.Node
 		for _, pid := range []string{"a", "b"} {
-			n, err := fabric.Join(t.Context(), fabric.Config{
-				Cluster: "c", PID: fabric.PID(pid), NATS: append(natstest.FastOptions(), nats.InProcessServer(s.Link())),
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
+			n := joined(t, s, pid)
 			defer n.Leave(t.Context())
 			nodes = append(nodes, n)
 		}

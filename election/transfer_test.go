@@ -431,3 +431,23 @@ func TestAskTransferToASlowCandidate(t *testing.T) {
 		}
 	})
 }
+
+// Who has no permission to reach the candidates is told so, and waits for nothing.
+func TestAskTransferNeedsACandidate(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		term := campaign(t, of(t, join(t, s, "a"), 0))
+		for _, role := range []fabric.Role{fabric.RoleObserver, fabric.RoleMember} {
+			e := of(t, join(t, s, role.String(), func(c *fabric.Config) { c.Role = role }), 0)
+			if _, err := e.AskTransfer(within(t, time.Second), "b"); !errors.Is(err, fabric.ErrNotCandidate) {
+				t.Errorf("AskTransfer of an %v = %v, want ErrNotCandidate", role, err)
+			}
+			if _, err := e.AskResign(within(t, time.Second)); !errors.Is(err, fabric.ErrNotCandidate) {
+				t.Errorf("AskResign of an %v = %v, want ErrNotCandidate", role, err)
+			}
+		}
+		if !term.Valid() {
+			t.Error("the term ended")
+		}
+		resign(t, term)
+	})
+}

@@ -197,6 +197,19 @@ func TestFlushBounds(t *testing.T) {
 	}
 }
 
+// Of those that are only counted, too, what may have arrived is not said to be nowhere.
+func TestFlushCountsWhatIsInDoubt(t *testing.T) {
+	a := startNode(t, connect(t, startServer(t)), "a", nil, nil)
+	doubtful := fmt.Errorf("%w: it has left: %w", ErrUnknownOutcome, ErrNoPeer)
+	for i := range maxKept + 10 {
+		a.courier.clerk.add(entry{to: "b", id: uint64(i), err: doubtful})
+	}
+	joined := a.Flush(deadline(t)).(interface{ Unwrap() []error }).Unwrap()
+	if last := joined[len(joined)-1]; len(joined) != maxKept+1 || !errors.Is(last, ErrUnknownOutcome) || errors.Is(last, ErrNoPeer) {
+		t.Errorf("Flush joined %d errors, the last %v; want %d, of unknown outcome", len(joined), last, maxKept+1)
+	}
+}
+
 func TestSelfSend(t *testing.T) {
 	a := startNode(t, connect(t, startServer(t)), "a", nil, nil)
 	ctx := deadline(t)
