@@ -97,18 +97,15 @@ func TestOffline(t *testing.T) {
 	})
 	b := startNode(t, connect(t, s), "b", nil, nil)
 	ctx := deadline(t)
-	g := &a.courier.batcher
-	for range 3 { // as if the connection were down
+	g, to := &a.courier.batcher, mustDest(t, a, "b")
+	g.mu.Lock() // as if the connection were down: who finds it up publishes what waits
+	for range 3 {
 		id := a.courier.ids.Add(1)
-		g.mu.Lock()
-		ok := g.shelve(newParcel(mustDest(t, a, "b"), &outgoing{kind: kindSend, id: id, data: []byte("x"), ttl: time.Hour}))
-		g.mu.Unlock()
-		if !ok {
-			t.Fatal("not kept")
+		if !g.shelve(newParcel(to, &outgoing{kind: kindSend, id: id, data: []byte("x"), ttl: time.Hour})) {
+			t.Error("not kept")
 		}
 	}
-	g.mu.Lock()
-	if g.shelve(newParcel(mustDest(t, a, "b"), &outgoing{kind: kindSend, id: 9, ttl: time.Hour})) {
+	if g.shelve(newParcel(to, &outgoing{kind: kindSend, id: 9, ttl: time.Hour})) {
 		t.Error("more are kept than the bound says")
 	}
 	g.offline.queue[0].until = time.Now() // too old by the time it is looked at
