@@ -220,62 +220,77 @@ func BenchmarkBalanceJoin(b *testing.B) {
 // BenchmarkBalanceRolling restarts members, one after the other, with Rejoin: how many
 // of the others' shares change. An iteration is a fifth of them.
 func BenchmarkBalanceRolling(b *testing.B) {
-	const size = 100
-	tr := enlist(b, benchServer(b).ClientURL(), "roll", size, nil, time.Minute, wave)
-	tr.await(size, size)
-	moved, next := int64(0), 0
-	for b.Loop() {
-		for range size / 5 {
-			i := next % size
-			next++
-			before := make([]int64, size)
-			for j := range before {
-				before[j] = tr.calls[j].Load()
-			}
-			place := tr.place[i].Load()
-			leave(b, tr.nodes[i])
-			if err := tr.join(i, nil, time.Minute); err != nil {
-				b.Fatal(err)
-			}
-			if tr.place[i].Load() != place {
-				moved++
-			}
-			for j := range before {
-				if j != i {
-					moved += tr.calls[j].Load() - before[j]
+	for _, size := range []int{100, 1000} {
+		b.Run(fmt.Sprint("members=", size), func(b *testing.B) {
+			tr := enlist(b, benchServer(b).ClientURL(), "roll", size, nil, time.Minute, wave)
+			tr.await(size, size)
+			moved, next := int64(0), 0
+			for b.Loop() {
+				for range size / 5 {
+					moved += tr.restart(b, next%size)
+					next++
 				}
 			}
+			b.ReportMetric(float64(moved), "changes")
+			b.ReportMetric(float64(tr.lapses.Load()), "lapses")
+		})
+	}
+}
+
+// restart has member i leave and come again, with Rejoin, and returns how many shares
+// changed meanwhile.
+func (tr *troop) restart(b *testing.B, i int) (moved int64) {
+	b.Helper()
+	before := make([]int64, len(tr.calls))
+	for j := range before {
+		before[j] = tr.calls[j].Load()
+	}
+	place := tr.place[i].Load()
+	leave(b, tr.nodes[i])
+	if err := tr.join(i, nil, time.Minute); err != nil {
+		b.Fatal(err)
+	}
+	if tr.place[i].Load() != place {
+		moved++
+	}
+	for j := range before {
+		if j != i {
+			moved += tr.calls[j].Load() - before[j]
 		}
 	}
-	b.ReportMetric(float64(moved), "changes")
+	return moved
 }
 
 // BenchmarkBalanceIdle counts what members cost who do nothing, with a server that is a
-// process of its own: the messages that each sends and receives, and the processor time
-// of the server and of the members.
+// process of its own, and syncs each write or not: the messages that each sends and
+// receives, and the processor time of the server and of the members.
 func BenchmarkBalanceIdle(b *testing.B) {
 	const size = 1000
-	keepViews(b)
-	c, monitor := monitored(b)
-	tr := enlist(b, c.URL(), "idle", size, nil, 0, wave)
-	tr.await(size, size)
-	quiet()
-	var sum usage
-	var took time.Duration
-	for b.Loop() {
-		before, began := usageOf(b, c, monitor), time.Now()
-		<-time.After(10 * time.Second)
-		after := usageOf(b, c, monitor)
-		took += time.Since(began)
-		sum = usage{sum.in + after.in - before.in, sum.out + after.out - before.out, sum.members + after.members - before.members, sum.server + after.server - before.server}
+	for _, synced := range []bool{true, false} {
+		b.Run(fmt.Sprint("synced=", synced), func(b *testing.B) {
+			keepViews(b)
+			c, monitor := monitored(b, synced)
+			tr := enlist(b, c.URL(), "idle", size, nil, 0, wave)
+			tr.await(size, size)
+			quiet()
+			var sum usage
+			var took time.Duration
+			for b.Loop() {
+				before, began := usageOf(b, c, monitor), time.Now()
+				<-time.After(10 * time.Second)
+				after := usageOf(b, c, monitor)
+				took += time.Since(began)
+				sum = usage{sum.in + after.in - before.in, sum.out + after.out - before.out, sum.members + after.members - before.members, sum.server + after.server - before.server}
+			}
+			per := took.Seconds() * size
+			b.ReportMetric(float64(tr.lapses.Load()), "lapses")
+			b.ReportMetric(float64(sum.in)/per, "sent/s/member")
+			b.ReportMetric(float64(sum.out)/per, "received/s/member")
+			b.ReportMetric(sum.members.Seconds()/took.Seconds()*100, "members-cpu-%")
+			b.ReportMetric(sum.server.Seconds()/took.Seconds()*100, "server-cpu-%")
+			b.ReportMetric(0, "ns/op")
+		})
 	}
-	per := took.Seconds() * size
-	b.ReportMetric(float64(tr.lapses.Load()), "lapses")
-	b.ReportMetric(float64(sum.in)/per, "sent/s/member")
-	b.ReportMetric(float64(sum.out)/per, "received/s/member")
-	b.ReportMetric(sum.members.Seconds()/took.Seconds()*100, "members-cpu-%")
-	b.ReportMetric(sum.server.Seconds()/took.Seconds()*100, "server-cpu-%")
-	b.ReportMetric(0, "ns/op")
 }
 
 // A usage is what has been used so far.
@@ -285,14 +300,14 @@ type usage struct {
 }
 
 // monitored starts a server process that answers HTTP at monitor.
-func monitored(b *testing.B) (c *natstest.Cluster, monitor string) {
+func monitored(b *testing.B, synced bool) (c *natstest.Cluster, monitor string) {
 	b.Helper()
 	port, err := natstest.FreePort()
 	if err != nil {
 		b.Fatal(err)
 	}
 	monitor = fmt.Sprint("127.0.0.1:", port)
-	return natstest.StartSetup(b, 1, natstest.Setup{SyncAlways: true, Config: "http: " + monitor}), monitor
+	return natstest.StartSetup(b, 1, natstest.Setup{SyncAlways: synced, Config: "http: " + monitor}), monitor
 }
 
 func usageOf(b *testing.B, c *natstest.Cluster, monitor string) (u usage) {

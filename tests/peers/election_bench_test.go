@@ -18,7 +18,7 @@ import (
 func BenchmarkElectionCrash(b *testing.B) {
 	for _, lease := range []time.Duration{300 * time.Millisecond, time.Second, 2 * time.Second} {
 		b.Run("lease="+lease.String(), func(b *testing.B) {
-			all := contests(b, lease, "fabric", "proof", "protocol", "plainkv", "etcd")
+			all := contests(b, lease, "fabric", "proof", "proof-unsynced", "protocol", "plainkv", "etcd")
 			standers := make([]candidate, len(all))
 			ctx, cancel := context.WithTimeout(b.Context(), patience*time.Duration(b.N+1))
 			defer cancel()
@@ -62,7 +62,7 @@ func (c *contest) crash(ctx context.Context, next candidate) {
 // turn.
 func BenchmarkElectionResign(b *testing.B) {
 	const turns = 10
-	all := contests(b, 5*time.Second, "fabric", "plainkv", "etcd")
+	all := contests(b, 5*time.Second, "fabric", "unsynced", "plainkv", "etcd")
 	two := make([][2]candidate, len(all))
 	ctx, cancel := context.WithTimeout(b.Context(), patience*time.Duration(b.N+1))
 	defer cancel()

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
 	"github.com/natsfabric/natsfabric/embedded"
@@ -42,6 +43,8 @@ type electorate struct {
 var electorates = []electorate{
 	{"fabric", "nats", atLeast(time.Second), standFabric},
 	{"proof", "nats", atLeast(time.Second), standProof},
+	{"unsynced", "nats-unsynced", atLeast(time.Second), standFabric},
+	{"proof-unsynced", "nats-unsynced", atLeast(time.Second), standProof},
 	{"protocol", "nats", func(lease time.Duration) bool { return lease < time.Second }, standProtocol},
 	{"plainkv", "nats", atLeast(0), standPlain},
 	{"etcd", "etcd", atLeast(time.Second), standEtcd},
@@ -131,13 +134,18 @@ func freeAddr(b *testing.B) string {
 	return l.Addr().String()
 }
 
-// playServer is a NATS server with JetStream in a directory, which syncs each write.
-func playServer(ctx context.Context, args []string) (url string, err error) {
-	srv, err := embedded.Start(ctx, embedded.Config{StoreDir: args[0]})
-	if err != nil {
-		return "", err
+// playServer returns what plays a NATS server with JetStream in a directory. It syncs
+// each write, as an embedded one does, or now and then, as nats-server does by default.
+func playServer(syncs bool) func(context.Context, []string) (url string, err error) {
+	return func(ctx context.Context, args []string) (url string, err error) {
+		srv, err := embedded.Start(ctx, embedded.Config{
+			StoreDir: args[0], Options: func(o *server.Options) { o.SyncAlways = syncs },
+		})
+		if err != nil {
+			return "", err
+		}
+		return srv.ClientURL(), nil
 	}
-	return srv.ClientURL(), nil
 }
 
 // playLeader leads an election until it is killed: its electorate, server, the

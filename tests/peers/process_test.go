@@ -27,11 +27,12 @@ const roleEnv = "PEERS_ROLE"
 
 // roles returns once what it plays is ready, with something to say about it.
 var roles = map[string]func(ctx context.Context, args []string) (say string, err error){
-	"nats":     playServer,
-	"leader":   playLeader,
-	"stander":  playStander,
-	"member":   playMember,
-	"spinners": playSpinners,
+	"nats":          playServer(true),
+	"nats-unsynced": playServer(false),
+	"leader":        playLeader,
+	"stander":       playStander,
+	"member":        playMember,
+	"spinners":      playSpinners,
 }
 
 func TestMain(m *testing.M) {
