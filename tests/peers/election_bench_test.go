@@ -13,8 +13,9 @@ import (
 )
 
 // BenchmarkElectionCrash is from SIGKILL of the process that leads, at any time since it
-// renewed its lease, to the next leader's knowing that it leads. An iteration is one
-// kill for each electorate in turn.
+// renewed its lease, to the next leader's knowing that it leads; and, as "exit", to the
+// process's end by the word of the kernel, before which there is no proof. An iteration
+// is one kill for each electorate in turn.
 func BenchmarkElectionCrash(b *testing.B) {
 	for _, lease := range []time.Duration{300 * time.Millisecond, time.Second, 2 * time.Second} {
 		b.Run("lease="+lease.String(), func(b *testing.B) {
@@ -32,6 +33,7 @@ func BenchmarkElectionCrash(b *testing.B) {
 			}
 			for i, c := range all {
 				percentiles(b, c.name, c.took)
+				percentiles(b, c.name+"-exit", c.exits)
 				if err := standers[i].leave(ctx); err != nil {
 					b.Errorf("%s: leave: %v", c.name, err)
 				}
@@ -46,9 +48,12 @@ func (c *contest) crash(ctx context.Context, next candidate) {
 	leader := c.leader()
 	won := c.won(ctx, next)
 	<-time.After(rand.N(c.lease))
+	exited := make(chan time.Time, 1)
+	go func() { leader.cmd.Wait(); exited <- time.Now() }()
 	began := time.Now()
 	leader.kill()
 	c.took = append(c.took, (<-won).Sub(began))
+	c.exits = append(c.exits, (<-exited).Sub(began))
 	if c.b.Failed() {
 		c.b.FailNow()
 	}

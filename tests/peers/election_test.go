@@ -71,6 +71,7 @@ type contest struct {
 	srv   *process
 	lease time.Duration
 	took  []time.Duration
+	exits []time.Duration // of the processes that were killed
 	seq   int
 }
 
