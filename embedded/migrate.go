@@ -21,6 +21,9 @@ const (
 	// answerTimeout bounds the wait for an answer that may never come.
 	answerTimeout = time.Second
 	settlePoll    = 100 * time.Millisecond
+	// placeTimeout is for how long servers may hold each other to be offline.
+	placeTimeout = 10 * time.Second
+	noPeers      = jetstream.ErrorCode(server.JSClusterNoPeersErrF)
 )
 
 // Migrate copies every stream of the store of a server by itself to the servers that
@@ -61,7 +64,11 @@ func Migrate(ctx context.Context, store string, to *nats.Conn, replicas int) (na
 		return nil, err
 	}
 	for _, name := range all {
-		if err := copyStream(ctx, name, from, to, replicas); err != nil {
+		err := placed(ctx, func() error { return copyStream(ctx, name, from, to) })
+		if err == nil && replicas > 1 {
+			err = settleCopies(ctx, to, name, replicas)
+		}
+		if err != nil {
 			return names, fmt.Errorf("embedded: migrate %s: %w", name, err)
 		}
 		names = append(names, name)
@@ -133,7 +140,7 @@ func awaitAnswers(ctx context.Context, nc *nats.Conn) error {
 }
 
 // copyStream hands each piece of a snapshot to the restoring server, one at a time.
-func copyStream(ctx context.Context, name string, from, to *nats.Conn, replicas int) error {
+func copyStream(ctx context.Context, name string, from, to *nats.Conn) error {
 	pieces, err := from.SubscribeSync(from.NewInbox())
 	if err != nil {
 		return err
@@ -176,10 +183,30 @@ func copyStream(ctx context.Context, name string, from, to *nats.Conn, replicas 
 	if err := deliver(ctx, to, restore.Subject, []byte{}); err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
-	if replicas > 1 {
-		return settleCopies(ctx, to, name, replicas)
-	}
 	return nil
+}
+
+// placed calls f again while the servers refuse to place a stream because they hold
+// others of them to be offline, which they do for a moment after they met.
+func placed(ctx context.Context, f func() error) error {
+	limit := time.NewTimer(placeTimeout)
+	defer limit.Stop()
+	tick := time.NewTicker(settlePoll)
+	defer tick.Stop()
+	for {
+		err := f()
+		refused, ok := errors.AsType[*jetstream.APIError](err)
+		if !ok || refused.ErrorCode != noPeers || !strings.Contains(refused.Description, "offline") {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-limit.C:
+			return err
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 // deliver hands a piece to the server that restores. Between servers the answer that
@@ -248,7 +275,8 @@ func scale(ctx context.Context, nc *nats.Conn, name string, replicas int) error 
 		return err
 	}
 	info.Config["num_replicas"] = replicas
-	if err := ask(ctx, nc, fmt.Sprintf(server.JSApiStreamUpdateT, name), info.Config, nil); err != nil {
+	err := placed(ctx, func() error { return ask(ctx, nc, fmt.Sprintf(server.JSApiStreamUpdateT, name), info.Config, nil) })
+	if err != nil {
 		return fmt.Errorf("%d replicas: %w", replicas, err)
 	}
 	return nil

@@ -137,6 +137,54 @@ func TestMigrateWithoutAStore(t *testing.T) {
 	}
 }
 
+// TestMigrateAwaitsPlacement: that servers which have just met hold each other to be
+// offline is no failure.
+func TestMigrateAwaitsPlacement(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	alone := start(t, embedded.Config{StoreDir: dir})
+	bucket(t, connect(t, alone))
+	if err := alone.Shutdown(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv.Start()
+	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
+	to := dial(t, srv.ClientURL()) // and what it answers is made up here
+	asked, restored := 0, make(chan bool, 1)
+	for subject, answer := range map[string]func(data []byte) string{
+		server.JSApiAccountInfo: func([]byte) string { return "{}" },
+		fmt.Sprintf(server.JSApiStreamRestoreT, "KV_B"): func([]byte) string {
+			if asked++; asked < 3 {
+				return `{"error":{"code":400,"err_code":10005,"description":"no suitable peers for placement, peer offline"}}`
+			}
+			return `{"deliver_subject":"pieces"}`
+		},
+		"pieces": func(data []byte) string {
+			if len(data) == 0 { // the last
+				restored <- true
+			}
+			return ""
+		},
+	} {
+		if _, err := to.Subscribe(subject, func(m *nats.Msg) { m.Respond([]byte(answer(m.Data))) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	names, err := embedded.Migrate(testContext(t), dir, to, 1)
+	if err != nil || len(names) != 1 {
+		t.Fatalf("Migrate = %v, %v, want one stream", names, err)
+	}
+	select {
+	case <-restored:
+	default:
+		t.Error("the stream was not handed over")
+	}
+}
+
 // TestMigrateAll: what the server on the store does not find is named, and nothing is
 // copied.
 func TestMigrateAll(t *testing.T) {
