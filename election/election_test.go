@@ -151,6 +151,7 @@ func TestCampaignWaitsAndHandsOver(t *testing.T) {
 		if tb.Number() != 2 || tb.Token() <= ta.Token() {
 			t.Errorf("term %d, token %d after term %d, token %d", tb.Number(), tb.Token(), ta.Number(), ta.Token())
 		}
+		<-ta.Context().Done() // a moment after another may lead
 		if cause := context.Cause(ta.Context()); cause != election.ErrResigned {
 			t.Errorf("cause of the end = %v, want ErrResigned", cause)
 		}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -67,6 +68,23 @@ func leader(t testing.TB, s *natstest.Server, pid string) *exec.Cmd {
 	return cmd
 }
 
+// opened is how many descriptors of the process pid this one has: of os/exec, and of
+// who watches it.
+func opened(t testing.TB, pid int) (n int) {
+	t.Helper()
+	fds, err := os.ReadDir("/proc/self/fdinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range fds {
+		info, _ := os.ReadFile("/proc/self/fdinfo/" + fd.Name()) // it may be closed by now
+		if strings.Contains(string(info), fmt.Sprintf("\nPid:\t%d\n", pid)) {
+			n++
+		}
+	}
+	return n
+}
+
 // killed kills leaders whose leases last a minute, n times, and returns how long it
 // took another to lead.
 func killed(t testing.TB, n int) (took []time.Duration) {
@@ -84,6 +102,7 @@ func killed(t testing.TB, n int) (took []time.Duration) {
 	}
 	for i := range n {
 		cmd := leader(t, s, fmt.Sprint("leader", i))
+		before := opened(t, cmd.Process.Pid)
 		won := make(chan time.Time, 1)
 		var term *election.Term
 		go func() {
@@ -93,10 +112,13 @@ func killed(t testing.TB, n int) (took []time.Duration) {
 			}
 			won <- time.Now()
 		}()
-		for e.State() != election.Follower {
+		for opened(t, cmd.Process.Pid) == before {
+			if ctx.Err() != nil {
+				t.Fatal("the candidate does not watch the leader's process")
+			}
 			time.Sleep(time.Millisecond)
 		}
-		time.Sleep(50 * time.Millisecond) // it opens the process
+		time.Sleep(50 * time.Millisecond) // it sees that the process lives
 		if i == 0 {
 			cmd.Process.Signal(syscall.SIGSTOP)
 			select {

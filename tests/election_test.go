@@ -38,9 +38,10 @@ type belief struct {
 
 // A candidate is one server: a node on a link of its own that leads when it can.
 type candidate struct {
-	pid  fabric.PID
-	link *natstest.Link
-	srv  *natstest.Server
+	pid   fabric.PID
+	lease time.Duration
+	link  *natstest.Link
+	srv   *natstest.Server
 
 	mu      sync.Mutex // guards the fields below
 	term    *election.Term
@@ -55,7 +56,7 @@ func (c *candidate) start(t *testing.T) {
 	t.Helper()
 	c.link = c.srv.Link()
 	opts := append(natstest.FastOptions(), nats.InProcessServer(c.link))
-	n, err := fabric.Join(within(t, patience), fabric.Config{Cluster: "t", PID: c.pid, NATS: opts, Lease: electLease})
+	n, err := fabric.Join(within(t, patience), fabric.Config{Cluster: "t", PID: c.pid, NATS: opts, Lease: c.lease})
 	if err != nil {
 		t.Fatalf("join as %s: %v", c.pid, err)
 	}
@@ -140,11 +141,11 @@ type assembly struct {
 	samples int
 }
 
-func newAssembly(t *testing.T) *assembly {
+func newAssembly(t *testing.T, lease time.Duration) *assembly {
 	s := natstest.Start(t)
 	a := &assembly{t: t, began: time.Now(), done: make(chan struct{})}
 	for i := range 5 {
-		c := &candidate{pid: number(i), srv: s, fail: func(err error) { t.Error(err) }}
+		c := &candidate{pid: number(i), lease: lease, srv: s, fail: func(err error) { t.Error(err) }}
 		a.candidates = append(a.candidates, c)
 		c.start(t)
 	}
@@ -251,7 +252,7 @@ func span() time.Duration {
 
 func TestElectionNoFault(t *testing.T) {
 	t.Parallel()
-	a := newAssembly(t)
+	a := newAssembly(t, fabric.DefaultLease) // of a busy machine's pauses it makes no fault
 	first := a.leader()
 	a.observe(span() / 2)
 	if now := a.leader(); now != first || len(first.beliefs) != 0 {
@@ -263,7 +264,7 @@ func TestElectionNoFault(t *testing.T) {
 // crashes.
 func TestElectionFaults(t *testing.T) {
 	t.Parallel()
-	a := newAssembly(t)
+	a := newAssembly(t, electLease)
 	a.leader()
 	for until, down := time.Now().Add(span()), 0; time.Now().Before(until); {
 		a.observe(200*time.Millisecond + rand.N(time.Second))
@@ -290,7 +291,7 @@ func TestElectionFaults(t *testing.T) {
 // TestElectionTwoDown takes down the leader and another, leader after leader.
 func TestElectionTwoDown(t *testing.T) {
 	t.Parallel()
-	a := newAssembly(t)
+	a := newAssembly(t, electLease)
 	for range 2 {
 		down := []*candidate{a.leader()}
 		for _, c := range a.candidates {
@@ -319,7 +320,7 @@ func TestElectionTwoDown(t *testing.T) {
 // anyone else begins, and be of use again when its link is healed.
 func TestElectionLinksCut(t *testing.T) {
 	t.Parallel()
-	a := newAssembly(t)
+	a := newAssembly(t, electLease)
 	for i := range 3 {
 		c := a.leader()
 		if i%2 == 0 {

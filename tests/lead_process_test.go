@@ -20,7 +20,7 @@ import (
 // and a nemesis of one kind.
 const (
 	leadProcesses = 5
-	leadTTL       = time.Second
+	leadTTL       = 2 * time.Second
 )
 
 // leadFor is how long a nemesis is at work.
@@ -28,7 +28,7 @@ func leadFor() time.Duration {
 	if *full {
 		return time.Minute
 	}
-	return 7 * time.Second
+	return 7 * leadTTL
 }
 
 // A leadRun is a run of one kind.

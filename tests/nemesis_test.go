@@ -180,6 +180,9 @@ func (nm *nemesis) settle(limit time.Duration) {
 	}
 	took := time.Since(began)
 	nm.slow = max(nm.slow, took)
+	if *nemesisFor == 0 { // beside other tests
+		limit += 5 * time.Second
+	}
 	if took > limit {
 		nm.t.Errorf("the views were equal %v after healing, want within %v", took.Round(time.Millisecond), limit)
 	}
@@ -292,8 +295,12 @@ func TestNemesis(t *testing.T) {
 	if nm.log.late > 0 {
 		t.Logf("%d messages that nobody acknowledges came after later ones, all from servers that were frozen: their order is per path", nm.log.late)
 	}
-	if rate < loadFloor {
-		t.Errorf("%.0f messages a second were answered when nothing was broken, want %d at least", rate, loadFloor)
+	floor := loadFloor
+	if *nemesisFor == 0 { // beside other tests
+		floor /= 5
+	}
+	if rate < float64(floor) {
+		t.Errorf("%.0f messages a second were answered when nothing was broken, want %d at least", rate, floor)
 	}
 	if nm.log.tally("term") == 0 || nm.log.tally("believes") == 0 {
 		t.Error("nobody led")

@@ -349,7 +349,7 @@ func TestUngracefulDisconnect(t *testing.T) {
 	both(fabric.Failed)
 	took := time.Since(began)
 	// 1.01 Lease + 0.5 s is the promise; the machine may be busy.
-	if took > 2500*time.Millisecond {
+	if took > 4*time.Second {
 		t.Errorf("seen to have failed after %v", took)
 	}
 	t.Logf("seen to have failed after %v, with a lease of 1s", took)

@@ -56,7 +56,7 @@ func relay(t *testing.T, addr string, cut *atomic.Bool) string {
 func lead(t *testing.T, addr, notes string) (*exec.Cmd, *bytes.Buffer) {
 	t.Helper()
 	var stderr bytes.Buffer
-	cmd := exec.Command("fabric-node", "lead", "x", "-s", "nats://"+addr, "--ttl", "2s", "--grace", "500ms", "--timeout", "2s", "--",
+	cmd := exec.Command("fabric-node", "lead", "x", "-s", "nats://"+addr, "--ttl", "8s", "--grace", "2s", "--timeout", "2s", "--",
 		"sh", "-c", `trap "" TERM; while :; do date +%s%N >>`+notes+`; sleep 0.005; done`)
 	cmd.Stderr = &stderr
 	if err := cmd.Start(); err != nil {

@@ -155,7 +155,7 @@ func TestRefusedKillIsAFailure(t *testing.T) {
 	var text bytes.Buffer
 	log := slog.New(slog.NewTextHandler(&text, nil))
 	term, lose := context.WithCancelCause(t.Context())
-	p := start(t, nil, "sh", "-c", "echo ready; exec sleep 1")
+	p := start(t, nil, "sh", "-c", "echo ready; exec sleep 3")
 	p.log = log
 	p.line(t)
 	lose(election.ErrLost)

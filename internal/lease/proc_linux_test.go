@@ -46,7 +46,7 @@ func TestAwaitExit(t *testing.T) {
 	go func() { result <- awaitExit(ctx, id) }()
 	// Stopped is not ended.
 	cmd.Process.Signal(syscall.SIGSTOP)
-	short, stop := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	short, stop := context.WithTimeout(t.Context(), time.Second)
 	defer stop()
 	if err := awaitExit(short, id); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("awaitExit of a stopped process = %v, want its context's cause", err)
