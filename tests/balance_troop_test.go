@@ -180,6 +180,10 @@ func (tr *troop) join(i int, system *nats.Conn, rejoin time.Duration) (err error
 	tr.group[i], err = balance.Join(ctx, tr.nodes[i], balance.Config{Group: "g", Rejoin: rejoin, OnChange: func(s balance.Share) {
 		tr.calls[i].Add(1)
 		tr.place[i].Store(int64(s.First))
+		if s.First < 0 { // it lost its lease, or leaves: its total is only what it expects
+			tr.tally.Saw(i, 0)
+			return
+		}
 		if tr.total.Swap(int64(s.Total)) != int64(s.Total) {
 			select {
 			case tr.first <- time.Now():
