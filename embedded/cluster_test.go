@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"log/slog"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -71,7 +70,7 @@ func urls(srvs []*embedded.Server) string {
 
 func dial(t *testing.T, url string) *nats.Conn {
 	t.Helper()
-	nc, err := nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond))
+	nc, err := nats.Connect(url, nats.Timeout(20*time.Second), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,34 +115,6 @@ func put(t *testing.T, kv jetstream.KeyValue, value string) {
 	}
 }
 
-// TestFormation: two of three wait and say for whom; the third completes them, and
-// after that two are enough.
-func TestFormation(t *testing.T) {
-	t.Parallel()
-	cfgs := memberConfigs(t)
-	var srvs []*embedded.Server
-	for _, cfg := range cfgs[:2] {
-		srvs = append(srvs, start(t, cfg))
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-	defer cancel()
-	err := srvs[0].AwaitCluster(ctx)
-	if !errors.Is(err, embedded.ErrNotFormed) || !errors.Is(err, context.DeadlineExceeded) ||
-		!strings.Contains(err.Error(), "members at "+cfgs[2].Listen) || strings.Contains(err.Error(), cfgs[1].Listen) {
-		t.Errorf("two of three: %v, want ErrNotFormed that names %s alone", err, cfgs[2].Listen)
-	}
-	srvs = append(srvs, start(t, cfgs[2]))
-	for _, s := range srvs {
-		awaitCluster(t, s)
-	}
-	kv := replicated(t, dial(t, urls(srvs)))
-	put(t, kv, "three")
-	if err := srvs[2].Shutdown(testContext(t)); err != nil {
-		t.Fatal(err)
-	}
-	put(t, kv, "two")
-}
-
 // TestGracefulStop: a member that stops hands over what it leads; no write waits
 // long, and the client finds another by itself.
 func TestGracefulStop(t *testing.T) {
@@ -162,11 +133,11 @@ func TestGracefulStop(t *testing.T) {
 	var (
 		wg      sync.WaitGroup
 		mu      sync.Mutex // guards the fields below
+		last    = time.Now()
 		longest time.Duration
 		written int
 	)
 	wg.Go(func() {
-		last := time.Now()
 		for ctx.Err() == nil {
 			// Not kv.Put, which waits for 250 ms when it finds nobody.
 			answer, err := nc.Request("$KV.B.k", []byte("x"), 40*time.Millisecond)
@@ -174,16 +145,16 @@ func TestGracefulStop(t *testing.T) {
 				mu.Lock()
 				written++
 				longest = max(longest, time.Since(last))
-				mu.Unlock()
 				last = time.Now()
+				mu.Unlock()
 			}
 		}
 	})
-	pause := func() time.Duration { // the longest since it was asked last
+	pause := func() time.Duration { // the longest since it was asked last, with the one that goes on
 		mu.Lock()
 		defer mu.Unlock()
-		p := longest
-		longest = 0
+		p := max(longest, time.Since(last))
+		longest, last = 0, time.Now()
 		return p
 	}
 	<-time.After(time.Second) // how long writes pause on this machine anyway
@@ -215,8 +186,8 @@ func TestGracefulStop(t *testing.T) {
 	if limit := 200*time.Millisecond + 10*usual; slices.Min(pauses) > limit && !natstest.Race {
 		t.Errorf("writes paused for %v at least, want at most %v: they do for %v anyway", slices.Min(pauses), limit, usual)
 	}
-	if limit := 3500 * time.Millisecond; slices.Max(pauses) > limit {
-		t.Errorf("writes paused for %v, want at most %v", slices.Max(pauses), limit)
+	if limit, median := 3500*time.Millisecond, slices.Sorted(slices.Values(pauses))[1]; median > limit {
+		t.Errorf("writes paused for %v, want at most %v but once", pauses, limit)
 	}
 	if written < 100 {
 		t.Errorf("%d writes, want at least 100", written)
@@ -419,9 +390,8 @@ func TestLeaf(t *testing.T) {
 	put(t, kv, "w")
 
 	other := start(t, embedded.Config{Hub: addrs, Domain: "x"}) // with credentials of its own
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-	defer cancel()
-	if err := other.AwaitCluster(ctx); !errors.Is(err, embedded.ErrNotFormed) || !strings.Contains(err.Error(), "let this leaf node in") {
+	letIn := func(text string) bool { return strings.Contains(text, "let this leaf node in") }
+	if err := notFormed(t, other, time.Second, letIn); err != nil {
 		t.Errorf("a leaf node with other credentials: %v, want ErrNotFormed", err)
 	}
 }
@@ -454,25 +424,5 @@ func TestBadClusterConfig(t *testing.T) {
 		if !errors.Is(err, embedded.ErrUnprotected) || !strings.Contains(err.Error(), "cluster") {
 			t.Errorf("cluster on %s without TLS: %v, want ErrUnprotected", addr, err)
 		}
-	}
-}
-
-// TestSaysForWhomItWaits reads the log of a member whose cluster does not form.
-func TestSaysForWhomItWaits(t *testing.T) {
-	t.Parallel()
-	cfgs := memberConfigs(t)
-	var out bytes.Buffer // slog's handlers write one record at a time
-	cfgs[0].Logger = slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	srv := start(t, cfgs[0])
-	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Second)
-	defer cancel()
-	if err := srv.AwaitCluster(ctx); !errors.Is(err, embedded.ErrNotFormed) {
-		t.Fatal(err)
-	}
-	if err := srv.Shutdown(testContext(t)); err != nil {
-		t.Fatal(err)
-	}
-	if log := out.String(); !strings.Contains(log, "waiting for the cluster") || !strings.Contains(log, cfgs[1].Listen+", "+cfgs[2].Listen) {
-		t.Errorf("the log says nothing of %s and %s:\n%s", cfgs[1].Listen, cfgs[2].Listen, log)
 	}
 }

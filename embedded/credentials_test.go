@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/url"
 	"os"
@@ -18,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/natsfabric/natsfabric/embedded"
+	"github.com/natsfabric/natsfabric/internal/natstest"
 )
 
 // credentials reads the file that a server made.
@@ -168,22 +168,16 @@ func TestNothingElseListens(t *testing.T) {
 	}
 }
 
-// freeAddrs returns addresses of loopback on which nobody listens, below the range from
-// which systems take the ports of outgoing connections: a port must still be free when
-// a server is started on it again.
+// freeAddrs returns addresses of loopback on which nobody listens, each once.
 func freeAddrs(t *testing.T, n int) []string {
 	t.Helper()
 	var addrs []string
-	for range 100 * n {
-		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(12_000+rand.IntN(20_000))))
+	for range n {
+		port, err := natstest.FreePort()
 		if err != nil {
-			continue
+			t.Fatal(err)
 		}
-		defer l.Close() // all are taken until all are known
-		if addrs = append(addrs, l.Addr().String()); len(addrs) == n {
-			return addrs
-		}
+		addrs = append(addrs, net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 	}
-	t.Fatal("no free ports")
-	return nil
+	return addrs
 }

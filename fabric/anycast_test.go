@@ -238,6 +238,9 @@ func TestServeStopsUnderLoad(t *testing.T) {
 			return nil, nil
 		})
 		for before := handled.Load(); handled.Load() < before+50 && !t.Failed(); {
+			if ctx.Err() != nil { // nobody asks any more
+				t.Errorf("%d of 50 requests were handled before the time was up", handled.Load()-before)
+			}
 			time.Sleep(time.Millisecond)
 		}
 		if err := stop(); !errors.Is(err, context.Canceled) {

@@ -36,7 +36,7 @@ func startServer(t testing.TB) *server.Server {
 
 func connect(t testing.TB, s *server.Server, opts ...nats.Option) *nats.Conn {
 	t.Helper()
-	nc, err := nats.Connect(s.ClientURL(), opts...)
+	nc, err := nats.Connect(s.ClientURL(), append([]nats.Option{nats.Timeout(20 * time.Second)}, opts...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -247,12 +247,24 @@ func TestClose(t *testing.T) {
 		t.Errorf("onSignal after close = %v, want ErrClosed", err)
 	}
 	b.courier.close()
+	running := messaging()
+	for end := time.Now().Add(5 * time.Second); len(running) > 0 && time.Now().Before(end); running = messaging() {
+		time.Sleep(time.Millisecond) // one that has said it is through may have a step to go
+	}
+	for _, g := range running {
+		t.Errorf("still running:\n%s", g)
+	}
+}
+
+// messaging returns the stacks of the goroutines that couriers have started.
+func messaging() (running [][]byte) {
 	stacks := make([]byte, 1<<20)
 	for g := range bytes.SplitSeq(stacks[:runtime.Stack(stacks, true)], []byte("\n\n")) {
 		if bytes.Contains(g, []byte("fabric.(*courier)")) || bytes.Contains(g, []byte("fabric.(*clerk)")) {
-			t.Errorf("still running:\n%s", g)
+			running = append(running, g)
 		}
 	}
+	return running
 }
 
 // TestCloseKeepsInbox: what was accepted before the close can be received.

@@ -65,7 +65,7 @@ func ExampleJoin_inUse() {
 		log.Fatal(err)
 	}
 	defer srv.Shutdown(ctx)
-	cfg := fabric.Config{Cluster: "shop", PID: "a", URL: srv.ClientURL(), Lease: time.Second}
+	cfg := fabric.Config{Cluster: "shop", PID: "a", URL: srv.ClientURL()}
 	first, err := fabric.Join(ctx, cfg)
 	if err != nil {
 		log.Fatal(err)

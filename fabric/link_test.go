@@ -95,7 +95,11 @@ func TestBackPressure(t *testing.T) {
 		n := 0
 		defer func() { sent <- n }()
 		for {
-			brief, cancel := context.WithTimeout(ctx, time.Second)
+			limit := 30 * time.Second
+			if n >= int(firstGrant.Seq) { // this one is to wait in vain
+				limit = time.Second
+			}
+			brief, cancel := context.WithTimeout(ctx, limit)
 			err := reliable(brief, a, "b", fmt.Append(nil, n+1))
 			cancel()
 			if err != nil {

@@ -97,6 +97,23 @@ func (h heard) takeFailed(pid PID) error {
 	return err
 }
 
+// untilHeard is a ctx that ends, as at its deadline, when the query that n has open has
+// heard of so many.
+func untilHeard(t testing.TB, ctx context.Context, n *Node, count int) context.Context {
+	t.Helper()
+	short, cancel := context.WithCancelCause(ctx)
+	done := make(chan struct{})
+	t.Cleanup(func() { cancel(nil); <-done })
+	go func() {
+		defer close(done)
+		for len(n.courier.heardOf()) < count && short.Err() == nil {
+			time.Sleep(time.Millisecond)
+		}
+		cancel(context.DeadlineExceeded)
+	}()
+	return short
+}
+
 func TestGather(t *testing.T) {
 	v, all := members(t, nil, "a", "b", "c", "d")
 	a := all["a"]
@@ -116,11 +133,9 @@ func TestGather(t *testing.T) {
 	}
 	h.is(t, "b", "d")
 
-	gather(t, ctx, a, Query{Silence: 50 * time.Millisecond}, "mute b").is(t, "c", "d")
+	gather(t, ctx, a, Query{Silence: 2 * time.Second}, "mute b").is(t, "c", "d")
 
-	short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
-	defer cancel()
-	h = gather(t, short, a, Query{}, "mute d")
+	h = gather(t, untilHeard(t, ctx, a, 2), a, Query{}, "mute d")
 	if err := h.takeFailed("d"); !errors.Is(err, ErrUnknownOutcome) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("d does not answer: %v", err)
 	}
@@ -159,12 +174,10 @@ func TestGatherTopic(t *testing.T) {
 	gather(t, ctx, a, Query{Topic: "t", Silence: 20 * time.Millisecond}, "x").is(t) // itself only
 	joinTopic(t, all["b"], "t")
 	gather(t, ctx, a, Query{Topic: "t", Count: 1}, "x").is(t, "b")
-	gather(t, ctx, a, Query{Topic: "t", Silence: 100 * time.Millisecond}, "x").is(t, "b")
+	gather(t, ctx, a, Query{Topic: "t", Silence: 2 * time.Second}, "x").is(t, "b")
 	joinTopic(t, all["c"], "t")
 	gather(t, ctx, a, Query{Topic: "t", Count: 2}, "x").is(t, "b", "c")
-	short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
-	defer cancel()
-	h := gather(t, short, a, Query{Topic: "t", Count: 3}, "x")
+	h := gather(t, untilHeard(t, ctx, a, 2), a, Query{Topic: "t", Count: 3}, "x")
 	if !errors.Is(h.last, context.DeadlineExceeded) || len(h.answered) != 2 || len(h.failed) != 0 {
 		t.Errorf("a third is awaited: %v", h)
 	}

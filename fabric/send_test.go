@@ -99,8 +99,14 @@ func TestOrder(t *testing.T) {
 	const total = 100_000
 	a, b := pair(t, startServer(t))
 	ctx := deadline(t)
+	// The receiver's inbox holds 65 536: the sender is at most 50 000 ahead.
+	read := make(chan struct{}, 4+total/10_000)
+	for range 4 {
+		read <- struct{}{}
+	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	defer close(read)
 	wg.Go(func() {
 		for i := range total {
 			to := PID("b")
@@ -110,10 +116,11 @@ func TestOrder(t *testing.T) {
 			if err := a.Send(ctx, to, nil); err != nil {
 				t.Errorf("Send: %v", err)
 			}
-			if i%10_000 == 9_999 { // stay within the receiver's inbox
+			if i%10_000 == 9_999 {
 				if err := a.Flush(ctx); err != nil {
 					t.Errorf("Flush: %v", err)
 				}
+				<-read
 			}
 		}
 	})
@@ -124,6 +131,9 @@ func TestOrder(t *testing.T) {
 		}
 		if m.ID != want {
 			t.Fatalf("message %d came where %d was due", m.ID, want)
+		}
+		if want%10_000 == 0 {
+			read <- struct{}{}
 		}
 		if want++; want > total {
 			break

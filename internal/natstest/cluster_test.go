@@ -27,15 +27,23 @@ func publish(t *testing.T, js jetstream.JetStream, data string) {
 	}
 }
 
-func last(t *testing.T, st jetstream.Stream) string {
+// awaitLast waits until the last message of s.a is want: a follower may answer, and it may
+// not have it yet.
+func awaitLast(t *testing.T, st jetstream.Stream, want string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	m, err := st.GetLastMsgForSubject(ctx, "s.a")
-	if err != nil {
-		t.Fatal(err)
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		m, err := st.GetLastMsgForSubject(ctx, "s.a")
+		cancel()
+		if err == nil && string(m.Data) == want {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("stream holds %+v, %v, want %q", m, err, want)
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
-	return string(m.Data)
 }
 
 func TestProcessesSurviveKillOfLeader(t *testing.T) {
@@ -72,9 +80,7 @@ func TestProcessesSurviveKillOfLeader(t *testing.T) {
 	other := (leader + 1) % 3
 	c.Stop(other)
 	publish(t, js, "after")
-	if got := last(t, st); got != "after" {
-		t.Errorf("stream holds %q, want %q", got, "after")
-	}
+	awaitLast(t, st, "after")
 }
 
 func TestClusterStepDown(t *testing.T) {
@@ -93,7 +99,5 @@ func TestClusterStepDown(t *testing.T) {
 	c.Stop(before)
 	c.Start(before)
 	c.WaitReady()
-	if got := last(t, st); got != "x" {
-		t.Errorf("stream holds %q, want x", got)
-	}
+	awaitLast(t, st, "x")
 }

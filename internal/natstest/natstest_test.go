@@ -59,7 +59,7 @@ func TestBubbleTTL(t *testing.T) {
 		defer msgs.Stop()
 
 		start := time.Now()
-		msg := &nats.Msg{Subject: "s.a", Data: []byte("x"), Header: nats.Header{"Nats-TTL": {"10s"}}}
+		msg := &nats.Msg{Subject: "s.a", Data: []byte("x"), Header: nats.Header{"Nats-TTL": {"60s"}}}
 		if _, err := js.PublishMsg(t.Context(), msg); err != nil {
 			t.Fatal(err)
 		}
@@ -75,12 +75,12 @@ func TestBubbleTTL(t *testing.T) {
 				break
 			}
 		}
-		if got := time.Since(start); got < 10*time.Second || got > 11*time.Second {
-			t.Errorf("expired after %v, want 10s", got)
+		if got := time.Since(start); got < 60*time.Second || got > 61*time.Second {
+			t.Errorf("expired after %v, want 60s", got)
 		}
 	})
-	if took := time.Since(began); took > 5*time.Second {
-		t.Errorf("ten seconds in a bubble took %v", took)
+	if took := time.Since(began); took > 30*time.Second {
+		t.Errorf("a minute in a bubble took %v", took)
 	}
 }
 

@@ -15,6 +15,10 @@ import (
 // readyTimeout bounds how long a server may take to accept connections.
 const readyTimeout = 10 * time.Second
 
+// dialTimeout is what a client in real time waits for a server to greet it: on a busy
+// machine the two seconds of nats.go may be too short.
+const dialTimeout = 20 * time.Second
+
 var errDown = errors.New("natstest: server is down")
 
 // Server is a NATS server with JetStream on files, for one test. It is stopped at
@@ -80,6 +84,8 @@ func (s *Server) Connect(opts ...nats.Option) *nats.Conn {
 	defaults := []nats.Option{nats.ErrorHandler(s.log.asyncError)}
 	if s.opts.DontListen {
 		defaults = append(defaults, nats.InProcessServer(s.Provider()))
+	} else {
+		defaults = append(defaults, nats.Timeout(dialTimeout))
 	}
 	nc, err := nats.Connect(s.URL(), append(defaults, opts...)...)
 	if err != nil {

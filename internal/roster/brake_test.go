@@ -7,42 +7,45 @@ import (
 	"time"
 
 	"github.com/natsfabric/natsfabric/internal/lease"
+	"github.com/natsfabric/natsfabric/internal/natstest"
 )
 
 // The brake is a share of those who are here: PIDs that ended long ago, whose claims are
 // still read, do not loosen it.
 func TestBrakeCountsWhoIsHere(t *testing.T) {
-	for held, limit := range map[int]int{5: 3, 40: 4} {
-		for n := limit; n <= limit+1; n++ {
-			c := &living{
-				Survey: Survey{Session: new(lease.Session), Logger: slog.New(slog.DiscardHandler)},
-				people: map[string]*person{}, doubts: newDoubts(),
-			}
-			var ids []incarnation
-			for i := range held + 400 {
-				id := incarnation{fmt.Sprint("p", i), uint64(i + 1)}
-				p := &person{inc: id.inc, held: i < held, left: i >= held, member: &Member{PID: id.pid, Inc: id.inc}}
-				c.people[id.pid] = p
-				ids = append(ids, id)
-			}
-			c.people["young"] = &person{inc: 9999, held: true, member: &absent} // its session was not seen
-			if got := len(c.members()); got != held {
-				t.Fatalf("%d members, want %d", got, held)
-			}
-			for _, id := range ids[:n] {
-				c.consider(report{incarnation: id, sign: Unheard})
-			}
-			count := 0
-			for _, id := range ids[:n] {
-				if x := c.doubts.of[id]; x != nil && x.state == inDoubt {
-					count++
+	natstest.FakeTime(t, func(t *testing.T) { // all signs come at one moment
+		for held, limit := range map[int]int{5: 3, 40: 4} {
+			for n := limit; n <= limit+1; n++ {
+				c := &living{
+					Survey: Survey{Session: new(lease.Session), Logger: slog.New(slog.DiscardHandler)},
+					people: map[string]*person{}, doubts: newDoubts(),
+				}
+				var ids []incarnation
+				for i := range held + 400 {
+					id := incarnation{fmt.Sprint("p", i), uint64(i + 1)}
+					p := &person{inc: id.inc, held: i < held, left: i >= held, member: &Member{PID: id.pid, Inc: id.inc}}
+					c.people[id.pid] = p
+					ids = append(ids, id)
+				}
+				c.people["young"] = &person{inc: 9999, held: true, member: &absent} // its session was not seen
+				if got := len(c.members()); got != held {
+					t.Fatalf("%d members, want %d", got, held)
+				}
+				for _, id := range ids[:n] {
+					c.consider(report{incarnation: id, sign: Unheard})
+				}
+				count := 0
+				for _, id := range ids[:n] {
+					if x := c.doubts.of[id]; x != nil && x.state == inDoubt {
+						count++
+					}
+				}
+				if want := map[bool]int{true: n, false: 0}[n == limit]; count != want {
+					t.Errorf("of %d members there are signs of %d: %d in doubt, want %d", held, n, count, want)
 				}
 			}
-			if want := map[bool]int{true: n, false: 0}[n == limit]; count != want {
-				t.Errorf("of %d members there are signs of %d: %d in doubt, want %d", held, n, count, want)
-			}
 		}
-	}
+	})
 }
 
 // Many signs of one member are one: they do not keep the brake on.

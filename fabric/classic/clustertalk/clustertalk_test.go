@@ -126,6 +126,10 @@ func TestOneWaySend(t *testing.T) {
 	if got := servers[0].Stats(); got != (cluster.Stats{Sent: count}) {
 		t.Errorf("Stats = %+v", got)
 	}
+	// What passed a channel is counted a moment later.
+	for end := time.Now().Add(patience); servers[1].Stats().Received < count && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
 	if got := servers[1].Stats(); got != (cluster.Stats{Received: count}) {
 		t.Errorf("Stats = %+v", got)
 	}

@@ -21,13 +21,17 @@ func ExampleNew() {
 		log.Fatal(err)
 	}
 	defer srv.Shutdown(ctx)
-	var servers []cluster.Server
+	var nodes []*fabric.Node
 	for _, mypid := range []fabric.PID{"1", "2"} {
 		node, err := fabric.Join(ctx, fabric.Config{Cluster: "raft", PID: mypid, URL: srv.ClientURL()})
 		if err != nil {
 			log.Fatal(err)
 		}
 		defer node.Leave(ctx)
+		nodes = append(nodes, node)
+	}
+	var servers []cluster.Server
+	for _, node := range nodes {
 		server, err := cluster.New(node, cluster.Config{Silence: 2 * time.Second})
 		if err != nil {
 			log.Fatal(err)
