@@ -73,6 +73,7 @@ type part struct {
 	link    *natstest.Link
 	wants   *latest.Value[[]*roster.Member] // what its census counts
 	sign    roster.Sign                     // by which all departed
+	domain  string                          // of its bucket
 	plan    func(before, next *roster.View) (soon bool)
 }
 
@@ -92,7 +93,7 @@ func take(t *testing.T, s *natstest.Server, h *hall, pid string, coordinates boo
 	defer cancel()
 	logger := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", pid)
 	b := kv.New(nc, kv.Config{
-		Name: "fab_test_production", Feed: "fab.test.production.kv", Replicas: 1, Lease: ttl,
+		Name: "fab_test_production", Feed: "fab.test.production.kv", Replicas: 1, Lease: ttl, Domain: p.domain,
 		Alone: func(context.Context) (bool, error) { return true, nil }, Logger: logger,
 	})
 	if err := b.Open(ctx); err != nil {
