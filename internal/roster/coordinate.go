@@ -167,7 +167,9 @@ func (r *Roster) publish(ctx context.Context, g *lease.Grant, base *View, rev ui
 		if !g.Valid() {
 			return nil, 0, lease.ErrLost
 		}
+		said := r.meanwhile(ctx, base.beacon(r.cfg.Session.PID(), c.Suspects))
 		got, err := r.b.Settle(ctx, r.key, rev, value, 0)
+		said()
 		if err == nil {
 			r.cfg.Logger.Debug("view written", "roster", r.cfg.Name, "epoch", v.Epoch, "members", len(v.Members))
 			r.advance(v)
@@ -182,6 +184,27 @@ func (r *Roster) publish(ctx context.Context, g *lease.Grant, base *View, rev ui
 			return nil, 0, err
 		}
 	}
+}
+
+// meanwhile announces a at each beacon until end is called: a write that takes long is no
+// sign that nobody coordinates.
+func (r *Roster) meanwhile(ctx context.Context, a announcement) (end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		ticker := time.NewTicker(beacon)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ticker.C:
+				r.announce(a)
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return func() { cancel(); <-done }
 }
 
 // announce tells the followers. One that does not get it hears it at the next beacon, or

@@ -15,10 +15,11 @@ import (
 )
 
 // A desk hands on what is asked of JetStream under the domain "desk", and counts and
-// withholds the reads of the view.
+// withholds what is about the view.
 type desk struct {
 	reads        atomic.Int64 // of the view
 	silent, down atomic.Bool  // the view is not answered for, or with an error
+	writeless    atomic.Bool  // the view is not written
 }
 
 func newDesk(t *testing.T, s *natstest.Server) *desk {
@@ -33,6 +34,9 @@ func newDesk(t *testing.T, s *natstest.Server) *desk {
 				m.Respond([]byte(`{"error":{"code":503,"err_code":10008,"description":"temporarily unavailable"}}`))
 				return
 			}
+		}
+		if d.writeless.Load() && strings.HasSuffix(m.Subject, ".v.x") {
+			return
 		}
 		subject := strings.TrimPrefix(m.Subject, "$JS.desk.API.")
 		if !strings.HasPrefix(subject, "$KV.") {

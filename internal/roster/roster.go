@@ -69,8 +69,8 @@ const (
 	// beacon is how often the coordinator names the current epoch.
 	beacon = 5 * time.Second
 	// standbys is how many of the oldest members wait for the coordinator's claim;
-	// everyone does in a roster of at most allStandBy, and when there has been no
-	// beacon for two beacons' time.
+	// everyone does in a roster of at most allStandBy, and when they had the time to
+	// take it and no beacon was heard.
 	standbys   = 8
 	allStandBy = 32
 )
