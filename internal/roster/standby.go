@@ -22,8 +22,8 @@ type turnout struct {
 // the few who do anyway: they had the time to take the claim of a coordinator that crashed
 // and to be heard, and of a thousand not all come at once.
 func (t turnout) silence(members int, lease time.Duration) time.Duration {
-	spread := min(time.Duration(members)*5*time.Millisecond, beacon)
-	return max(2*beacon, beacon+lease*5/4) + time.Duration(t.late*float64(spread))
+	spread := min(time.Duration(max(0, members-allStandBy))*5*time.Millisecond, beacon)
+	return max(2*beacon, beacon+lease*11/10) + time.Duration(t.late*float64(spread))
 }
 
 // askAgain is how long a node that is not permitted to coordinate leaves it to the

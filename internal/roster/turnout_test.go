@@ -13,9 +13,9 @@ func TestSilence(t *testing.T) {
 		lease       time.Duration
 		first, last time.Duration
 	}{
-		{40, time.Second, 10 * time.Second, 10200 * time.Millisecond},
-		{1000, 5 * time.Second, 11250 * time.Millisecond, 16250 * time.Millisecond},
-		{3000, time.Minute, 80 * time.Second, 85 * time.Second},
+		{40, time.Second, 10 * time.Second, 10040 * time.Millisecond},
+		{1000, 5 * time.Second, 10500 * time.Millisecond, 15340 * time.Millisecond},
+		{3000, time.Minute, 71 * time.Second, 76 * time.Second},
 	} {
 		first, last := turnout{}.silence(c.members, c.lease), turnout{late: 1}.silence(c.members, c.lease)
 		if first != c.first || last != c.last {
