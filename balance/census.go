@@ -30,6 +30,9 @@ func (m *member) census(ctx context.Context, before *roster.View, report func(ro
 	defer evictions.Close()
 	ticker := time.NewTicker(sweep)
 	defer ticker.Stop()
+	swept := make(chan struct{}, 1) // capacity 1: full while no sweep is under way
+	swept <- struct{}{}
+	defer func() { <-swept }()
 	select {
 	case <-m.started: // m.roster is there
 	case <-ctx.Done():
@@ -52,7 +55,12 @@ func (m *member) census(ctx context.Context, before *roster.View, report func(ro
 		case <-changed:
 		case <-timer.C:
 		case <-ticker.C:
-			c.sweep(ctx, fabric)
+			strays := c.forget(fabric)
+			select {
+			case <-swept:
+				go func() { m.sweep(ctx, strays); swept <- struct{}{} }()
+			default: // the last one still goes on
+			}
 		case <-watch.Changed():
 			var entries []kv.Entry
 			entries, wishesRead = watch.Take()
@@ -82,6 +90,12 @@ type counter struct {
 	over    map[identity]bool      // memberships whose incarnation was read to be over
 	since   map[identity]time.Time // when those who are there were seen first
 	evicted map[string]eviction    // the newest, by PID
+}
+
+// A stray is a wish whose incarnation is not in the fabric, under its revision.
+type stray struct {
+	wish
+	rev uint64
 }
 
 // take takes a changed wish.
@@ -230,28 +244,36 @@ func (c *counter) ended(ctx context.Context, o *roster.Member) bool {
 	return c.over[id]
 }
 
-// sweep lets the wishes of incarnations that are over expire, and forgets those that
-// say so.
-func (c *counter) sweep(ctx context.Context, fabric *roster.View) {
+// forget forgets the wishes that say that they are over, and returns those of which it is
+// to be asked.
+func (c *counter) forget(fabric *roster.View) (list []stray) {
 	view := c.view()
 	for key, w := range c.wishes {
 		if _, placed := view.Find(w.PID); w.Gone && !placed {
 			delete(c.wishes, key)
 		}
-		if f, ok := fabric.Find(w.PID); w.Gone || ok && f.Inc == w.Inc {
+		if f, ok := fabric.Find(w.PID); !w.Gone && (!ok || f.Inc != w.Inc) {
+			list = append(list, stray{w, c.revs[key]})
+		}
+	}
+	return list
+}
+
+// sweep lets the wishes of incarnations that are over expire. Each takes two round trips,
+// which the census does not wait for.
+func (m *member) sweep(ctx context.Context, strays []stray) {
+	for _, s := range strays {
+		if over, err := m.host.Session.IsOver(ctx, s.PID, s.Inc); err != nil || !over {
 			continue
 		}
-		if over, err := c.m.host.Session.IsOver(ctx, w.PID, w.Inc); err != nil || !over {
-			continue
-		}
-		w.Gone = true
-		value, err := json.Marshal(w)
+		s.Gone = true
+		value, err := json.Marshal(s.wish)
 		if err != nil {
 			continue
 		}
-		_, err = c.m.host.Session.Bucket().Put(ctx, kv.Write{Key: key, Value: value, GuardRev: c.revs[key], TTL: keepGone + w.rejoin()})
+		_, err = m.host.Session.Bucket().Put(ctx, kv.Write{Key: s.Key, Value: value, GuardRev: s.rev, TTL: keepGone + s.rejoin()})
 		if err != nil {
-			c.m.cfg.Logger.Debug("old wish kept", "group", c.m.cfg.Group, "pid", w.PID, "err", err)
+			m.cfg.Logger.Debug("old wish kept", "group", m.cfg.Group, "pid", s.PID, "err", err)
 		}
 	}
 }

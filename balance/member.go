@@ -2,11 +2,9 @@ package balance
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/natsfabric/natsfabric/fabric"
@@ -66,30 +64,6 @@ func Join(ctx context.Context, node *fabric.Node, cfg Config) (*Group, error) {
 	return m.group, nil
 }
 
-// stays numbers the memberships of this process. Within one incarnation a wish of a lower
-// number that lands late is known to be old: nothing else orders the writes of one process
-// that were sent over two servers.
-var stays atomic.Uint64
-
-// A wish is what a member asks of its group, as the bucket holds it.
-type wish struct {
-	Key string `json:"key"`
-	PID string `json:"pid"`
-	Inc uint64 `json:"inc"`
-	roster.Ask
-	// Acked: it has given up all that views up to this epoch took from it.
-	Acked    uint64 `json:"acked,omitempty"`
-	RejoinMS int64  `json:"rejoin_ms,omitempty"`
-	Gone     bool   `json:"gone,omitempty"`
-	// Since is when its node joined the fabric: the same in all incarnations of one node.
-	Since time.Time `json:"since,omitzero"`
-}
-
-func groupKey(group, pid string) string { return lease.KeyWish(group, pid) }
-
-// keepGone is the server's TTL of a wish that is over.
-const keepGone = time.Minute
-
 // A member is the cluster's side of a [Group]: its source.
 type member struct {
 	node    *fabric.Node
@@ -116,6 +90,10 @@ type member struct {
 	acked uint64
 	since time.Time // of the wish; zero until the fabric's view has shown it
 	inc   uint64    // for which the wish was written last, or may have been
+	// again is for which hold the wish is to be repeated, by the goroutine that does if
+	// repeating.
+	again     *lease.Hold
+	repeating bool
 }
 
 func (m *member) begin(ctx context.Context, hold *lease.Hold) (err error) {
@@ -193,34 +171,6 @@ func (m *member) cause() error {
 	return fabric.ErrClosed
 }
 
-func (m *member) setWorkers(ctx context.Context, n int) error {
-	return m.wish(ctx, func(a *roster.Ask) { a.Workers = n })
-}
-
-func (m *member) setReady(ctx context.Context, ready bool) error {
-	return m.wish(ctx, func(a *roster.Ask) { a.Idle = !ready })
-}
-
-// wish writes a changed wish.
-func (m *member) wish(ctx context.Context, change func(*roster.Ask)) error {
-	for {
-		hold, err := m.host.Session.Held(ctx)
-		if err != nil {
-			return err
-		}
-		m.mu.Lock()
-		change(&m.ask)
-		m.mu.Unlock()
-		err = m.write(ctx, hold.Incarnation, false)
-		if err == nil || !errors.Is(err, kv.ErrRefused) {
-			return err
-		}
-		if err := kv.Pause(ctx, 0); err != nil {
-			return err
-		}
-	}
-}
-
 // halt stops what feeds the group, and waits.
 func (m *member) halt() {
 	m.cancel()
@@ -257,39 +207,6 @@ func (m *member) leave(ctx context.Context) error {
 	return nil
 }
 
-// write stores the wish for one incarnation, with what is wanted when its turn comes.
-func (m *member) write(ctx context.Context, inc uint64, gone bool) error {
-	select {
-	case m.writing <- struct{}{}:
-		defer func() { <-m.writing }()
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-	m.mu.Lock()
-	m.inc = max(m.inc, inc) // from now on it may be stored, whether we hear of it or not
-	if m.since.IsZero() {
-		v, _ := m.host.Members.View()
-		if self, ok := v.Find(string(m.node.PID())); ok && self.Inc == inc {
-			m.since = self.Since
-		}
-	}
-	w := wish{
-		Key: groupKey(m.cfg.Group, string(m.node.PID())), PID: string(m.node.PID()), Inc: inc,
-		Ask: m.ask, Acked: m.acked, RejoinMS: m.cfg.Rejoin.Milliseconds(), Gone: gone,
-		Since: m.since,
-	}
-	m.mu.Unlock()
-	var ttl time.Duration
-	if gone {
-		ttl = keepGone + m.cfg.Rejoin
-	}
-	value, err := json.Marshal(w)
-	if err != nil {
-		return err
-	}
-	return m.host.Session.Want(ctx, w.Key, inc, value, ttl)
-}
-
 // feed hands views to the group while the lease is held, and writes the wish again
 // for every new incarnation, until the member or the node is over.
 func (m *member) feed(hold *lease.Hold) {
@@ -311,7 +228,7 @@ func (m *member) feed(hold *lease.Hold) {
 			m.strict.drop()
 			placed = false
 			m.strict.begin(st.Hold.Incarnation) // before the wish says what was acknowledged
-			if !m.repeat(st.Hold) {
+			if !m.rewrite(st.Hold) {            // until then no view knows it
 				hold = nil
 				kv.Pause(m.stop, 3)
 				break
@@ -330,6 +247,7 @@ func (m *member) feed(hold *lease.Hold) {
 		case <-fuse:
 		case <-poll:
 		case <-m.strict.changed():
+		case <-m.strict.written():
 		case <-m.strict.overdue():
 			m.repeat(hold)
 		case revs := <-m.strict.fences():
@@ -395,17 +313,4 @@ func (m *member) deliver(v *roster.View, hold *lease.Hold, placed bool) bool {
 		m.repeat(hold)
 	}
 	return ok
-}
-
-// repeat writes the wish once more, and gives up when the hold ends: the share must
-// end with it, whatever becomes of the wish.
-func (m *member) repeat(hold *lease.Hold) bool {
-	ctx, cancel := context.WithCancel(m.stop)
-	defer cancel()
-	defer context.AfterFunc(hold.Context(m.cfg.Grace), cancel)()
-	err := m.write(ctx, hold.Incarnation, false)
-	if err != nil {
-		m.cfg.Logger.Debug("wish not repeated", "group", m.cfg.Group, "err", err)
-	}
-	return err == nil
 }

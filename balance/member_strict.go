@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/natsfabric/natsfabric/internal/kv"
+	"github.com/natsfabric/natsfabric/internal/latest"
 	"github.com/natsfabric/natsfabric/internal/lease"
 	"github.com/natsfabric/natsfabric/internal/roster"
 )
@@ -20,6 +21,9 @@ type strict struct {
 	forAck uint64          // the epoch to acknowledge, 0 if none is due,
 	after  uint64          // once the callbacks are done with this state of the group
 	shown  <-chan struct{} // closed when they have come further
+	acking uint64          // the newest that is being acknowledged, or was
+	said   latest.Value[ack]
+	news   <-chan struct{} // closed when said has changed
 
 	raised  chan map[int]uint64 // capacity 1: one set of fences is raised at a time
 	raising bool
@@ -30,6 +34,9 @@ type strict struct {
 	usable slots // held, or taken and the work on it not stopped yet
 	revs   map[int]uint64
 }
+
+// An ack is up to which epoch a wish that is stored acknowledges what was taken.
+type ack struct{ inc, epoch uint64 }
 
 func newStrict(m *member) *strict {
 	return &strict{m: m, raised: make(chan map[int]uint64, 1), revs: map[int]uint64{}}
@@ -49,7 +56,7 @@ func (s *strict) begin(inc uint64) {
 		s.m.acked = 0
 		s.m.mu.Unlock()
 	}
-	s.keep, s.forAck, s.still = keeper{id: id, acked: acked}, 0, ""
+	s.keep, s.forAck, s.acking, s.still, s.news = keeper{id: id, acked: acked}, 0, 0, "", nil
 	s.use("", nil)
 }
 
@@ -58,7 +65,7 @@ func (s *strict) drop() {
 	if s == nil {
 		return
 	}
-	s.keep.may, s.keep.held, s.keep.mark, s.still, s.forAck = "", "", 0, "", 0
+	s.keep.may, s.keep.held, s.keep.mark, s.still, s.forAck, s.acking, s.news = "", "", 0, "", 0, 0, nil
 	s.use("", nil)
 }
 
@@ -72,6 +79,10 @@ func (s *strict) use(held slots, hold *lease.Hold) {
 // deliver takes the newest view, and whatever has happened since the last call.
 func (s *strict) deliver(v *roster.View, hold *lease.Hold) {
 	m := s.m
+	said, news := s.said.Load()
+	if s.news = news; said.inc == s.keep.id.inc {
+		s.keep.acknowledged(said.epoch)
+	}
 	self, ok := v.Find(s.keep.id.pid)
 	if !ok || identityOf(self) != s.keep.id {
 		if s.keep.epoch != 0 && v.Epoch > s.keep.epoch && !ok { // it forgot us: nothing is ours
@@ -95,11 +106,11 @@ func (s *strict) deliver(v *roster.View, hold *lease.Hold) {
 	s.hold = hold
 	s.mu.Unlock()
 	s.show(v, self, false)
-	wrote := s.acknowledge(hold)
+	acks := s.acknowledge(hold)
 	m.mu.Lock()
 	differs := self.Ask != m.ask
 	m.mu.Unlock()
-	if differs && !wrote {
+	if differs && !acks {
 		m.repeat(hold)
 	}
 	s.raise(v, hold)
@@ -130,9 +141,9 @@ func (s *strict) show(v *roster.View, self *roster.Member, more bool) {
 	s.m.group.accept(d)
 }
 
-// acknowledge writes that what was taken has been given up, when it has. It reports
-// whether it wrote the wish.
-func (s *strict) acknowledge(hold *lease.Hold) (wrote bool) {
+// acknowledge has it written that what was taken has been given up, when it has. It
+// reports whether the wish is being written for that.
+func (s *strict) acknowledge(hold *lease.Hold) bool {
 	epoch := s.keep.due()
 	if epoch == 0 {
 		s.forAck = 0
@@ -147,13 +158,35 @@ func (s *strict) acknowledge(hold *lease.Hold) (wrote bool) {
 		return false
 	}
 	s.use(s.keep.held, hold) // no more writes for the others
-	s.m.mu.Lock()
-	s.m.acked = max(s.m.acked, epoch)
-	s.m.mu.Unlock()
-	if s.m.repeat(hold) {
-		s.keep.acknowledged(epoch)
+	if s.acking != epoch {
+		s.acking = epoch
+		s.m.mu.Lock()
+		s.m.acked = max(s.m.acked, epoch)
+		s.m.mu.Unlock()
+		s.m.repeat(hold)
 	}
 	return true
+}
+
+// wrote tells the feeder what a wish that is stored acknowledges, if that is news. Nothing
+// on a nil s.
+func (s *strict) wrote(inc, acked uint64) {
+	if s == nil || acked == 0 {
+		return
+	}
+	s.said.Update(func(old ack) (ack, bool) {
+		said := ack{inc, acked}
+		return said, said != old
+	})
+}
+
+// written fires when more was acknowledged since the last view was delivered; never on a
+// nil s.
+func (s *strict) written() <-chan struct{} {
+	if s == nil {
+		return nil
+	}
+	return s.news
 }
 
 // changed fires when the callbacks have come further; never on a nil s.

@@ -127,9 +127,7 @@ func Pause(ctx context.Context, n int) error { return PauseUpTo(ctx, n, 200*time
 
 // PauseUpTo is Pause that waits no longer than longest, before the jitter of a quarter.
 func PauseUpTo(ctx context.Context, n int, longest time.Duration) error {
-	d := min(25*time.Millisecond<<min(n, 3), 200*time.Millisecond, longest)
-	d += rand.N(d / 4)
-	t := time.NewTimer(d)
+	t := time.NewTimer(pauseTime(n, longest))
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
@@ -137,4 +135,12 @@ func PauseUpTo(ctx context.Context, n int, longest time.Duration) error {
 	case <-t.C:
 		return nil
 	}
+}
+
+// PauseTime is how long Pause waits, for those who have something else to do meanwhile.
+func PauseTime(n int) time.Duration { return pauseTime(n, 200*time.Millisecond) }
+
+func pauseTime(n int, longest time.Duration) time.Duration {
+	d := min(25*time.Millisecond<<min(n, 3), 200*time.Millisecond, longest)
+	return d + rand.N(d/4)
 }

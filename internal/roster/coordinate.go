@@ -62,12 +62,12 @@ func (r *Roster) coordinate(until context.Context, g *lease.Grant) error {
 		if c != nil && !maps.Equal(c.Suspects, suspects) {
 			suspects = c.Suspects
 			r.suspect(base.Token, base.Epoch, suspects)
-			r.announce(beaconOf(base.Epoch, base.Token, r.cfg.Session.PID(), suspects))
+			r.announce(base.beacon(r.cfg.Session.PID(), suspects))
 		}
 		select {
 		case <-changed:
 		case <-timer.C:
-			r.announce(beaconOf(base.Epoch, base.Token, r.cfg.Session.PID(), suspects))
+			r.announce(base.beacon(r.cfg.Session.PID(), suspects))
 			timer.Reset(beacon)
 		case err := <-failed:
 			failed <- nil
@@ -114,7 +114,7 @@ func (r *Roster) settle(ctx context.Context, base *View, count *latest.Value[*Co
 			}
 			continue
 		case <-sign.C:
-			r.announce(beaconOf(base.Epoch, base.Token, r.cfg.Session.PID(), c.Suspects))
+			r.announce(base.beacon(r.cfg.Session.PID(), c.Suspects))
 			continue
 		case <-timer.C:
 		case <-ceiling.C:
@@ -159,7 +159,7 @@ func (r *Roster) publish(ctx context.Context, g *lease.Grant, base *View, rev ui
 		}
 		a.Token, a.PID = g.Token, r.cfg.Session.PID()
 		v := base.next(a)
-		v.Nonce = nuid.Next()
+		v.Nonce, v.last = nuid.Next(), a
 		value, err := json.Marshal(v)
 		if err != nil {
 			return nil, 0, err
@@ -167,7 +167,9 @@ func (r *Roster) publish(ctx context.Context, g *lease.Grant, base *View, rev ui
 		if !g.Valid() {
 			return nil, 0, lease.ErrLost
 		}
+		said := r.meanwhile(ctx, base.beacon(r.cfg.Session.PID(), c.Suspects))
 		got, err := r.b.Settle(ctx, r.key, rev, value, 0)
+		said()
 		if err == nil {
 			r.cfg.Logger.Debug("view written", "roster", r.cfg.Name, "epoch", v.Epoch, "members", len(v.Members))
 			r.advance(v)
@@ -184,7 +186,29 @@ func (r *Roster) publish(ctx context.Context, g *lease.Grant, base *View, rev ui
 	}
 }
 
-// announce tells the followers. One that does not get it reads at the next beacon.
+// meanwhile announces a at each beacon until end is called: a write that takes long is no
+// sign that nobody coordinates.
+func (r *Roster) meanwhile(ctx context.Context, a announcement) (end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		ticker := time.NewTicker(beacon)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ticker.C:
+				r.announce(a)
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return func() { cancel(); <-done }
+}
+
+// announce tells the followers. One that does not get it hears it at the next beacon, or
+// reads then.
 func (r *Roster) announce(a announcement) {
 	r.heardOne()
 	err := r.cfg.Signals.Signal(r.kind, a.encode())

@@ -69,8 +69,8 @@ const (
 	// beacon is how often the coordinator names the current epoch.
 	beacon = 5 * time.Second
 	// standbys is how many of the oldest members wait for the coordinator's claim;
-	// everyone does in a roster of at most allStandBy, and when there has been no
-	// beacon for two beacons' time.
+	// everyone does in a roster of at most allStandBy, and when they had the time to
+	// take it and no beacon was heard.
 	standbys   = 8
 	allStandBy = 32
 )
@@ -148,6 +148,14 @@ func (r *Roster) reread() {
 	}
 }
 
+// asked takes back what reread asked for until now.
+func (r *Roster) asked() {
+	select {
+	case <-r.again:
+	default:
+	}
+}
+
 // Await returns when ok accepts a view. ok is asked about every view, and again
 // when the channel closes that it returned.
 func (r *Roster) Await(ctx context.Context, ok func(*View) (bool, <-chan struct{}, error)) error {
@@ -190,7 +198,7 @@ func (r *Roster) follow(ctx context.Context) {
 	r.reread()
 	var want View // announced, and not read yet
 	nudged := r.b.Nudged()
-	for n := 0; ctx.Err() == nil; {
+	for n := 0; ctx.Err() == nil; { // n: how many reads have failed
 		timer := time.NewTimer(2*beacon + rand.N(beacon))
 		silent := false
 		select {
@@ -200,6 +208,9 @@ func (r *Roster) follow(ctx context.Context) {
 		case a := <-r.heard:
 			timer.Stop()
 			if r.take(a) {
+				if r.healed(a, &want) {
+					n = 0
+				}
 				continue
 			}
 			want = View{Token: a.Token, Epoch: a.Epoch}
@@ -210,6 +221,11 @@ func (r *Roster) follow(ctx context.Context) {
 			silent = true
 		}
 		timer.Stop()
+		if !silent && r.linger(ctx, n, &want) {
+			n = 0
+			continue
+		}
+		r.asked() // this read is the answer
 		read := func() error { return r.read(ctx, &want) }
 		if r.cfg.Census == nil && want.Token == 0 && (silent || r.view.Get().sifted) {
 			read = func() error { return r.sync(ctx) }
@@ -220,12 +236,62 @@ func (r *Roster) follow(ctx context.Context) {
 			continue
 		}
 		r.cfg.Logger.Debug("view not read", "roster", r.cfg.Name, "err", err)
-		kv.Pause(ctx, n)
-		if n++; n == believed {
+		if n++; n >= believed {
 			want = View{} // anybody can announce anything
 		}
 		r.reread()
 	}
+}
+
+// linger waits before a read, longer the more there is to read, since all followers of a
+// large view may have missed the same. It goes on listening: true means that nothing is
+// left to be read, or that ctx has ended. n is how many reads have failed.
+func (r *Roster) linger(ctx context.Context, n int, want *View) bool {
+	d := r.spread(time.Millisecond, time.Second)
+	if n > 0 {
+		d += kv.PauseTime(n - 1)
+	}
+	if d == 0 {
+		return false
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return true
+		case <-timer.C:
+			return false
+		case a := <-r.heard:
+			if !r.take(a) {
+				*want = View{Token: a.Token, Epoch: a.Epoch}
+			} else if r.healed(a, want) {
+				return true
+			}
+		}
+	}
+}
+
+// spread returns a random time, of each for every member and at most of most, for what
+// all followers would do at once. Of few members there is no need.
+func (r *Roster) spread(each, most time.Duration) time.Duration {
+	members := len(r.view.Get().Members)
+	if members <= allStandBy {
+		return 0
+	}
+	return rand.N(min(time.Duration(members)*each, most))
+}
+
+// healed reports whether the view is what a, which was taken, says that it is, so that a
+// read that is due or wanted is no longer needed.
+func (r *Roster) healed(a announcement, want *View) bool {
+	v := r.view.Get()
+	if v.Token != a.Token || v.Epoch != a.Epoch || v.before(want) {
+		return false // old news
+	}
+	*want = View{}
+	r.asked()
+	return true
 }
 
 // believed is how often a view is looked for that was announced and is not to be read: a

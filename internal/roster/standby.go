@@ -3,6 +3,7 @@ package roster
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"time"
 
 	"github.com/natsfabric/natsfabric/internal/kv"
@@ -14,6 +15,15 @@ type turnout struct {
 	inc   uint64    // our incarnation
 	alive time.Time // when a coordinator was last heard, or inc began
 	tried bool      // whether inc has tried to take the claim if it is free
+	late  float64   // which part of the spread of all members inc waits, from 0 to 1
+}
+
+// silence is how long no coordinator is heard before a member stands by that is not one of
+// the few who do anyway: they had the time to take the claim of a coordinator that crashed
+// and to be heard, and of a thousand not all come at once.
+func (t turnout) silence(members int, lease time.Duration) time.Duration {
+	spread := min(time.Duration(max(0, members-allStandBy))*5*time.Millisecond, beacon)
+	return max(2*beacon, beacon+lease*11/10) + time.Duration(t.late*float64(spread))
 }
 
 // askAgain is how long a node that is not permitted to coordinate leaves it to the
@@ -104,13 +114,13 @@ func (r *Roster) near() (near bool, wait time.Duration) {
 	v := r.view.Get()
 	r.mu.Lock()
 	if r.turnout.inc != st.Hold.Incarnation {
-		r.turnout = turnout{inc: st.Hold.Incarnation, alive: time.Now()}
+		r.turnout = turnout{inc: st.Hold.Incarnation, alive: time.Now(), late: rand.Float64()}
 	}
 	t := r.turnout
 	r.mu.Unlock()
 	me, _ := v.Find(r.cfg.Session.PID())
 	member := me.Inc == t.inc
-	limit := 2 * beacon
+	limit := t.silence(len(v.Members), r.b.Longest())
 	if !member {
 		limit = r.cfg.Ceiling * 3 / 2
 	}

@@ -126,6 +126,8 @@ type View struct {
 	// words is one more than how many of the PIDs are no numbers, which decides how they
 	// are sorted; 0 if they were not counted, nor seen to be sorted.
 	words int
+	// last is the step that led to the view, if this node has written it.
+	last announcement
 }
 
 // absent is the member that was not found.
@@ -183,8 +185,8 @@ func (v *View) Ended(pid string, inc uint64) Departure {
 	return Departure{PID: pid, Inc: inc, Failed: true}
 }
 
-// An announcement is the step from one view to the next, or with Prev == Epoch the
-// beacon that names the current one. Its form on the wire is wire.go's.
+// An announcement is the step from one view to the next, or with Prev == Epoch only the
+// name of the current one. Its form on the wire is wire.go's.
 type announcement struct {
 	Epoch, Token uint64
 	Prev, After  uint64 // epoch and token of the view before
@@ -199,6 +201,22 @@ type announcement struct {
 // beaconOf names a view.
 func beaconOf(epoch, token uint64, pid string, suspects map[string]uint64) announcement {
 	return announcement{Epoch: epoch, Prev: epoch, After: token, Token: token, PID: pid, Suspects: suspects}
+}
+
+// repeatable is up to how many bytes a step is announced again: every member gets it with
+// every beacon.
+const repeatable = 8 << 10
+
+// beacon is what pid, its coordinator, says of the view while nothing changes: the step
+// that led to it once more, for those who have missed that one, if it is not too large,
+// and else its name.
+func (v *View) beacon(pid string, suspects map[string]uint64) announcement {
+	a := v.last
+	a.Suspects = suspects
+	if a.Epoch == 0 || len(a.encode()) > repeatable {
+		return beaconOf(v.Epoch, v.Token, pid, suspects)
+	}
+	return a
 }
 
 // same reports whether two steps from one view lead to the same, as far as that is quick
