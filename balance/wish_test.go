@@ -33,6 +33,9 @@ func inByDesk(t *testing.T, s *natstest.Server, pid string, cfg Config, withhold
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { sub.Unsubscribe() })
+	if err := desk.Flush(); err != nil {
+		t.Fatal(err)
+	}
 	n, err := fabric.Join(limit(t, time.Minute), fabric.Config{
 		Cluster: "c", PID: fabric.PID(pid), Domain: "desk", Logger: logTo(t, pid),
 		NATS: append(natstest.FastOptions(), nats.InProcessServer(s.Link())),

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -265,6 +266,31 @@ func TestRestartInsideTheProcess(t *testing.T) {
 	if err := srv.Restart(testContext(t)); !errors.Is(err, embedded.ErrClosed) {
 		t.Errorf("Restart after Shutdown: %v, want %v", err, embedded.ErrClosed)
 	}
+}
+
+// TestRestartWhileItsAddressIsHeld: somebody else has the server's address for a moment,
+// as a process has that is being started.
+func TestRestartWhileItsAddressIsHeld(t *testing.T) {
+	t.Parallel()
+	srv := start(t, embedded.Config{})
+	addr := strings.TrimPrefix(srv.ClientURL(), "nats://")
+	addr = addr[strings.LastIndexByte(addr, '@')+1:]
+	restarted := make(chan error, 1)
+	go func() { restarted <- srv.Restart(testContext(t)) }()
+	for limit := time.Now().Add(10 * time.Second); ; {
+		if l, err := net.Listen("tcp", addr); err == nil {
+			time.Sleep(300 * time.Millisecond)
+			l.Close()
+			break
+		}
+		if time.Now().After(limit) {
+			t.Fatal("the address was never free")
+		}
+	}
+	if err := <-restarted; err != nil {
+		t.Errorf("Restart: %v", err)
+	}
+	connect(t, srv)
 }
 
 // TestStoreOfAnotherKind: a member would delete the streams of a server by itself.

@@ -23,7 +23,9 @@ const (
 	settlePoll    = 100 * time.Millisecond
 	// placeTimeout is for how long servers may hold each other to be offline.
 	placeTimeout = 10 * time.Second
-	noPeers      = jetstream.ErrorCode(server.JSClusterNoPeersErrF)
+	// moves is how often a stream is copied whose consumers do not stand where they did.
+	moves   = 3
+	noPeers = jetstream.ErrorCode(server.JSClusterNoPeersErrF)
 )
 
 // Migrate copies every stream of the store of a server by itself to the servers that
@@ -64,11 +66,7 @@ func Migrate(ctx context.Context, store string, to *nats.Conn, replicas int) (na
 		return nil, err
 	}
 	for _, name := range all {
-		err := placed(ctx, func() error { return copyStream(ctx, name, from, to) })
-		if err == nil && replicas > 1 {
-			err = settleCopies(ctx, to, name, replicas)
-		}
-		if err != nil {
+		if err := moveStream(ctx, name, from, to, replicas); err != nil {
 			return names, fmt.Errorf("embedded: migrate %s: %w", name, err)
 		}
 		names = append(names, name)
@@ -135,6 +133,43 @@ func awaitAnswers(ctx context.Context, nc *nats.Conn) error {
 			return nil
 		case ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded):
 			return fmt.Errorf("embedded: the servers to migrate to: %w", err)
+		}
+	}
+}
+
+// moveStream copies a stream, and looks whether its consumers stand where they did: the
+// servers may lose that when they make copies. Then it is all done again.
+func moveStream(ctx context.Context, name string, from, to *nats.Conn, replicas int) error {
+	before, err := positions(ctx, from, name)
+	if err != nil {
+		return err
+	}
+	for n := 1; ; n++ {
+		err := placed(ctx, func() error { return copyStream(ctx, name, from, to) })
+		if err == nil && replicas > 1 {
+			err = settleCopies(ctx, to, name, replicas)
+		}
+		if err != nil {
+			return err
+		}
+		after, err := positions(ctx, to, name)
+		if err != nil {
+			return err
+		}
+		lost := ""
+		for consumer, seq := range before {
+			if after[consumer] < seq {
+				lost = fmt.Sprintf("consumer %s stands at %d, was at %d", consumer, after[consumer], seq)
+			}
+		}
+		switch {
+		case lost == "":
+			return nil
+		case n == moves:
+			return errors.New(lost)
+		}
+		if err := ask(ctx, to, fmt.Sprintf(server.JSApiStreamDeleteT, name), nil, nil); err != nil {
+			return fmt.Errorf("%s; delete it to copy it again: %w", lost, err)
 		}
 	}
 }
@@ -234,135 +269,6 @@ func next(ctx context.Context, sub *nats.Subscription) (*nats.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, chunkTimeout)
 	defer cancel()
 	return sub.NextMsgWithContext(ctx)
-}
-
-// settleCopies makes copies that are alike. The one that was restored says that the
-// stream is as old as it was, later ones that it is new: a fabric would take a change
-// of leader for the loss of its bucket. So another leads, and the first is made anew.
-func settleCopies(ctx context.Context, nc *nats.Conn, name string, replicas int) error {
-	if err := scale(ctx, nc, name, replicas); err != nil {
-		return err
-	}
-	first, err := currentLeader(ctx, nc, name, replicas)
-	if err != nil {
-		return err
-	}
-	for leader := first; leader == first; {
-		if err := ask(ctx, nc, fmt.Sprintf(server.JSApiStreamLeaderStepDownT, name), nil, nil); err != nil {
-			return fmt.Errorf("leader steps down: %w", err)
-		}
-		if leader, err = currentLeader(ctx, nc, name, replicas); err != nil {
-			return err
-		}
-	}
-	for _, n := range []int{1, replicas} {
-		if err := scale(ctx, nc, name, n); err != nil {
-			return err
-		}
-		if _, err := currentLeader(ctx, nc, name, n); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// scale changes how many copies there are to be.
-func scale(ctx context.Context, nc *nats.Conn, name string, replicas int) error {
-	var info struct {
-		Config map[string]any `json:"config"`
-	}
-	if err := ask(ctx, nc, fmt.Sprintf(server.JSApiStreamInfoT, name), nil, &info); err != nil {
-		return err
-	}
-	info.Config["num_replicas"] = replicas
-	err := placed(ctx, func() error { return ask(ctx, nc, fmt.Sprintf(server.JSApiStreamUpdateT, name), info.Config, nil) })
-	if err != nil {
-		return fmt.Errorf("%d replicas: %w", replicas, err)
-	}
-	return nil
-}
-
-// copies are who keeps a stream, or the position of a consumer.
-type copies struct {
-	Leader   string `json:"leader"`
-	Replicas []struct {
-		Current bool `json:"current"`
-	} `json:"replicas"`
-}
-
-// current returns how many have everything, the leader included.
-func (c copies) current() int {
-	current := 1
-	for _, r := range c.Replicas {
-		if r.Current {
-			current++
-		}
-	}
-	return current
-}
-
-func (c copies) complete(replicas int) bool {
-	return c.Leader != "" && c.current() == replicas && len(c.Replicas) == replicas-1
-}
-
-// currentLeader waits until the stream has a leader and all its copies what it has, and
-// those of its consumers as well: one that becomes the only copy before is a loss.
-func currentLeader(ctx context.Context, nc *nats.Conn, name string, replicas int) (string, error) {
-	tick := time.NewTicker(settlePoll)
-	defer tick.Stop()
-	for {
-		var info struct {
-			Cluster copies `json:"cluster"`
-		}
-		try, cancel := context.WithTimeout(ctx, answerTimeout) // without a leader nobody answers
-		err := ask(try, nc, fmt.Sprintf(server.JSApiStreamInfoT, name), nil, &info)
-		complete := err == nil && info.Cluster.complete(replicas)
-		if complete {
-			complete, err = currentConsumers(try, nc, name, replicas)
-		}
-		cancel()
-		if complete {
-			return info.Cluster.Leader, nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return "", fmt.Errorf("%d of %d copies are current: %w", info.Cluster.current(), replicas, errors.Join(context.Cause(ctx), err))
-		}
-	}
-}
-
-// currentConsumers reports whether every consumer of a stream has a leader, and as many
-// copies as the stream unless it is to have another number, all with what that has.
-func currentConsumers(ctx context.Context, nc *nats.Conn, stream string, replicas int) (bool, error) {
-	var list struct {
-		Total     int `json:"total"`
-		Consumers []struct {
-			Config struct {
-				Replicas int `json:"num_replicas"`
-			} `json:"config"`
-			Cluster copies `json:"cluster"`
-		} `json:"consumers"`
-	}
-	for offset := 0; offset == 0 || offset < list.Total; offset += len(list.Consumers) {
-		list.Consumers = nil
-		if err := ask(ctx, nc, fmt.Sprintf(server.JSApiConsumerListT, stream), map[string]any{"offset": offset}, &list); err != nil {
-			return false, err
-		}
-		if len(list.Consumers) == 0 {
-			return list.Total == offset, nil // the rest does not answer
-		}
-		for _, c := range list.Consumers {
-			want := replicas
-			if c.Config.Replicas > 0 {
-				want = min(c.Config.Replicas, replicas)
-			}
-			if !c.Cluster.complete(want) {
-				return false, nil
-			}
-		}
-	}
-	return true, nil
 }
 
 // ask sends a request of JetStream's API, or raw bytes, and decodes the answer.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -147,42 +148,112 @@ func TestMigrateAwaitsPlacement(t *testing.T) {
 	if err := alone.Shutdown(testContext(t)); err != nil {
 		t.Fatal(err)
 	}
+	asked := 0
+	to, restored := scripted(t, "KV_B", map[string]func() string{
+		server.JSApiStreamRestoreT: func() string {
+			if asked++; asked < 3 {
+				return `{"error":{"code":400,"err_code":10005,"description":"no suitable peers for placement, peer offline"}}`
+			}
+			return `{"deliver_subject":"pieces"}`
+		},
+	})
+	names, err := embedded.Migrate(testContext(t), dir, to, 1)
+	if err != nil || len(names) != 1 {
+		t.Fatalf("Migrate = %v, %v, want one stream", names, err)
+	}
+	if n := restored.Load(); n != 1 {
+		t.Errorf("the stream was handed over %d times", n)
+	}
+}
+
+// TestMigrateSeesLostPositions: servers that do not take over where a consumer stands are
+// given the stream again.
+func TestMigrateSeesLostPositions(t *testing.T) {
+	t.Parallel()
+	dir, ctx := t.TempDir(), testContext(t)
+	alone := start(t, embedded.Config{StoreDir: dir})
+	js, err := jetstream.New(connect(t, alone))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := js.Publish(ctx, "s", nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := s.CreateConsumer(ctx, jetstream.ConsumerConfig{Durable: "d", AckPolicy: jetstream.AckExplicitPolicy})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := c.Next()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.DoubleAck(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := alone.Shutdown(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ lost, handed int }{{0, 1}, {2, 3}, {3, 3}} {
+		listed, deleted := 0, 0
+		to, restored := scripted(t, "S", map[string]func() string{
+			server.JSApiStreamRestoreT: func() string { return `{"deliver_subject":"pieces"}` },
+			server.JSApiStreamDeleteT:  func() string { deleted++; return `{"success":true}` },
+			server.JSApiConsumerListT: func() string {
+				floor := 1
+				if listed++; listed <= tt.lost {
+					floor = 0
+				}
+				return fmt.Sprintf(`{"total":1,"consumers":[{"name":"d","ack_floor":{"stream_seq":%d}}]}`, floor)
+			},
+		})
+		_, err := embedded.Migrate(testContext(t), dir, to, 1)
+		if (err != nil) != (tt.lost == 3) || restored.Load() != int64(tt.handed) || deleted != tt.handed-1 {
+			t.Errorf("lost %d times: handed over %d times, deleted %d times, %v", tt.lost, restored.Load(), deleted, err)
+		}
+		if err != nil && !strings.Contains(err.Error(), "consumer d stands at 0, was at 1") {
+			t.Errorf("lost for good: %v", err)
+		}
+	}
+}
+
+// scripted is a connection to a server without JetStream, whose answers about a stream
+// are made up: by the subject's template. Pieces of it are taken on the subject "pieces";
+// restored counts the last ones.
+func scripted(t *testing.T, stream string, answers map[string]func() string) (to *nats.Conn, restored *atomic.Int64) {
+	t.Helper()
 	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	srv.Start()
 	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
-	to := dial(t, srv.ClientURL()) // and what it answers is made up here
-	asked, restored := 0, make(chan bool, 1)
-	for subject, answer := range map[string]func(data []byte) string{
-		server.JSApiAccountInfo: func([]byte) string { return "{}" },
-		fmt.Sprintf(server.JSApiStreamRestoreT, "KV_B"): func([]byte) string {
-			if asked++; asked < 3 {
-				return `{"error":{"code":400,"err_code":10005,"description":"no suitable peers for placement, peer offline"}}`
-			}
-			return `{"deliver_subject":"pieces"}`
-		},
-		"pieces": func(data []byte) string {
-			if len(data) == 0 { // the last
-				restored <- true
-			}
-			return ""
-		},
-	} {
+	to, restored = dial(t, srv.ClientURL()), new(atomic.Int64)
+	say := func(subject string, answer func(data []byte) string) {
+		t.Helper()
 		if _, err := to.Subscribe(subject, func(m *nats.Msg) { m.Respond([]byte(answer(m.Data))) }); err != nil {
 			t.Fatal(err)
 		}
 	}
-	names, err := embedded.Migrate(testContext(t), dir, to, 1)
-	if err != nil || len(names) != 1 {
-		t.Fatalf("Migrate = %v, %v, want one stream", names, err)
+	say(server.JSApiAccountInfo, func([]byte) string { return "{}" })
+	say("pieces", func(data []byte) string {
+		if len(data) == 0 {
+			restored.Add(1)
+		}
+		return ""
+	})
+	if answers[server.JSApiConsumerListT] == nil {
+		answers[server.JSApiConsumerListT] = func() string { return `{"total":0}` }
 	}
-	select {
-	case <-restored:
-	default:
-		t.Error("the stream was not handed over")
+	for template, answer := range answers {
+		say(fmt.Sprintf(template, stream), func([]byte) string { return answer() })
 	}
+	return to, restored
 }
 
 // TestMigrateAll: what the server on the store does not find is named, and nothing is

@@ -20,6 +20,10 @@ import (
 // readyPoll is how often a starting server is asked whether it is ready.
 const readyPoll = 20 * time.Millisecond
 
+// lingering is for how long the address of a server that has ended may be in use: a
+// process that this one starts at the time has its listeners as well, from fork to exec.
+const lingering = 5 * time.Second
+
 // Server is a NATS server in this process, from [Start] to [Server.Shutdown]. It is
 // safe for concurrent use.
 type Server struct {
@@ -273,18 +277,25 @@ func (s *Server) again(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("embedded: restart: %w", context.Cause(ctx))
 	}
-	r, err := s.begin(ctx)
-	if err != nil {
-		return err
+	for began := time.Now(); ; {
+		r, err := s.begin(ctx)
+		if err != nil {
+			return err
+		}
+		s.mu.Lock()
+		s.run = r
+		s.mu.Unlock()
+		err = r.ready(ctx)
+		if err == nil {
+			r.log.up.Store(true)
+			return nil
+		}
+		if !errors.Is(err, ErrAddrInUse) || time.Since(began) > lingering {
+			return err
+		}
+		r.srv.Shutdown()
+		r.srv.WaitForShutdown()
 	}
-	s.mu.Lock()
-	s.run = r
-	s.mu.Unlock()
-	if err := r.ready(ctx); err != nil {
-		return err
-	}
-	r.log.up.Store(true)
-	return nil
 }
 
 // end stops the server and returns when it is down. A member of a cluster first

@@ -28,19 +28,35 @@ func (h *inProcess) start() error {
 		return err
 	}
 	opts.NoSigs = true
-	srv, err := server.NewServer(opts)
-	if err != nil {
-		return err
-	}
-	srv.SetLoggerV2(h.log, false, false, false)
-	srv.Start()
-	if !srv.ReadyForConnections(readyTimeout) {
+	h.srv, err = startServer(opts, h.log)
+	return err
+}
+
+// startServer starts a server in this process. It tries again while its address is in use:
+// a process that is being started elsewhere in this one has the listeners of a server that
+// has just ended, for the moment between fork and exec.
+func startServer(opts *server.Options, l *log) (*server.Server, error) {
+	for deadline := time.Now().Add(readyTimeout); ; {
+		srv, err := server.NewServer(opts.Clone())
+		if err != nil {
+			return nil, err
+		}
+		srv.SetLoggerV2(l, false, false, false)
+		taken := l.count("address already in use")
+		srv.Start()
+		ready, late := false, false
+		for !ready && !late && l.count("address already in use") == taken {
+			ready, late = srv.ReadyForConnections(50*time.Millisecond), time.Now().After(deadline)
+		}
+		if ready {
+			return srv, nil
+		}
 		srv.Shutdown()
 		srv.WaitForShutdown()
-		return fmt.Errorf("server not ready after %v:\n%s", readyTimeout, h.log.tail(10))
+		if late {
+			return nil, fmt.Errorf("server not ready after %v:\n%s", readyTimeout, l.tail(10))
+		}
 	}
-	h.srv = srv
-	return nil
 }
 
 func (h *inProcess) stop() {

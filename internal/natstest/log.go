@@ -45,6 +45,18 @@ func (l *log) String() string {
 	return strings.Join(l.lines, "\n")
 }
 
+// count returns how many lines have the text.
+func (l *log) count(text string) (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, line := range l.lines {
+		if strings.Contains(line, text) {
+			n++
+		}
+	}
+	return n
+}
+
 func (l *log) tail(n int) string { return tail(l.String(), n) }
 
 // tail returns the last n lines of a text.

@@ -148,16 +148,9 @@ func (s *Server) start() {
 	s.mu.Lock()
 	opts.Port = s.port // a restarted server is found where it was
 	s.mu.Unlock()
-	srv, err := server.NewServer(opts)
+	srv, err := startServer(opts, s.log)
 	if err != nil {
-		s.t.Fatalf("natstest: new server: %v", err)
-	}
-	srv.SetLoggerV2(s.log, false, false, false)
-	srv.Start()
-	if !srv.ReadyForConnections(readyTimeout) {
-		srv.Shutdown()
-		srv.WaitForShutdown()
-		s.t.Fatalf("natstest: server not ready after %v:\n%s", readyTimeout, s.Logs())
+		s.t.Fatalf("natstest: %v", err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -48,6 +48,9 @@ func newDesk(t *testing.T, s *natstest.Server) *desk {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { sub.Unsubscribe() })
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
 	return d
 }
 
