@@ -62,8 +62,9 @@ func TestDeadLetterWithoutRoom(t *testing.T) {
 		time.Sleep(time.Minute)
 		mustPost(t, a, "b", "3")
 		expectSoon(t, b, "3")
-		if n := waiting(t, a, "b"); n != 1 || len(letters(t, a)) != 0 {
-			t.Errorf("%d wait, want only the poison", n)
+		awaitWaiting(t, a, "b", 1) // the poison
+		if dead := letters(t, a); len(dead) != 0 {
+			t.Errorf("dead letters %+v", dead)
 		}
 		limitDead(t, s, 1<<20)
 		if dead := awaitLetters(t, a, 1); len(dead) != 1 || string(dead[0].Message.Data) != "poison" {
