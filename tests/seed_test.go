@@ -215,7 +215,9 @@ func TestRing(t *testing.T) {
 	s := natstest.Start(t)
 	before := memory()
 	began := time.Now()
-	nodes := joinMany(t, s.URL(), size)
+	// A machine that stands still for seconds is no reason for a thousand of one process to
+	// take the server for dead, and lose what was under way.
+	nodes := joinMany(t, s.URL(), size, func(c *fabric.Config) { c.Lease = 30 * time.Second })
 	joined := time.Now()
 	all(t, nodes, func(_ int, n *fabric.Node) error {
 		_, err := viewOf(within(t, patience), n, members(size))

@@ -140,6 +140,9 @@ func (o *Office) denied(verb string, err error) error {
 	return err
 }
 
+// errUnseen: another process has just made the stream, on another server of a cluster.
+var errUnseen = errors.New("it is there and not found yet")
+
 func (o *Office) open(ctx context.Context, cfg jetstream.StreamConfig, create bool) (jetstream.Stream, error) {
 	st, err := o.js.Stream(ctx, cfg.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) && create {
@@ -151,6 +154,9 @@ func (o *Office) open(ctx context.Context, cfg jetstream.StreamConfig, create bo
 			st, err = o.js.Stream(ctx, cfg.Name)
 		}
 		err = o.denied("STREAM.CREATE."+cfg.Name, err)
+	}
+	if errors.Is(err, jetstream.ErrStreamNotFound) && create {
+		err = errUnseen
 	}
 	if err = o.denied("STREAM.INFO."+cfg.Name, err); err != nil {
 		return nil, fmt.Errorf("stream %s: %w", cfg.Name, err)
