@@ -151,8 +151,10 @@ type seen struct {
 	now, before map[string]struct{}
 }
 
-// maxSeen is half of how many ids are remembered at most.
-const maxSeen = 16_384
+// maxSeen is half of how many ids are remembered at most: some MiB of a mailbox that had
+// so many, and half a minute of the fastest. What the server did not hear to be done comes
+// again when it has a new leader, which takes 10 s, and its patience is over.
+const maxSeen = 65_536
 
 func (s *seen) has(id string) bool {
 	_, now := s.now[id]

@@ -233,7 +233,7 @@ func (k *talker) call(ctx context.Context, stop <-chan struct{}) error {
 		case errors.Is(err, fabric.ErrUnknownOutcome):
 			kind, counter = "unknown", &k.unknown
 		case errors.Is(err, fabric.ErrDisconnected), errors.Is(err, fabric.ErrUnreachable),
-			errors.Is(err, fabric.ErrInboxFull), errors.Is(err, fabric.ErrNoMail):
+			errors.Is(err, fabric.ErrInboxFull), errors.Is(err, fabric.ErrMailboxFull), errors.Is(err, fabric.ErrNoMail):
 			kind, counter = "refused", &k.refused
 			<-time.After(100 * time.Millisecond) // or thousands are refused until it is back
 		case err != nil:
