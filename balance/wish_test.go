@@ -18,26 +18,9 @@ import (
 // what is not to be withheld.
 func inByDesk(t *testing.T, s *natstest.Server, pid string, cfg Config, withhold func(*nats.Msg) bool) *seen {
 	t.Helper()
-	desk := s.Connect(natstest.FastOptions()...)
-	sub, err := desk.Subscribe("$JS.desk.API.>", func(m *nats.Msg) {
-		if withhold(m) {
-			return
-		}
-		subject := strings.TrimPrefix(m.Subject, "$JS.desk.API.")
-		if !strings.HasPrefix(subject, "$KV.") {
-			subject = "$JS.API." + subject
-		}
-		desk.PublishMsg(&nats.Msg{Subject: subject, Reply: m.Reply, Header: m.Header, Data: m.Data})
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { sub.Unsubscribe() })
-	if err := desk.Flush(); err != nil {
-		t.Fatal(err)
-	}
+	s.Desk(withhold)
 	n, err := fabric.Join(limit(t, time.Minute), fabric.Config{
-		Cluster: "c", PID: fabric.PID(pid), Domain: "desk", Logger: logTo(t, pid),
+		Cluster: "c", PID: fabric.PID(pid), Domain: natstest.DeskDomain, Logger: logTo(t, pid),
 		NATS: append(natstest.FastOptions(), nats.InProcessServer(s.Link())),
 	})
 	if err != nil {

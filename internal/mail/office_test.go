@@ -23,26 +23,18 @@ func TestOpenBesideAnother(t *testing.T) {
 	if err := New(s.Connect(), cfg).Open(ctx, true); err != nil {
 		t.Fatal(err)
 	}
-	nc := s.Connect()
 	var infos, creates atomic.Int64
-	_, err := nc.Subscribe("$JS.desk.API.>", func(m *nats.Msg) {
-		subject := strings.Replace(m.Subject, "$JS.desk.", "$JS.", 1)
+	s.Desk(func(m *nats.Msg) bool {
 		switch {
-		case strings.HasSuffix(subject, "STREAM.CREATE.fab_c_e_mail"):
+		case strings.HasSuffix(m.Subject, "STREAM.CREATE.fab_c_e_mail"):
 			creates.Add(1)
-		case strings.HasSuffix(subject, "STREAM.INFO.fab_c_e_mail") && infos.Add(1) <= 2:
+		case strings.HasSuffix(m.Subject, "STREAM.INFO.fab_c_e_mail") && infos.Add(1) <= 2:
 			_ = m.Respond([]byte(`{"error":{"code":404,"err_code":10059,"description":"stream not found"}}`))
-			return
+			return true
 		}
-		_ = nc.PublishMsg(&nats.Msg{Subject: subject, Reply: m.Reply, Header: m.Header, Data: m.Data})
+		return false
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := nc.Flush(); err != nil {
-		t.Fatal(err)
-	}
-	cfg.Domain = "desk"
+	cfg.Domain = natstest.DeskDomain
 	if err := New(s.Connect(), cfg).Open(ctx, true); err != nil {
 		t.Errorf("Open: %v", err)
 	}

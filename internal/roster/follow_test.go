@@ -23,38 +23,24 @@ type desk struct {
 }
 
 func newDesk(t *testing.T, s *natstest.Server) *desk {
-	d, nc := new(desk), s.Connect(natstest.FastOptions()...)
-	sub, err := nc.Subscribe("$JS.desk.API.>", func(m *nats.Msg) {
+	d := new(desk)
+	s.Desk(func(m *nats.Msg) bool {
 		if strings.Contains(m.Subject, "STREAM.MSG.GET") && bytes.Contains(m.Data, []byte(`.v.x"`)) {
 			d.reads.Add(1)
 			switch {
 			case d.silent.Load():
-				return
+				return true
 			case d.down.Load():
 				m.Respond([]byte(`{"error":{"code":503,"err_code":10008,"description":"temporarily unavailable"}}`))
-				return
+				return true
 			}
 		}
-		if d.writeless.Load() && strings.HasSuffix(m.Subject, ".v.x") {
-			return
-		}
-		subject := strings.TrimPrefix(m.Subject, "$JS.desk.API.")
-		if !strings.HasPrefix(subject, "$KV.") {
-			subject = "$JS.API." + subject
-		}
-		nc.PublishMsg(&nats.Msg{Subject: subject, Reply: m.Reply, Header: m.Header, Data: m.Data})
+		return d.writeless.Load() && strings.HasSuffix(m.Subject, ".v.x")
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { sub.Unsubscribe() })
-	if err := nc.Flush(); err != nil {
-		t.Fatal(err)
-	}
 	return d
 }
 
-func atDesk(p *part) { p.domain = "desk" }
+func atDesk(p *part) { p.domain = natstest.DeskDomain }
 
 // Who missed one announcement has its view with the next beacon, and needs nobody to
 // answer for that. A step that is announced again is no news.
