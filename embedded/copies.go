@@ -122,7 +122,8 @@ func currentConsumers(ctx context.Context, nc *nats.Conn, stream string, replica
 type consumer struct {
 	Name   string `json:"name"`
 	Config struct {
-		Replicas int `json:"num_replicas"`
+		Durable  string `json:"durable_name"`
+		Replicas int    `json:"num_replicas"`
 	} `json:"config"`
 	AckFloor struct {
 		Stream uint64 `json:"stream_seq"`
@@ -153,11 +154,13 @@ func eachConsumer(ctx context.Context, nc *nats.Conn, stream string, ok func(con
 	return true, nil
 }
 
-// positions are up to where a stream's consumers have acknowledged everything.
+// positions are up to where a stream's durable consumers have acknowledged everything.
 func positions(ctx context.Context, nc *nats.Conn, stream string) (map[string]uint64, error) {
 	all := map[string]uint64{}
 	complete, err := eachConsumer(ctx, nc, stream, func(c consumer) bool {
-		all[c.Name] = c.AckFloor.Stream
+		if c.Config.Durable != "" { // others may end at any time
+			all[c.Name] = c.AckFloor.Stream
+		}
 		return true
 	})
 	if err == nil && !complete {

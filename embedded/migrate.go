@@ -36,7 +36,9 @@ const (
 //
 // The error wraps [ErrStore] if store is no directory with streams. If it has streams
 // that its server does not find, because they are those of other accounts or cannot be
-// recovered, the error names them, and nothing is copied. A stream that is there already
+// recovered, the error names them, and nothing is copied. A stream is copied again if a
+// durable consumer does not stand where it did, and the third time that is an error; the
+// stream is there then. A stream that is there already
 // is an error, and left alone: Migrate can be tried again after the half that was copied
 // has been deleted.
 func Migrate(ctx context.Context, store string, to *nats.Conn, replicas int) (names []string, err error) {

@@ -185,16 +185,18 @@ func TestMigrateSeesLostPositions(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c, err := s.CreateConsumer(ctx, jetstream.ConsumerConfig{Durable: "d", AckPolicy: jetstream.AckExplicitPolicy})
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := c.Next()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := m.DoubleAck(ctx); err != nil {
-		t.Fatal(err)
+	for _, durable := range []string{"d", ""} { // one without a name may be gone at any time
+		c, err := s.CreateConsumer(ctx, jetstream.ConsumerConfig{Durable: durable, AckPolicy: jetstream.AckExplicitPolicy, InactiveThreshold: time.Hour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := c.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.DoubleAck(ctx); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := alone.Shutdown(ctx); err != nil {
 		t.Fatal(err)
@@ -209,7 +211,7 @@ func TestMigrateSeesLostPositions(t *testing.T) {
 				if listed++; listed <= tt.lost {
 					floor = 0
 				}
-				return fmt.Sprintf(`{"total":1,"consumers":[{"name":"d","ack_floor":{"stream_seq":%d}}]}`, floor)
+				return fmt.Sprintf(`{"total":1,"consumers":[{"name":"d","config":{"durable_name":"d"},"ack_floor":{"stream_seq":%d}}]}`, floor)
 			},
 		})
 		_, err := embedded.Migrate(testContext(t), dir, to, 1)
