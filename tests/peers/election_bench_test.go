@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -19,7 +20,7 @@ import (
 func BenchmarkElectionCrash(b *testing.B) {
 	for _, lease := range []time.Duration{300 * time.Millisecond, time.Second, 2 * time.Second} {
 		b.Run("lease="+lease.String(), func(b *testing.B) {
-			all := contests(b, lease, "fabric", "proof", "proof-unsynced", "protocol", "plainkv", "etcd")
+			all := contests(b, lease, "fabric", "proof", "proof-unsynced", "proof-large", "protocol", "plainkv", "etcd")
 			standers := make([]candidate, len(all))
 			ctx, cancel := context.WithCancel(b.Context()) // -timeout bounds it
 			defer cancel()
@@ -34,6 +35,7 @@ func BenchmarkElectionCrash(b *testing.B) {
 			for i, c := range all {
 				percentiles(b, c.name, c.took)
 				percentiles(b, c.name+"-exit", c.exits)
+				b.ReportMetric(float64(slices.Max(c.sizes)), c.name+"-MiB")
 				if err := standers[i].leave(ctx); err != nil {
 					b.Errorf("%s: leave: %v", c.name, err)
 				}
@@ -50,6 +52,7 @@ func (c *contest) crash(ctx context.Context, next candidate) {
 	<-time.After(rand.N(c.lease))
 	exited := make(chan time.Time, 1)
 	go func() { leader.cmd.Wait(); exited <- time.Now() }()
+	c.sizes = append(c.sizes, leader.size(c.b))
 	began := time.Now()
 	leader.kill()
 	c.took = append(c.took, (<-won).Sub(began))

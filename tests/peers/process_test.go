@@ -10,8 +10,10 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -64,6 +66,35 @@ func play(b testing.TB, role string, args ...string) *process {
 	}
 	cmd := exec.Command(exe, args...)
 	cmd.Env = append(os.Environ(), roleEnv+"="+role)
+	return start(b, cmd)
+}
+
+// leanLeader builds the program leader, once.
+var leanLeader = func() func(b testing.TB) string {
+	build := sync.OnceValues(func() (string, error) {
+		dir, err := os.MkdirTemp("", "peers")
+		if err != nil {
+			return "", err
+		}
+		exe := filepath.Join(dir, "leader")
+		if out, err := exec.Command("go", "build", "-o", exe, "./leader").CombinedOutput(); err != nil {
+			return "", fmt.Errorf("go build ./leader: %w: %s", err, out)
+		}
+		return exe, nil
+	})
+	return func(b testing.TB) string {
+		b.Helper()
+		exe, err := build()
+		if err != nil {
+			b.Fatal(err)
+		}
+		return exe
+	}
+}()
+
+// start starts a process that says when it is ready.
+func start(b testing.TB, cmd *exec.Cmd) *process {
+	b.Helper()
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		b.Fatal(err)
@@ -73,11 +104,11 @@ func play(b testing.TB, role string, args ...string) *process {
 	defer timer.Stop()
 	lines := bufio.NewScanner(out)
 	if !lines.Scan() {
-		b.Fatalf("%s %v says nothing", role, args)
+		b.Fatalf("%v says nothing", cmd)
 	}
 	first, rest, _ := bytes.Cut(lines.Bytes(), []byte(" "))
 	if string(first) != "ready" {
-		b.Fatalf("%s %v: %s", role, args, lines.Text())
+		b.Fatalf("%v: %s", cmd, lines.Text())
 	}
 	p.say = string(rest)
 	return p
@@ -100,6 +131,20 @@ func run(b testing.TB, cmd *exec.Cmd) *process {
 
 // kill ends it with SIGKILL, if it has not ended.
 func (p *process) kill() { p.cmd.Process.Kill() }
+
+// size is the process's resident memory in MiB.
+func (p *process) size(b testing.TB) int {
+	b.Helper()
+	statm, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", p.cmd.Process.Pid))
+	if err != nil {
+		b.Fatal(err)
+	}
+	pages, err := strconv.Atoi(string(bytes.Fields(statm)[1]))
+	if err != nil {
+		b.Fatal(err)
+	}
+	return pages * os.Getpagesize() >> 20
+}
 
 // tick is the unit of the kernel's accounts (USER_HZ).
 const tick = 10 * time.Millisecond
