@@ -79,6 +79,7 @@ func dial(ctx context.Context, cfg Config) (*link, error) {
 		nc, err := nats.Connect(cfg.URL, l.options(ctx, cfg)...)
 		if err == nil {
 			l.nc = nc
+			l.gate.nc.Store(nc)
 			return l, nil
 		}
 		if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrSecureConnWanted) {
@@ -102,16 +103,14 @@ func dialControl(ctx context.Context, cfg Config, messages *link) (*link, error)
 
 // options are the node's own, then the caller's, then the handlers that call both.
 func (l *link) options(ctx context.Context, cfg Config) []nats.Option {
-	ping := min(max(cfg.Lease/4, 250*time.Millisecond), 10*time.Second)
+	l.gate.ping = min(max(cfg.Lease/4, 250*time.Millisecond), 10*time.Second)
 	opts := []nats.Option{
 		nats.Name(connNamePrefix(cfg.Cluster, cfg.Env) + string(cfg.PID)),
 		nats.MaxReconnects(-1),
 		nats.ReconnectBufSize(-1), // nothing is sent late: a send fails, or it is out
 		nats.ReconnectWait(250 * time.Millisecond),
-		nats.PingInterval(ping),
-		// The gate finds a silent server after two and a half pings; this is for one
-		// that talks and does not hear.
-		nats.MaxPingsOutstanding(20),
+		nats.PingInterval(pingEvery * l.gate.ping),
+		nats.MaxPingsOutstanding(5),
 		nats.Timeout(connectTimeout(ctx)),
 		nats.CustomInboxPrefix(newSubjects(cfg.Cluster, cfg.Env, cfg.PID).inbox()),
 		nats.IgnoreAuthErrorAbort(),

@@ -22,9 +22,12 @@ import (
 //
 // It also finds a connection that is dead, by its silence: nats.go would do so by a
 // ping whose answer is late, and an answer may be late because it waits in the
-// server behind what the node has yet to read, seconds of it on a busy machine.
+// server behind what the node has yet to read, seconds of it on a busy machine. It asks
+// for a byte only when there was none for longer than from one renewal to the next, since
+// a thousand processes that ping each second cost a server more than their leases.
 type gate struct {
-	ping   time.Duration // between two pings, so at most between two bytes; 0: none
+	ping   time.Duration // how often a silent connection is asked; 0: never
+	nc     atomic.Pointer[nats.Conn]
 	ch     atomic.Pointer[chan *nats.Msg]
 	mu     sync.Mutex    // guards the field below
 	opened chan struct{} // closed when the dispatcher has emptied the channel; nil if nobody waits
@@ -34,6 +37,9 @@ type gate struct {
 const (
 	gateCap  = 8192
 	gateHigh = 2048
+	// pingEvery is after how many times gate.ping nats.go pings by itself, for a server
+	// that talks and does not hear.
+	pingEvery = 4
 )
 
 // full returns what to wait for before more is read; nil if nothing.
@@ -105,24 +111,32 @@ func (c *gatedConn) Read(p []byte) (int, error) {
 			return 0, net.ErrClosed
 		}
 	}
-	for silent := 0; ; silent++ {
-		if err := c.expect(); err != nil {
+	for limit := c.gate.ping * 3 / 2; ; limit = c.gate.ping {
+		if err := c.expect(limit); err != nil {
 			return 0, err
 		}
 		n, err := c.Conn.Read(p)
-		// Once is not enough: perhaps it was this process that stood still.
-		if n > 0 || silent > 0 || c.bounded.Load() || !errors.Is(err, os.ErrDeadlineExceeded) {
+		// Once is not enough: nobody may have had to say anything, or this process stood still.
+		if n > 0 || limit == c.gate.ping || c.bounded.Load() || !errors.Is(err, os.ErrDeadlineExceeded) {
 			return n, err
 		}
+		c.gate.ask()
 	}
 }
 
 // expect bounds the next read, unless nats.go or TLS has.
-func (c *gatedConn) expect() error {
+func (c *gatedConn) expect(limit time.Duration) error {
 	if c.gate.ping <= 0 || c.bounded.Load() {
 		return nil
 	}
-	return c.Conn.SetReadDeadline(time.Now().Add(c.gate.ping * 5 / 4))
+	return c.Conn.SetReadDeadline(time.Now().Add(limit))
+}
+
+// ask has the server say something.
+func (g *gate) ask() {
+	if nc := g.nc.Load(); nc != nil && nc.IsConnected() {
+		go nc.FlushTimeout(g.ping) // whether it answers in time the next read shows
+	}
 }
 
 func (c *gatedConn) SetDeadline(t time.Time) error {
@@ -140,9 +154,13 @@ func (c *gatedConn) Close() error {
 	return c.Conn.Close()
 }
 
-// install has every connection that o leads to pass the gate.
+// install has every connection that o leads to pass the gate. A caller who set how often
+// to ping has nats.go do so, and a connection that is silent for two and a half of that
+// given up.
 func (g *gate) install(o *nats.Options) {
-	g.ping = o.PingInterval
+	if o.PingInterval != pingEvery*g.ping {
+		g.ping = o.PingInterval
+	}
 	if o.InProcessServer != nil {
 		o.InProcessServer = gatedServer{o.InProcessServer, g}
 	}

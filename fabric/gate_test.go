@@ -2,8 +2,11 @@ package fabric
 
 import (
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/natsfabric/natsfabric/internal/natstest"
 )
 
 // While the dispatcher does not run, the reader is held back before nats.go could
@@ -63,4 +66,37 @@ func TestGateOpensOnClose(t *testing.T) {
 	case <-deadline(t).Done():
 		t.Fatal("Close hangs")
 	}
+}
+
+// A connection on which there is nothing to say is kept, and given up when the server does
+// not answer any more.
+func TestIdleConnectionIsAsked(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		wire := s.Link()
+		lost := make(chan error, 1)
+		cfg := Config{Cluster: "c", PID: "a", Lease: 5 * time.Second, NATS: []nats.Option{
+			nats.InProcessServer(wire), nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { lost <- err }),
+		}}
+		cfg, err := cfg.withDefaults()
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := dial(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.close()
+		select {
+		case err := <-lost:
+			t.Fatalf("quiet, and lost: %v", err)
+		case <-time.After(time.Minute):
+		}
+		began := time.Now()
+		wire.Cut()
+		<-lost
+		// At worst it has just been answered: 3/8 and 2/8 of a lease.
+		if took := time.Since(began); took > 3200*time.Millisecond {
+			t.Errorf("found after %v", took)
+		}
+	})
 }

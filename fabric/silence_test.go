@@ -1,15 +1,20 @@
 package fabric_test
 
 import (
+	"bytes"
+	"net"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"github.com/natsfabric/natsfabric/fabric"
 	"github.com/natsfabric/natsfabric/internal/natstest"
 )
 
-// A server that falls silent is found after two and a half pings, of which a lease
-// has four; one that is only quiet is not found to be.
+// A server that falls silent is found after 5/8 of a lease; one that is only quiet is not
+// found to be.
 func TestSilentServerIsFound(t *testing.T) {
 	for _, cut := range []struct {
 		name  string
@@ -55,4 +60,42 @@ func TestSilentServerIsFound(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A process whose renewals are acknowledged hardly pings.
+func TestPingsAreFew(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		pings := &pingCounter{link: s.Link()}
+		n, _ := joinLink(t, s, "a", func(c *fabric.Config) { c.NATS = []nats.Option{nats.InProcessServer(pings)} })
+		began := pings.n.Load()
+		<-time.After(time.Minute)
+		if n := pings.n.Load() - began; n > 14 {
+			t.Errorf("%d pings in a minute, in 12 leases", n)
+		}
+		n.Leave(t.Context())
+	})
+}
+
+// A pingCounter counts what its connections ask the server.
+type pingCounter struct {
+	link *natstest.Link
+	n    atomic.Int64
+}
+
+func (c *pingCounter) InProcessConn() (net.Conn, error) {
+	conn, err := c.link.InProcessConn()
+	if err != nil {
+		return nil, err
+	}
+	return &pingCounterConn{conn, c}, nil
+}
+
+type pingCounterConn struct {
+	net.Conn
+	c *pingCounter
+}
+
+func (c *pingCounterConn) Write(p []byte) (int, error) {
+	c.c.n.Add(int64(bytes.Count(p, []byte("PING\r\n"))))
+	return c.Conn.Write(p)
 }

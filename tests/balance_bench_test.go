@@ -7,6 +7,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"slices"
@@ -20,6 +22,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/natsfabric/natsfabric/fabric"
+	"github.com/natsfabric/natsfabric/internal/kv"
 	"github.com/natsfabric/natsfabric/internal/natstest"
 )
 
@@ -263,33 +266,116 @@ func (tr *troop) restart(b *testing.B, i int) (moved int64) {
 
 // BenchmarkBalanceIdle counts what members cost who do nothing, with a server that is a
 // process of its own, and syncs each write or not: the messages that each sends and
-// receives, and the processor time of the server and of the members.
+// receives, and the processor time of the server and of the members. Beside them, of as
+// many connections that have nothing else: as many guarded writes as the members renew
+// their leases, told to one subscriber; and as many plain messages to one subscriber.
 func BenchmarkBalanceIdle(b *testing.B) {
 	const size = 1000
-	for _, synced := range []bool{true, false} {
-		b.Run(fmt.Sprint("synced=", synced), func(b *testing.B) {
+	for _, of := range []struct {
+		lease  time.Duration
+		synced bool
+	}{{5 * time.Second, true}, {5 * time.Second, false}, {15 * time.Second, true}, {30 * time.Second, true}} {
+		b.Run(fmt.Sprintf("lease=%v/synced=%v", of.lease, of.synced), func(b *testing.B) {
 			keepViews(b)
-			c, monitor := monitored(b, synced)
-			tr := enlist(b, c.URL(), "idle", size, nil, 0, wave)
+			c, monitor := monitored(b, of.synced)
+			tr := enlistFor(b, of.lease, c.URL(), "idle", size, nil, 0, wave)
 			tr.await(size, size)
 			quiet()
-			var sum usage
-			var took time.Duration
-			for b.Loop() {
-				before, began := usageOf(b, c, monitor), time.Now()
-				<-time.After(10 * time.Second)
-				after := usageOf(b, c, monitor)
-				took += time.Since(began)
-				sum = usage{sum.in + after.in - before.in, sum.out + after.out - before.out, sum.members + after.members - before.members, sum.server + after.server - before.server}
-			}
-			per := took.Seconds() * size
+			idle(b, c, monitor, size)
 			b.ReportMetric(float64(tr.lapses.Load()), "lapses")
-			b.ReportMetric(float64(sum.in)/per, "sent/s/member")
-			b.ReportMetric(float64(sum.out)/per, "received/s/member")
-			b.ReportMetric(sum.members.Seconds()/took.Seconds()*100, "members-cpu-%")
-			b.ReportMetric(sum.server.Seconds()/took.Seconds()*100, "server-cpu-%")
-			b.ReportMetric(0, "ns/op")
 		})
+	}
+	b.Run("writes", func(b *testing.B) {
+		c, monitor := monitored(b, false)
+		bucket := func(nc *nats.Conn) *kv.Bucket {
+			return kv.New(nc, kv.Config{
+				Name: "fab_idle", Feed: "fab.idle", Replicas: 1, Lease: fabric.DefaultLease, Logger: slog.New(slog.DiscardHandler),
+				Alone: func(context.Context) (bool, error) { return true, nil },
+			})
+		}
+		if err := bucket(dialAll(b, c, 1)[0]).Open(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		beats(b, dialAll(b, c, size), "fab.idle.>", func(nc *nats.Conn, i int) (beat func(value []byte) error, err error) {
+			own, session := bucket(nc), fmt.Sprint("s.", i)
+			guard := kv.Write{Key: fmt.Sprint("p.", i), Value: []byte("x")}
+			rev, err := own.Put(b.Context(), guard)
+			return func(value []byte) error {
+				_, err := own.Put(b.Context(), kv.Write{Key: session, Value: value, GuardKey: guard.Key, GuardRev: rev, TTL: time.Minute})
+				return err
+			}, err
+		})
+		quiet()
+		idle(b, c, monitor, size)
+	})
+	b.Run("messages", func(b *testing.B) {
+		c, monitor := monitored(b, false)
+		beats(b, dialAll(b, c, size), "idle.>", func(nc *nats.Conn, i int) (beat func(value []byte) error, err error) {
+			subject := fmt.Sprint("idle.", i)
+			return func(value []byte) error { return nc.Publish(subject, value) }, nil
+		})
+		quiet()
+		idle(b, c, monitor, size)
+	})
+}
+
+// idle reports what nothing costs, in iterations of 10 s.
+func idle(b *testing.B, c *natstest.Cluster, monitor string, size int) {
+	b.Helper()
+	var sum usage
+	var took time.Duration
+	for b.Loop() {
+		before, began := usageOf(b, c, monitor), time.Now()
+		<-time.After(10 * time.Second)
+		after := usageOf(b, c, monitor)
+		took += time.Since(began)
+		sum = usage{sum.in + after.in - before.in, sum.out + after.out - before.out, sum.members + after.members - before.members, sum.server + after.server - before.server}
+	}
+	per := took.Seconds() * float64(size)
+	b.ReportMetric(float64(sum.in)/per, "sent/s/member")
+	b.ReportMetric(float64(sum.out)/per, "received/s/member")
+	b.ReportMetric(sum.members.Seconds()/took.Seconds()*100, "members-cpu-%")
+	b.ReportMetric(sum.server.Seconds()/took.Seconds()*100, "server-cpu-%")
+	b.ReportMetric(0, "ns/op")
+}
+
+// dialAll opens n connections, without pings.
+func dialAll(b *testing.B, c *natstest.Cluster, n int) (all []*nats.Conn) {
+	b.Helper()
+	for range n {
+		nc, err := nats.Connect(c.URL(), nats.PingInterval(time.Hour))
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(nc.Close)
+		all = append(all, nc)
+	}
+	return all
+}
+
+// beats has each connection do what prepare returns, as often as a member renews its lease,
+// until the benchmark ends, and one hear all of it.
+func beats(b *testing.B, all []*nats.Conn, hear string, prepare func(nc *nats.Conn, i int) (beat func(value []byte) error, err error)) {
+	b.Helper()
+	if _, err := all[0].Subscribe(hear, func(*nats.Msg) {}); err != nil {
+		b.Fatal(err)
+	}
+	value := make([]byte, 200) // about what a session's record has
+	for i, nc := range all {
+		beat, err := prepare(nc, i)
+		if err != nil {
+			b.Fatal(err)
+		}
+		go func() {
+			const every = fabric.DefaultLease / 3
+			for b.Context().Err() == nil {
+				<-time.After(every - rand.N(every/10))
+				if err := beat(value); err != nil && b.Context().Err() == nil {
+					b.Error(err)
+					return
+				}
+			}
+		}()
 	}
 }
 

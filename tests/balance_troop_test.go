@@ -75,6 +75,7 @@ type troop struct {
 	b     *testing.B
 	url   string
 	env   string
+	lease time.Duration // 0: the default
 	nodes []*fabric.Node
 	calls []atomic.Int64 // of OnChange
 	place []atomic.Int64 // of each, the first index
@@ -119,7 +120,13 @@ const wave = 50
 // connection.
 func enlist(b *testing.B, url, env string, size int, system *nats.Conn, rejoin time.Duration, atOnce int) *troop {
 	b.Helper()
-	tr := &troop{b: b, url: url, env: env, nodes: make([]*fabric.Node, size), calls: make([]atomic.Int64, size),
+	return enlistFor(b, 0, url, env, size, system, rejoin, atOnce)
+}
+
+// enlistFor is enlist with a lease.
+func enlistFor(b *testing.B, lease time.Duration, url, env string, size int, system *nats.Conn, rejoin time.Duration, atOnce int) *troop {
+	b.Helper()
+	tr := &troop{b: b, url: url, env: env, lease: lease, nodes: make([]*fabric.Node, size), calls: make([]atomic.Int64, size),
 		place: make([]atomic.Int64, size), group: make([]*balance.Group, size), tally: natstest.NewTally(size), first: make(chan time.Time, 1)}
 	b.Cleanup(tr.dismiss)
 	told := time.Now()
@@ -163,7 +170,7 @@ func each(n int, f func(i int)) {
 func (tr *troop) join(i int, system *nats.Conn, rejoin time.Duration) (err error) {
 	ctx, cancel := context.WithTimeout(tr.b.Context(), 2*patience)
 	defer cancel()
-	cfg := fabric.Config{Cluster: "t", Env: tr.env, PID: number(i), URL: tr.url, Inbox: fabric.Inbox{Off: true}}
+	cfg := fabric.Config{Cluster: "t", Env: tr.env, PID: number(i), URL: tr.url, Lease: tr.lease, Inbox: fabric.Inbox{Off: true}}
 	if i < 2 {
 		cfg.System = system
 	}
