@@ -164,7 +164,9 @@ func TestClusterLeaveResets(t *testing.T) {
 func TestClusterSharesAreWhole(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
 		a, b, c := in(t, s, "a", Config{Workers: 2}), in(t, s, "b", Config{}), in(t, s, "c", Config{})
+		a.awaitShare(t, time.Minute, 0, 2, 4) // each hears of it by itself
 		b.awaitShare(t, time.Minute, 2, 1, 4)
+		c.awaitShare(t, time.Minute, 3, 1, 4)
 		stop := make(chan struct{})
 		var wg sync.WaitGroup
 		for _, m := range []*seen{a, b, c} {
@@ -186,7 +188,7 @@ func TestClusterSharesAreWhole(t *testing.T) {
 			if err := a.SetWorkers(limit(t, time.Minute), n); err != nil {
 				t.Fatal(err)
 			}
-			if got := a.Share(); got != before && got.Workers != n {
+			if got := a.Share(); !got.same(before) && got.Workers != n {
 				t.Errorf("share = %v right after SetWorkers(%d), want the former until a view grants it", got, n)
 			}
 			a.awaitShare(t, time.Minute, 0, n, n+2)
