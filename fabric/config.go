@@ -65,7 +65,7 @@ type Config struct {
 	// Conn is a connection of the caller's, to be used instead of dialling. The
 	// node never closes it. What is lost: the reconnect buffer may hold a message
 	// back and send it late, pings are as the caller set them (nats.go's default
-	// finds a frozen server after 4 to 6 minutes; the node's own after half a
+	// finds a frozen server after 4 to 6 minutes; the node's own after 5/8 of a
 	// Lease), a missing permission is reported as a time-out when the connection
 	// has an error handler, and other users of the connection share its queue.
 	Conn *nats.Conn
