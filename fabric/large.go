@@ -30,6 +30,24 @@ func (c *courier) chunk() int {
 	return max(min(maxChunk, limit-limit/4), 64)
 }
 
+// largeFrames are empty frames with room for a part of maxChunk bytes and a head, to be
+// used again: fresh memory for each costs more than to copy the part.
+var largeFrames = sync.Pool{New: func() any {
+	b := make([]byte, 0, maxChunk+512)
+	return &b
+}}
+
+// release says that one of those who may read the frame of p, which is a link's, does not
+// any more. When the last has, another part gets it.
+func (p *parcel) release() {
+	if p.users.Add(-1) > 0 || cap(p.buf) < maxChunk || cap(p.buf) > 2*maxChunk {
+		return
+	}
+	b := p.buf[:0]
+	p.buf, p.data = nil, nil
+	largeFrames.Put(&b)
+}
+
 // addLarge sends it in parts. It returns when the last is under way.
 func (l *outLink) addLarge(ctx context.Context, it *item) (err error) {
 	select {
