@@ -77,9 +77,10 @@ type parcel struct {
 	round  uint64
 	casts  uint64
 	link   *outLink
-	last   uint64    // number on link of the last message; guarded by the link
-	marker *call     // of a flush
-	until  time.Time // when it has waited long enough for the connection; zero if it never did
+	last   uint64       // number on link of the last message; guarded by the link
+	users  atomic.Int32 // of a link's: who may still read buf, the link and places in the queue
+	marker *call        // of a flush
+	until  time.Time    // when it has waited long enough for the connection; zero if it never did
 }
 
 var parcels = sync.Pool{New: func() any { return new(parcel) }}
@@ -219,6 +220,7 @@ func (b *batcher) link(l *outLink, seq uint64, it *item) {
 		return
 	}
 	p := &parcel{d: l.d, n: 1, link: l, last: seq, buf: newFrame(it)}
+	p.users.Store(1)
 	p.o = outgoing{kind: kindLink, id: it.id, typ: it.typ, seq: seq, secret: l.name}
 	if it.kind == kindSend && len(it.header) == 0 && !it.more && !it.hasCRC {
 		p.data = p.buf[len(p.buf)-len(it.data):]
@@ -228,6 +230,7 @@ func (b *batcher) link(l *outLink, seq uint64, it *item) {
 	l.shut()
 	if queued {
 		l.open = p
+		p.users.Add(1)
 		b.push(p)
 		return
 	}
@@ -251,6 +254,7 @@ func (b *batcher) again(ps []*parcel) {
 	defer b.mu.Unlock()
 	for _, p := range ps {
 		if p.round != b.round {
+			p.users.Add(1)
 			b.queue = append(b.queue, p)
 			b.bytes += len(p.buf)
 		}
@@ -345,6 +349,8 @@ func (b *batcher) drain() {
 				behind = true
 			} else if p.link == nil {
 				parcels.Put(p)
+			} else {
+				p.release()
 			}
 		}
 		b.mu.Lock()

@@ -72,6 +72,9 @@ func newFrame(it *item) []byte {
 	if len(it.data) < maxFrame {
 		return appendItem(make([]byte, 0, len(it.data)+64), it)
 	}
+	if len(it.data) > maxChunk/2 {
+		return appendItem(*largeFrames.Get().(*[]byte), it)
+	}
 	var head [256]byte
 	// Join does not clear first what it fills, as make does.
 	return bytes.Join([][]byte{appendHead(head[:0], it), it.data}, nil)

@@ -166,6 +166,10 @@ func FuzzParts(f *testing.F) {
 				for _, part := range in.partial.parts {
 					held += int64(len(part))
 				}
+				held += int64(len(in.partial.item.data))
+				if room := int64(cap(in.partial.item.data)); room > 4*held+3 {
+					t.Fatalf("%d bytes are allocated, %d came", room, held)
+				}
 				if in.partial.skip && held > 0 || !in.partial.skip && held != int64(len(want)) {
 					t.Fatalf("%d bytes are held, %d came", held, len(want))
 				}

@@ -1,7 +1,6 @@
 package fabric
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +27,24 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 func (c *courier) chunk() int {
 	limit := int(c.nc.MaxPayload())
 	return max(min(maxChunk, limit-limit/4), 64)
+}
+
+// largeFrames are empty frames with room for a part of maxChunk bytes and a head, to be
+// used again: fresh memory for each costs more than to copy the part.
+var largeFrames = sync.Pool{New: func() any {
+	b := make([]byte, 0, maxChunk+512)
+	return &b
+}}
+
+// release says that one of those who may read the frame of p, which is a link's, does not
+// any more. When the last has, another part gets it.
+func (p *parcel) release() {
+	if p.users.Add(-1) > 0 || cap(p.buf) < maxChunk || cap(p.buf) > 2*maxChunk {
+		return
+	}
+	b := p.buf[:0]
+	p.buf, p.data = nil, nil
+	largeFrames.Put(&b)
 }
 
 // addLarge sends it in parts. It returns when the last is under way.
@@ -79,10 +96,10 @@ func (l *outLink) giveUp(err error) error {
 
 // A partial is a message of which some parts have come.
 type partial struct {
-	item  item // the first part, without data
+	item  item // the first part; its data is what came, once there is memory for all
 	total int64
-	parts [][]byte // what came, and nothing for what is claimed
-	size  int64    // of parts
+	parts [][]byte // what came before there was
+	size  int64    // of what came
 	crc   uint32   // of what came
 	skip  bool     // it was refused: the parts that come are dropped
 }
@@ -122,7 +139,7 @@ func (in *inLink) part(it *item) (*partial, error) {
 		in.dropPartial()
 		return nil, fmt.Errorf("more than the %d bytes announced", p.total)
 	}
-	p.parts = append(p.parts, it.data)
+	p.keep(it.data)
 	if it.more {
 		return nil, nil
 	}
@@ -131,9 +148,25 @@ func (in *inLink) part(it *item) (*partial, error) {
 		return nil, fmt.Errorf("%d of the %d bytes announced", p.size, p.total)
 	}
 	in.partial = nil // its memory is given back when the program takes it
-	p.item.data = bytes.Join(p.parts, nil)
-	p.parts = nil
 	return p, nil
+}
+
+// keep adds a part. The memory for the whole is allocated when a quarter has come, so that
+// nobody gets more by claiming a total; from then on parts are copied as they come, while
+// they are in the processor's cache.
+func (p *partial) keep(part []byte) {
+	if p.item.data == nil {
+		if p.size < p.total/4 {
+			p.parts = append(p.parts, part)
+			return
+		}
+		p.item.data = make([]byte, 0, p.total)
+		for _, before := range p.parts {
+			p.item.data = append(p.item.data, before...)
+		}
+		p.parts = nil
+	}
+	p.item.data = append(p.item.data, part...)
 }
 
 func (in *inLink) beginPartial(it *item) error {

@@ -252,6 +252,7 @@ func (l *outLink) state(st window.State) {
 	}
 	n := 0
 	for n < len(l.kept) && l.kept[n].last <= l.win.Acked() {
+		l.kept[n].release()
 		l.kept[n] = nil
 		n++
 	}
