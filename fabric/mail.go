@@ -171,12 +171,13 @@ type posting struct {
 	stored  func(ack []byte) error
 	counts  uint64 // in Stats.Sent
 
-	gone  bool // nobody waits for it; outbox.publishing guards it
-	call  *call
-	began time.Time
-	tries int
-	open  int   // attempts that were not answered: they may have been stored
-	err   error // of the last attempt
+	gone   bool        // nobody waits for it; outbox.publishing guards it
+	handed atomic.Bool // the outbox is done with it
+	call   *call
+	began  time.Time
+	tries  int
+	open   int   // attempts that were not answered: they may have been stored
+	err    error // of the last attempt
 }
 
 // address makes a durable message of o.
@@ -316,6 +317,7 @@ func (p *mailer) finish(ctx context.Context, s *posting) error {
 		if s.call != nil {
 			p.calls.take(s.call)
 		}
+		p.abandon(s)
 	}()
 	_, bounded := ctx.Deadline()
 	timer := time.NewTimer(max(repeatAfter-time.Since(s.began), 0)) // others of a broadcast were waited for
@@ -333,9 +335,6 @@ func (p *mailer) finish(ctx context.Context, s *posting) error {
 			}
 			retry, err := p.verdict(s, a)
 			if !retry {
-				if a.err != nil { // it may not have been published yet
-					p.abandon(s)
-				}
 				return doubted(s, err)
 			}
 			s.err = err
@@ -365,7 +364,6 @@ func (p *mailer) finish(ctx context.Context, s *posting) error {
 			}
 			end = context.Cause(ctx)
 		}
-		p.abandon(s)
 		return p.given(s, end)
 	}
 }

@@ -70,13 +70,18 @@ func (p *mailer) runOutbox() {
 			} else if p.calls.take(q.call) {
 				q.call.answer <- answer{err: err}
 			}
+			q.s.handed.Store(true)
 		}
 		p.outbox.publishing.Unlock()
 	}
 }
 
-// abandon makes sure that s is not published any more by the outbox.
+// abandon makes sure that s is not published any more by the outbox: a repetition may have
+// been stored before its turn came, and its caller may change it now.
 func (p *mailer) abandon(s *posting) {
+	if s.handed.Load() {
+		return
+	}
 	p.outbox.publishing.Lock()
 	s.gone = true
 	p.outbox.publishing.Unlock()
