@@ -178,7 +178,7 @@ func (in *inLink) take(batch []*Message, seq uint64, it *item) (_ []*Message, on
 			in.win.Consume(1, size)
 			return append(batch, m), true
 		}
-		m.link, m.charge = in, int64(size)
+		m.link = in
 		return append(batch, m), true
 	case it.kind.answers():
 		in.c.answered(in.from, tag{kind: it.kind, typ: it.typ, id: it.id, secret: it.secret}, it.data)
@@ -216,7 +216,7 @@ func (in *inLink) takePart(batch []*Message, it *item) (_ []*Message, on bool) {
 		in.c.answered(in.from, tag{kind: p.item.kind, typ: m.Type, id: m.ID, secret: p.item.secret}, m.Data)
 		return batch, true
 	}
-	m.link, m.charge, m.large = in, p.total, true
+	m.link, m.large = in, true
 	return append(batch, m), true
 }
 
@@ -277,12 +277,12 @@ func (in *inLink) probed(number uint64) {
 // consumed notes that the program has taken m, which was accepted on the link.
 func (in *inLink) consumed(m *Message) {
 	if m.large {
-		in.c.memory.free(m.charge)
+		in.c.memory.free(int64(len(m.Data)))
 		return
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if in.win != nil && in.win.Consume(1, uint64(m.charge)) {
+	if in.win != nil && in.win.Consume(1, uint64(m.size())) {
 		in.tell()
 	}
 }

@@ -49,7 +49,8 @@ type Message struct {
 	// received one has the Mode it was sent with.
 	Mode Mode
 	// Ack says when a message of Mode [Acked] is acknowledged.
-	Ack Ack
+	Ack   Ack
+	large bool // it came in parts: its data counts for the memory of these. Here it takes no room
 	// TTL is how long a message of mode Fast may wait for the connection, in the
 	// [Config].Offline buffer. Default Offline.TTL; a negative one has it not wait.
 	TTL time.Duration
@@ -60,8 +61,6 @@ type Message struct {
 	asked  *asked  // nil if the sender awaits nothing
 	origin *origin // nil if it is not from a node
 	link   *inLink // to be told when the program takes the message; nil if it came otherwise
-	charge int64   // what it counts for on link, in its window, or if large in memory
-	large  bool
 }
 
 // asked is what a request, or a message to be acknowledged, adds to a message, apart

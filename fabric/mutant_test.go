@@ -122,7 +122,7 @@ var mutants = []natstest.Mutant{
 	},
 	{
 		Name: "no memory is given back", File: "fabric/inlink.go",
-		Old: "	if m.large {\n		in.c.memory.free(m.charge)\n", New: "	if m.large {\n", Suites: []natstest.Suite{links},
+		Old: "	if m.large {\n		in.c.memory.free(int64(len(m.Data)))\n", New: "	if m.large {\n", Suites: []natstest.Suite{links},
 	},
 	{
 		Name: "a new process continues the old one's link", File: "fabric/inlink.go",
