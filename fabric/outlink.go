@@ -374,12 +374,4 @@ func (l *outLink) settled(ctx context.Context) error {
 }
 
 // size is what a message counts for in a window.
-func (it *item) size() uint64 {
-	n := len(it.data)
-	for key, values := range it.header {
-		for _, v := range values {
-			n += len(key) + len(v)
-		}
-	}
-	return uint64(n)
-}
+func (it *item) size() uint64 { return uint64(len(it.data) + textOf(it.header)) }
