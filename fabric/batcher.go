@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/nats-io/nats.go"
 )
@@ -449,7 +450,9 @@ func (o *outgoing) item() *item {
 func (c *courier) emit(d *dest, o *outgoing) error {
 	var buf [256]byte // on the stack; longer names make append allocate
 	t := tag{kind: o.kind, nonce: cmp.Or(o.nonce, c.nonce), typ: o.typ, id: o.id, secret: o.secret, seq: o.seq, steps: o.steps}
-	reply := string(t.appendTail(append(buf[:0], d.reply...)))
+	address := t.appendTail(append(buf[:0], d.reply...))
+	// What is published is copied at once, so it needs no string of its own.
+	reply := unsafe.String(unsafe.SliceData(address), len(address))
 	first := o.kind.silent() && !c.batcher.unflushed.some.Load()
 	var conn uint64
 	if first || o.kind == kindFlush {
@@ -464,7 +467,7 @@ func (c *courier) emit(d *dest, o *outgoing) error {
 	} else if len(o.header) == 0 {
 		err = c.nc.PublishRequest(d.subject, reply, o.data)
 	} else {
-		err = c.nc.PublishMsg(&nats.Msg{Subject: d.subject, Reply: reply, Header: o.header, Data: o.data})
+		err = c.nc.PublishMsg(&nats.Msg{Subject: d.subject, Reply: string(address), Header: o.header, Data: o.data})
 	}
 	if failed := err != nil; failed != c.batcher.failing.Load() {
 		c.batcher.failing.Store(failed)
