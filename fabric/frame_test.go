@@ -147,6 +147,8 @@ func FuzzParts(f *testing.F) {
 			switch {
 			case err == errNoMemory:
 				t.Fatal("no memory though nothing is held")
+			case err != nil && op == 0: // whatever came before
+				t.Fatalf("a message begins: %v", err)
 			case p != nil:
 				whole := append(slices.Clone(want), data...)
 				if !bytes.Equal(p.item.data, whole) || uint64(len(whole)) != total {
