@@ -156,17 +156,19 @@ type seen struct {
 // again when it has a new leader, which takes 10 s, and its patience is over.
 const maxSeen = 65_536
 
-func (s *seen) has(id string) bool {
-	_, now := s.now[id]
+// add reports whether id is a new one.
+func (s *seen) add(id string) bool {
 	_, before := s.before[id]
-	return now || before
-}
-
-func (s *seen) add(id string) {
-	if s.now == nil || len(s.now) >= maxSeen {
-		s.before, s.now = s.now, make(map[string]struct{})
+	if len(s.now) >= maxSeen {
+		s.before, s.now = s.now, s.before
+		clear(s.now)
 	}
+	if s.now == nil {
+		s.now = make(map[string]struct{})
+	}
+	n := len(s.now)
 	s.now[id] = struct{}{}
+	return !before && len(s.now) > n
 }
 
 func (s *seen) remove(id string) {
