@@ -42,6 +42,7 @@ type call struct {
 	// service is whose provider was asked, if from is nobody.
 	service  string
 	gathered string      // the secret of the frame that it was sent in, if it was
+	stored   uint64      // place in the stream of the message before, if it is a mailer's that is used again
 	answer   chan answer // capacity 1: whoever takes the call from calls sends one
 }
 
@@ -64,15 +65,20 @@ type calls struct {
 
 func (s *calls) init() { s.m = make(map[string]*call) }
 
-func (s *calls) open(id uint64, from PID) *call { return s.add(&call{id: id, from: from}) }
+func newCall(id uint64, from PID) *call {
+	return &call{id: id, from: from, secret: random(secretLen), answer: make(chan answer, 1)}
+}
+
+func (s *calls) open(id uint64, from PID) *call { return s.add(newCall(id, from)) }
 
 // openAny is open for a request to whoever serves service.
 func (s *calls) openAny(id uint64, service string) *call {
-	return s.add(&call{id: id, from: nobody, service: service})
+	w := newCall(id, nobody)
+	w.service = service
+	return s.add(w)
 }
 
 func (s *calls) add(w *call) *call {
-	w.secret, w.answer = random(secretLen), make(chan answer, 1)
 	s.mu.Lock()
 	s.m[w.secret] = w
 	s.mu.Unlock()
@@ -93,11 +99,19 @@ func (s *calls) take(w *call) bool {
 func (s *calls) match(t tag, from PID) *call {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	w := s.find(t, from)
+	if w != nil {
+		delete(s.m, t.secret)
+	}
+	return w
+}
+
+// find is match that does not remove the call. It needs s.mu.
+func (s *calls) find(t tag, from PID) *call {
 	w := s.m[t.secret]
 	if w == nil || w.id != t.id || w.from != from && (w.from != nobody || from == External) {
 		return nil
 	}
-	delete(s.m, t.secret)
 	return w
 }
 

@@ -16,26 +16,29 @@ var quiet = slog.New(slog.DiscardHandler)
 func TestStored(t *testing.T) {
 	o := New(natstest.Start(t).Connect(), Config{Name: "fab_c_e", Mail: "m.*.*", Dead: "x.*.*", Bytes: 1 << 20, Age: time.Hour, Quota: 1})
 	for data, want := range map[string]error{
-		`{"stream":"fab_c_e_mail", "seq":7}`:                  nil,
-		`{"stream":"fab_c_e_mail","seq":7,"duplicate": true}`: nil,
-		`{"stream":"fab_c_e_mail","domain":"d","seq":7}`:      nil,
-		`{"stream":"fab_c_e_mail", "seq":0}`:                  ErrForeign,
-		`{"stream":"fab_c_e_mail", "seq":}`:                   ErrForeign,
-		`{"stream":"fab_c_e_mail", "seq":7x}`:                 ErrForeign,
-		`{"stream":"fab_c_e_mail2", "seq":7}`:                 ErrForeign,
-		`{"stream":"fab_c_e_dead", "seq":7}`:                  ErrForeign,
-		`{}`:                                                  ErrForeign, ``: ErrForeign, `null`: ErrForeign, `7`: ErrForeign, `"x"`: ErrForeign,
+		`{"stream":"fab_c_e_mail", "seq":7}`:                   nil,
+		`{"stream":"fab_c_e_mail","seq":7,"duplicate": true}`:  nil,
+		`{"stream":"fab_c_e_mail","domain":"d","seq":7}`:       nil,
+		`{"stream":"fab_c_e_mail","seq":7}`:                    nil,
+		`{"stream":"fab_c_e_mail","seq":07}`:                   ErrForeign,
+		`{"stream":"fab_c_e_mail","seq":18446744073709551617}`: ErrForeign,
+		`{"stream":"fab_c_e_mail", "seq":0}`:                   ErrForeign,
+		`{"stream":"fab_c_e_mail", "seq":}`:                    ErrForeign,
+		`{"stream":"fab_c_e_mail", "seq":7x}`:                  ErrForeign,
+		`{"stream":"fab_c_e_mail2", "seq":7}`:                  ErrForeign,
+		`{"stream":"fab_c_e_dead", "seq":7}`:                   ErrForeign,
+		`{}`:                                                   ErrForeign, ``: ErrForeign, `null`: ErrForeign, `7`: ErrForeign, `"x"`: ErrForeign,
 		`{"error":{"code":503,"err_code":10077,"description":"maximum messages per subject exceeded"},"stream":"fab_c_e_mail","seq":0}`: ErrFull,
 		`{"error":{"code":400,"err_code":10054,"description":"d"},"stream":"fab_c_e_mail","seq":0}`:                                     ErrTooLarge,
 		`{"error":{"code":503,"err_code":10008,"description":"d"}}`:                                                                     ErrBusy,
 		`{"error":{"code":503,"err_code":1,"description":"d"}}`:                                                                         ErrBusy,
 		`{"error":{"code":409,"err_code":10158,"description":"d"}}`:                                                                     ErrBusy,
 	} {
-		if err := o.Stored([]byte(data)); !errors.Is(err, want) {
-			t.Errorf("Stored(%s) = %v, want %v", data, err, want)
+		if seq, err := o.Stored([]byte(data)); !errors.Is(err, want) || (err == nil) != (seq == 7) {
+			t.Errorf("Stored(%s) = %d, %v, want %v", data, seq, err, want)
 		}
 	}
-	err := o.Stored([]byte(`{"error":{"code":400,"err_code":10071,"description":"d"}}`))
+	_, err := o.Stored([]byte(`{"error":{"code":400,"err_code":10071,"description":"d"}}`))
 	if e, ok := errors.AsType[*jetstream.APIError](err); !ok || e.ErrorCode != 10071 {
 		t.Errorf("another error: %v", err)
 	}
@@ -52,14 +55,14 @@ func TestServerWritesWhatIsRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !plainAck("fab_c_e_mail", m.Data) || o.Stored(m.Data) != nil {
+	if seq, err := o.Stored(m.Data); err != nil || seq == 0 || plainAck("fab_c_e_mail", m.Data) != seq {
 		t.Errorf("acknowledgement %q", m.Data)
 	}
 	m, err = nc.Request("m.b.a", nil, 20*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if plainAck("fab_c_e_mail", m.Data) || !errors.Is(o.Stored(m.Data), ErrFull) {
+	if _, err := o.Stored(m.Data); !errors.Is(err, ErrFull) || plainAck("fab_c_e_mail", m.Data) != 0 {
 		t.Errorf("over the quota: %q", m.Data)
 	}
 }

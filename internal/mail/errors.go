@@ -68,20 +68,20 @@ func category(err error) error {
 	return err
 }
 
-// Stored reads what JetStream answered to a publish to the mail stream. Nil means that
-// the message is stored, now or, under the same id, before.
-func (o *Office) Stored(data []byte) error { return stored(o.mailName(), data) }
+// Stored reads what JetStream answered to a publish to the mail stream. Without an error
+// the message is stored, now or, under the same id, before, and has the place seq.
+func (o *Office) Stored(data []byte) (seq uint64, err error) { return stored(o.mailName(), data) }
 
 // Parked is [Office.Stored] for the stream of dead letters.
-func (o *Office) Parked(data []byte) error { return stored(o.deadName(), data) }
+func (o *Office) Parked(data []byte) (seq uint64, err error) { return stored(o.deadName(), data) }
 
-// plainAck reports whether data is, byte for byte, what the server nearly always writes:
-// an acknowledgement without anything special. The rest is left to a parser, which takes
-// as long as all else that is done for a message.
-func plainAck(stream string, data []byte) bool {
+// plainAck returns the place that data acknowledges, 0 unless it is, byte for byte, what
+// the server nearly always writes: an acknowledgement without anything special. The rest
+// is left to a parser, which takes as long as all else that is done for a message.
+func plainAck(stream string, data []byte) (seq uint64) {
 	rest, ok := bytes.CutPrefix(data, []byte(`{"stream":"`))
 	if !ok || !bytes.HasPrefix(rest, []byte(stream)) {
-		return false
+		return 0
 	}
 	rest, ok = bytes.CutPrefix(rest[len(stream):], []byte(`"`))
 	if domain, has := bytes.CutPrefix(rest, []byte(`,"domain":"`)); has {
@@ -90,22 +90,29 @@ func plainAck(stream string, data []byte) bool {
 	}
 	rest, plain := bytes.CutPrefix(rest, []byte(`,"seq":`))
 	digits, end := bytes.CutSuffix(rest, []byte("}"))
-	return ok && plain && end && isNumber(digits)
+	if !ok || !plain || !end {
+		return 0
+	}
+	return number(digits)
 }
 
-// isNumber reports whether b is a decimal number above 0.
-func isNumber(b []byte) bool {
+// number reads a decimal number above 0, without more; 0 if b is none.
+func number(b []byte) (n uint64) {
+	if len(b) > 19 || len(b) > 0 && b[0] == '0' { // it may overflow
+		return 0
+	}
 	for _, c := range b {
 		if c < '0' || c > '9' {
-			return false
+			return 0
 		}
+		n = n*10 + uint64(c-'0')
 	}
-	return len(b) > 0 && b[0] != '0'
+	return n
 }
 
-func stored(stream string, data []byte) error {
-	if plainAck(stream, data) {
-		return nil
+func stored(stream string, data []byte) (seq uint64, err error) {
+	if seq := plainAck(stream, data); seq > 0 {
+		return seq, nil
 	}
 	var ack struct {
 		Stream string              `json:"stream"`
@@ -113,24 +120,24 @@ func stored(stream string, data []byte) error {
 		Error  *jetstream.APIError `json:"error"`
 	}
 	if err := json.Unmarshal(data, &ack); err != nil {
-		return fmt.Errorf("%w: %w", ErrForeign, err)
+		return 0, fmt.Errorf("%w: %w", ErrForeign, err)
 	}
 	if ack.Error == nil {
 		if ack.Stream != stream || ack.Seq == 0 {
-			return fmt.Errorf("%w: stream %q", ErrForeign, ack.Stream)
+			return 0, fmt.Errorf("%w: stream %q", ErrForeign, ack.Stream)
 		}
-		return nil
+		return ack.Seq, nil
 	}
 	switch ack.Error.ErrorCode {
 	case codeStoreFailed, codeInsufficient, codeNoStorage:
-		return fmt.Errorf("%w: %w", ErrFull, ack.Error)
+		return 0, fmt.Errorf("%w: %w", ErrFull, ack.Error)
 	case codeTooLarge:
-		return fmt.Errorf("%w: %w", ErrTooLarge, ack.Error)
+		return 0, fmt.Errorf("%w: %w", ErrTooLarge, ack.Error)
 	case codeInProcess, codeTemporarilyDown:
-		return fmt.Errorf("%w: %w", ErrBusy, ack.Error)
+		return 0, fmt.Errorf("%w: %w", ErrBusy, ack.Error)
 	}
 	if ack.Error.Code == 503 {
-		return fmt.Errorf("%w: %w", ErrBusy, ack.Error)
+		return 0, fmt.Errorf("%w: %w", ErrBusy, ack.Error)
 	}
-	return ack.Error
+	return 0, ack.Error
 }

@@ -1,0 +1,147 @@
+package fabric
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"maps"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// A posting is a message on its way into a stream.
+//
+// One that was stored at the first attempt is used again, with the address at which that
+// was acknowledged: to route to an address that it has not seen before costs the server
+// as much as all else about an acknowledgement. What comes there late, about the message
+// before, is known by its place in the stream, or, if it is a refusal, asked again
+// elsewhere.
+type posting struct {
+	to      PID // who speaks in the address of the acknowledgement
+	subject string
+	timer   *time.Timer
+
+	id     uint64
+	mailID string      // for the server; empty: none
+	header nats.Header // beside that
+	data   []byte
+	dead   bool // it goes to the dead letters, and does not count in Stats.Sent
+
+	gone   bool        // nobody waits for it; outbox.publishing guards it
+	handed atomic.Bool // the outbox is done with it
+	call   *call       // of the newest attempt; nil when that is answered, but if it was stored
+	reply  string      // where call is answered
+	began  time.Time
+	tries  int
+	open   int    // attempts that were not answered: they may have been stored
+	lost   int    // attempts whose answers may not be theirs; the next answer settles it
+	seq    uint64 // its place in the stream, once it is stored
+	err    error  // of the last attempt
+}
+
+// address makes a durable message of o.
+func (p *mailer) address(to PID, chosen bool, o *outgoing) *posting {
+	id := tag{kind: kindMail, nonce: p.c.nonce, typ: o.typ, id: o.id}
+	var s *posting
+	if chosen { // it may have its place in the stream already
+		id.secret, s = p.mac(to, o.id), newPosting()
+	} else {
+		id.secret, s = random(secretLen), p.idle.take()
+	}
+	if s.to != to {
+		s.to, s.subject, s.reply = to, p.c.subj.mail(to), ""
+	}
+	var buf [128]byte
+	s.mailID = string(id.append(append(append(buf[:0], p.c.cfg.pid...), '.')))
+	s.id, s.header, s.data = o.id, o.header, o.data
+	return s
+}
+
+// mac is the part of an id that nobody can foresee but this courier, and that is the same
+// for the same receiver and number: of a number that the caller chose. Those of others are
+// random.
+func (p *mailer) mac(to PID, id uint64) string {
+	var buf [len(p.key) + 8 + 64]byte // on the stack: a name has at most 64 bytes
+	b := binary.BigEndian.AppendUint64(append(buf[:0], p.key[:]...), id)
+	sum := sha256.Sum256(append(b, to...))
+	n := binary.BigEndian.Uint64(sum[:]) // too little of it to compute the sum of a longer input
+	var out [secretLen]byte
+	for i := range out {
+		out[i] = base62[n%62]
+		n /= 62
+	}
+	return string(out[:])
+}
+
+// fullHeader is what s has to have on the wire.
+func (s *posting) fullHeader() nats.Header {
+	if s.mailID == "" {
+		return s.header
+	}
+	header := make(nats.Header, len(s.header)+1)
+	maps.Copy(header, s.header)
+	header[headerID] = []string{s.mailID}
+	return header
+}
+
+// await opens the call for the next answer to s.
+func (p *mailer) await(s *posting) {
+	if s.call == nil {
+		s.call, s.reply = newCall(s.id, s.to), ""
+	}
+	if s.reply == "" {
+		t := tag{kind: kindMail, nonce: p.c.nonce, id: s.call.id, secret: s.call.secret}
+		at := p.at
+		if at == "" {
+			at = p.c.subj.atMe
+		}
+		s.call.from = s.to
+		s.reply = string(t.append([]byte(at + string(s.to) + ".")))
+	}
+	p.calls.add(s.call)
+	if p.c.closed.Load() { // close may not have seen it
+		p.close()
+	}
+}
+
+// maxIdle bounds the postings that are kept to be used again.
+const maxIdle = 256
+
+// postings are those to be used again.
+type postings struct {
+	mu  sync.Mutex // guards all
+	all []*posting
+}
+
+// take returns the one that was used last, or a new one.
+func (i *postings) take() *posting {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	n := len(i.all)
+	if n == 0 {
+		return newPosting()
+	}
+	s := i.all[n-1]
+	i.all = i.all[:n-1]
+	return s
+}
+
+func newPosting() *posting { return &posting{timer: time.NewTimer(repeatAfter)} }
+
+// reuse keeps s, which is stored, for another message, and reports whether it may: not if
+// more may come of it than the answer it had, or if the outbox is not done with it.
+func (p *mailer) reuse(s *posting) bool {
+	if s.dead || s.tries > 1 || !s.handed.Load() {
+		return false
+	}
+	s.call.stored = s.seq
+	s.header, s.data = nil, nil
+	p.idle.mu.Lock()
+	defer p.idle.mu.Unlock()
+	if len(p.idle.all) < maxIdle {
+		p.idle.all = append(p.idle.all, s)
+	}
+	return true
+}
