@@ -41,3 +41,29 @@ func TestSeen(t *testing.T) {
 		t.Error("what was removed is still known")
 	}
 }
+
+// One of the newest ids is known when it comes again, also just before and just after a
+// generation is full.
+func TestSeenWhereItIsFull(t *testing.T) {
+	for _, total := range []int{1, maxSeen - 1, maxSeen, maxSeen + 1, 2*maxSeen - 1, 2 * maxSeen, 2*maxSeen + 1} {
+		for _, age := range []int{1, maxSeen / 2, maxSeen} { // of the one that comes again
+			if age > total {
+				continue
+			}
+			var s seen
+			for i := range total {
+				if !s.add(strconv.Itoa(i)) {
+					t.Fatalf("%d is not new", i)
+				}
+			}
+			for range 2 {
+				if again := total - age; s.add(strconv.Itoa(again)) {
+					t.Errorf("after %d, %d is new again", total, again)
+				}
+			}
+			if !s.add(strconv.Itoa(total)) {
+				t.Errorf("%d is not new", total)
+			}
+		}
+	}
+}
