@@ -224,25 +224,9 @@ func (p *mailer) listen() error {
 
 // answered gives what came back to who waits for it.
 func (p *mailer) answered(from PID, t tag, a answer) {
-	p.calls.mu.Lock()
-	w := p.calls.find(t, from)
-	if w != nil && w.stored > 0 && a.err == nil && p.stale(w, a.data) {
-		w = nil
-	}
-	if w != nil {
-		delete(p.calls.m, t.secret)
-	}
-	p.calls.mu.Unlock()
-	if w != nil {
+	if w := p.calls.match(t, from); w != nil {
 		w.answer <- a
 	}
-}
-
-// stale reports whether an answer is not about the message that w awaits, but about one
-// before, which was stored: it has no newer place in our stream.
-func (p *mailer) stale(w *call, data []byte) bool {
-	seq, err := p.office.Stored(data)
-	return err == nil && seq <= w.stored || errors.Is(err, mail.ErrForeign)
 }
 
 // An attempt is repeated when repeatAfter has passed, then twice as long each time,
@@ -275,25 +259,17 @@ func (p *mailer) attend(ctx context.Context, s *posting) error {
 		var end error
 		select {
 		case a := <-s.call.answer:
-			w := s.call
-			s.call = nil
 			s.open--
 			if a.err == ErrClosed {
 				s.open++
 				end = a.err
 				break
 			}
-			v, err := p.verdict(s, w, a)
+			v, err := p.verdict(s, a)
 			if v == settled {
-				if err == nil {
-					s.call = w
-				}
 				return doubted(s, err)
 			}
-			s.err = err
-			if w.stored > 0 && a.err == nil { // this message's answer may be another
-				s.lost++
-			}
+			s.call, s.err = nil, err
 			if v == tryLater {
 				if end = p.prepare(ctx, s); end != nil {
 					break
@@ -312,9 +288,6 @@ func (p *mailer) attend(ctx context.Context, s *posting) error {
 				end = context.DeadlineExceeded
 				break
 			} else if waited < repeatUntil {
-				if s.call.stored > 0 && p.calls.take(s.call) {
-					s.call = nil // if the stream was lost, its answers look like late ones
-				}
 				p.again(s)
 				s.timer.Reset(min(repeatAfter<<min(s.tries, 4), max(DefaultRequestTimeout-waited, repeatAfter)))
 			}
@@ -333,13 +306,19 @@ func (p *mailer) attend(ctx context.Context, s *posting) error {
 type verdict uint8
 
 const (
-	settled    verdict = iota // stored, or refused for good
-	tryLater                  // after a pause
-	tryAnother                // at once, at another address
+	settled  verdict = iota // stored, or refused for good
+	tryLater                // after a pause
+	tryNow                  // elsewhere
 )
 
-// verdict says what an answer to w means.
-func (p *mailer) verdict(s *posting, w *call, a answer) (verdict, error) {
+// errEarlier is what an acknowledgement means that may be of the message before.
+var errEarlier = errors.New("acknowledged at the place of an earlier message")
+
+// verdict says what an answer to s means. At an address that was used before only a later
+// place in the same stream is trusted, once s was published: anything else may be about the
+// message before, or the stream was made anew, and s is to be repeated at an address of its
+// own.
+func (p *mailer) verdict(s *posting, a answer) (verdict, error) {
 	if a.err == errBounced { // nobody writes to the stream
 		return tryLater, ErrNoMail
 	}
@@ -350,18 +329,25 @@ func (p *mailer) verdict(s *posting, w *call, a answer) (verdict, error) {
 	if s.dead {
 		read = p.office.Parked
 	}
-	var err error
-	s.seq, err = read(a.data)
+	place, err := read(a.data)
+	handed := s.handed.Load()
+	if s.before.Seq > 0 && (!place.After(s.before) || !handed && s.tries == 1) {
+		if handed {
+			s.lost++
+		} else { // the outbox may publish it after the repetition
+			s.open++
+		}
+		return tryNow, cmp.Or(err, errEarlier)
+	}
 	switch {
 	case err == nil:
+		s.before = place
 		return settled, nil
 	case errors.Is(err, mail.ErrBusy):
 		return tryLater, err
 	case errors.Is(err, mail.ErrForeign): // what our stream says is still to come
 		s.open++
 		return tryLater, err
-	case w.stored > 0: // it may be about the message before
-		return tryAnother, err
 	case errors.Is(err, mail.ErrFull):
 		return settled, fmt.Errorf("%w: %w", ErrMailboxFull, err)
 	case errors.Is(err, mail.ErrTooLarge):
@@ -387,7 +373,7 @@ func (p *mailer) prepare(ctx context.Context, s *posting) error {
 // that says that nothing was stored does not match then.
 func doubted(s *posting, err error) error {
 	switch _, denied := errors.AsType[*PermissionError](err); {
-	case err == nil || s.open == 0:
+	case err == nil, s.open == 0 && (s.lost == 0 || mail.Definite(err)):
 		return err
 	case denied:
 		return fmt.Errorf("%w: message %d: an attempt was not answered, another: %w", ErrUnknownOutcome, s.id, err)

@@ -9,15 +9,17 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/natsfabric/natsfabric/internal/mail"
 )
 
 // A posting is a message on its way into a stream.
 //
-// One that was stored at the first attempt is used again, with the address at which that
-// was acknowledged: to route to an address that it has not seen before costs the server
-// as much as all else about an acknowledgement. What comes there late, about the message
-// before, is known by its place in the stream, or, if it is a refusal, asked again
-// elsewhere.
+// One that was stored at the first attempt is used again when the outbox is done with it,
+// with the address at which it was acknowledged: to route to an address that it has not
+// seen before costs the server as much as all else about an acknowledgement. So to such an
+// address one attempt of each message before was published, and was answered; should it be
+// answered once more, verdict does not take that for an answer to the message now.
 type posting struct {
 	to      PID // who speaks in the address of the acknowledgement
 	subject string
@@ -31,14 +33,14 @@ type posting struct {
 
 	gone   bool        // nobody waits for it; outbox.publishing guards it
 	handed atomic.Bool // the outbox is done with it
-	call   *call       // of the newest attempt; nil when that is answered, but if it was stored
+	call   *call       // of the newest attempt; nil if that was answered and s is not stored
 	reply  string      // where call is answered
+	before mail.Place  // of the newest message that was acknowledged there, if any was
 	began  time.Time
 	tries  int
-	open   int    // attempts that were not answered: they may have been stored
-	lost   int    // attempts whose answers may not be theirs; the next answer settles it
-	seq    uint64 // its place in the stream, once it is stored
-	err    error  // of the last attempt
+	open   int   // attempts that were not answered: they may have been stored
+	lost   int   // attempts whose answers may not be theirs
+	err    error // of the last attempt
 }
 
 // address makes a durable message of o.
@@ -51,7 +53,7 @@ func (p *mailer) address(to PID, chosen bool, o *outgoing) *posting {
 		id.secret, s = random(secretLen), p.idle.take()
 	}
 	if s.to != to {
-		s.to, s.subject, s.reply = to, p.c.subj.mail(to), ""
+		s.to, s.subject, s.call = to, p.c.subj.mail(to), nil
 	}
 	var buf [128]byte
 	s.mailID = string(id.append(append(append(buf[:0], p.c.cfg.pid...), '.')))
@@ -86,24 +88,27 @@ func (s *posting) fullHeader() nats.Header {
 	return header
 }
 
-// await opens the call for the next answer to s.
+// await awaits an answer to s: to call, or, if that is nil, at an address of its own.
 func (p *mailer) await(s *posting) {
 	if s.call == nil {
-		s.call, s.reply = newCall(s.id, s.to), ""
-	}
-	if s.reply == "" {
-		t := tag{kind: kindMail, nonce: p.c.nonce, id: s.call.id, secret: s.call.secret}
-		at := p.at
-		if at == "" {
-			at = p.c.subj.atMe
-		}
-		s.call.from = s.to
-		s.reply = string(t.append([]byte(at + string(s.to) + ".")))
+		s.call, s.before = newCall(s.id, s.to), mail.Place{}
+		t := tag{kind: kindMail, nonce: p.c.nonce, id: s.id, secret: s.call.secret}
+		var buf [160]byte
+		s.reply = string(t.append(append(buf[:0], p.awaitedAt(s.to)...)))
 	}
 	p.calls.add(s.call)
 	if p.c.closed.Load() { // close may not have seen it
 		p.close()
 	}
+}
+
+// awaitedAt begins the addresses at which the storing of messages to a process is
+// acknowledged.
+func (p *mailer) awaitedAt(to PID) string {
+	if p.at == "" {
+		return p.c.subj.reply(p.c.cfg.pid, to)
+	}
+	return p.at + string(to) + "."
 }
 
 // maxIdle bounds the postings that are kept to be used again.
@@ -136,7 +141,6 @@ func (p *mailer) reuse(s *posting) bool {
 	if s.dead || s.tries > 1 || !s.handed.Load() {
 		return false
 	}
-	s.call.stored = s.seq
 	s.header, s.data = nil, nil
 	p.idle.mu.Lock()
 	defer p.idle.mu.Unlock()

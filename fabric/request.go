@@ -42,7 +42,6 @@ type call struct {
 	// service is whose provider was asked, if from is nobody.
 	service  string
 	gathered string      // the secret of the frame that it was sent in, if it was
-	stored   uint64      // place in the stream of the message before, if it is a mailer's that is used again
 	answer   chan answer // capacity 1: whoever takes the call from calls sends one
 }
 
@@ -99,19 +98,11 @@ func (s *calls) take(w *call) bool {
 func (s *calls) match(t tag, from PID) *call {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	w := s.find(t, from)
-	if w != nil {
-		delete(s.m, t.secret)
-	}
-	return w
-}
-
-// find is match that does not remove the call. It needs s.mu.
-func (s *calls) find(t tag, from PID) *call {
 	w := s.m[t.secret]
 	if w == nil || w.id != t.id || w.from != from && (w.from != nobody || from == External) {
 		return nil
 	}
+	delete(s.m, t.secret)
 	return w
 }
 

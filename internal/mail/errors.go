@@ -68,32 +68,55 @@ func category(err error) error {
 	return err
 }
 
+// A Place is where a message is stored: JetStream's domain, empty if it has no name, and
+// the number in the stream.
+type Place struct {
+	Domain string
+	Seq    uint64
+}
+
+// After reports whether p is a later place than q in the same stream.
+func (p Place) After(q Place) bool { return p.Domain == q.Domain && p.Seq > q.Seq }
+
 // Stored reads what JetStream answered to a publish to the mail stream. Without an error
-// the message is stored, now or, under the same id, before, and has the place seq.
-func (o *Office) Stored(data []byte) (seq uint64, err error) { return stored(o.mailName(), data) }
+// the message is stored, now or, under the same id, before.
+func (o *Office) Stored(data []byte) (Place, error) { return stored(o.mailName(), data) }
 
 // Parked is [Office.Stored] for the stream of dead letters.
-func (o *Office) Parked(data []byte) (seq uint64, err error) { return stored(o.deadName(), data) }
+func (o *Office) Parked(data []byte) (Place, error) { return stored(o.deadName(), data) }
 
-// plainAck returns the place that data acknowledges, 0 unless it is, byte for byte, what
-// the server nearly always writes: an acknowledgement without anything special. The rest
-// is left to a parser, which takes as long as all else that is done for a message.
-func plainAck(stream string, data []byte) (seq uint64) {
+// Definite reports whether an error of Stored refuses a message and not only one attempt
+// to store it: then no attempt before that one was stored either. The server looks for the
+// id before it says that a limit is reached, and a size is too large each time. Other
+// refusals, those of an account's limits for one, come before it looks for the id.
+func Definite(err error) bool {
+	e, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && (e.ErrorCode == codeStoreFailed || e.ErrorCode == codeTooLarge)
+}
+
+// plainAck returns the place that data acknowledges. It is not ok unless data is, byte for
+// byte, what the server nearly always writes: an acknowledgement without anything special.
+// The rest is left to a parser, which takes as long as all else that is done for a message.
+func plainAck(stream string, data []byte) (p Place, ok bool) {
 	rest, ok := bytes.CutPrefix(data, []byte(`{"stream":"`))
 	if !ok || !bytes.HasPrefix(rest, []byte(stream)) {
-		return 0
+		return Place{}, false
 	}
 	rest, ok = bytes.CutPrefix(rest[len(stream):], []byte(`"`))
-	if domain, has := bytes.CutPrefix(rest, []byte(`,"domain":"`)); has {
-		_, rest, has = bytes.Cut(domain, []byte(`"`))
-		ok = ok && has
+	domain, has := bytes.CutPrefix(rest, []byte(`,"domain":"`))
+	if has {
+		if domain, rest, has = bytes.Cut(domain, []byte(`"`)); !has || bytes.IndexByte(domain, '\\') >= 0 {
+			return Place{}, false
+		}
+		p.Domain = string(domain)
 	}
 	rest, plain := bytes.CutPrefix(rest, []byte(`,"seq":`))
 	digits, end := bytes.CutSuffix(rest, []byte("}"))
-	if !ok || !plain || !end {
-		return 0
+	p.Seq = number(digits)
+	if !ok || !plain || !end || p.Seq == 0 {
+		return Place{}, false
 	}
-	return number(digits)
+	return p, true
 }
 
 // number reads a decimal number above 0, without more; 0 if b is none.
@@ -110,34 +133,40 @@ func number(b []byte) (n uint64) {
 	return n
 }
 
-func stored(stream string, data []byte) (seq uint64, err error) {
-	if seq := plainAck(stream, data); seq > 0 {
-		return seq, nil
+func stored(stream string, data []byte) (Place, error) {
+	if p, ok := plainAck(stream, data); ok {
+		return p, nil
 	}
 	var ack struct {
 		Stream string              `json:"stream"`
+		Domain string              `json:"domain"`
 		Seq    uint64              `json:"seq"`
 		Error  *jetstream.APIError `json:"error"`
 	}
 	if err := json.Unmarshal(data, &ack); err != nil {
-		return 0, fmt.Errorf("%w: %w", ErrForeign, err)
+		return Place{}, fmt.Errorf("%w: %w", ErrForeign, err)
 	}
 	if ack.Error == nil {
 		if ack.Stream != stream || ack.Seq == 0 {
-			return 0, fmt.Errorf("%w: stream %q", ErrForeign, ack.Stream)
+			return Place{}, fmt.Errorf("%w: stream %q", ErrForeign, ack.Stream)
 		}
-		return ack.Seq, nil
+		return Place{ack.Domain, ack.Seq}, nil
 	}
-	switch ack.Error.ErrorCode {
+	return Place{}, refusal(ack.Error)
+}
+
+// refusal puts the package's own error before JetStream's.
+func refusal(e *jetstream.APIError) error {
+	switch e.ErrorCode {
 	case codeStoreFailed, codeInsufficient, codeNoStorage:
-		return 0, fmt.Errorf("%w: %w", ErrFull, ack.Error)
+		return fmt.Errorf("%w: %w", ErrFull, e)
 	case codeTooLarge:
-		return 0, fmt.Errorf("%w: %w", ErrTooLarge, ack.Error)
+		return fmt.Errorf("%w: %w", ErrTooLarge, e)
 	case codeInProcess, codeTemporarilyDown:
-		return 0, fmt.Errorf("%w: %w", ErrBusy, ack.Error)
+		return fmt.Errorf("%w: %w", ErrBusy, e)
 	}
-	if ack.Error.Code == 503 {
-		return 0, fmt.Errorf("%w: %w", ErrBusy, ack.Error)
+	if e.Code == 503 {
+		return fmt.Errorf("%w: %w", ErrBusy, e)
 	}
-	return 0, ack.Error
+	return e
 }
