@@ -31,6 +31,7 @@ func TestStored(t *testing.T) {
 		`{"stream":"fab_c_e_dead", "seq":7}`:                   ErrForeign,
 		`{}`:                                                   ErrForeign, ``: ErrForeign, `null`: ErrForeign, `7`: ErrForeign, `"x"`: ErrForeign,
 		`{"error":{"code":503,"err_code":10077,"description":"maximum messages per subject exceeded"},"stream":"fab_c_e_mail","seq":0}`: ErrFull,
+		`{"error":{"code":503,"err_code":10077,"description":"d"},"stream":"another","seq":0}`:                                          ErrForeign,
 		`{"error":{"code":400,"err_code":10054,"description":"d"},"stream":"fab_c_e_mail","seq":0}`:                                     ErrTooLarge,
 		`{"error":{"code":503,"err_code":10008,"description":"d"}}`:                                                                     ErrBusy,
 		`{"error":{"code":503,"err_code":1,"description":"d"}}`:                                                                         ErrBusy,

@@ -21,8 +21,8 @@ var (
 	ErrTooLarge = errors.New("larger than the mail stream takes")
 	// ErrBusy: not stored at the moment; try again.
 	ErrBusy = errors.New("the mail stream is busy")
-	// ErrForeign: an acknowledgement that is none, or another stream's.
-	ErrForeign = errors.New("acknowledged by something else")
+	// ErrForeign: an answer that is none, or another stream's.
+	ErrForeign = errors.New("answered by something else")
 )
 
 // A ConfigError names a setting of an existing stream that a fabric cannot use.
@@ -146,13 +146,13 @@ func stored(stream string, data []byte) (Place, error) {
 	if err := json.Unmarshal(data, &ack); err != nil {
 		return Place{}, fmt.Errorf("%w: %w", ErrForeign, err)
 	}
-	if ack.Error == nil {
-		if ack.Stream != stream || ack.Seq == 0 {
-			return Place{}, fmt.Errorf("%w: stream %q", ErrForeign, ack.Stream)
-		}
-		return Place{ack.Domain, ack.Seq}, nil
+	switch {
+	case ack.Error != nil && (ack.Stream == stream || ack.Stream == ""):
+		return Place{}, refusal(ack.Error)
+	case ack.Error != nil, ack.Stream != stream, ack.Seq == 0:
+		return Place{}, fmt.Errorf("%w: stream %q", ErrForeign, ack.Stream)
 	}
-	return Place{}, refusal(ack.Error)
+	return Place{ack.Domain, ack.Seq}, nil
 }
 
 // refusal puts the package's own error before JetStream's.
