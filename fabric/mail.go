@@ -242,13 +242,13 @@ const (
 func (p *mailer) finish(ctx context.Context, s *posting) error {
 	err := p.attend(ctx, s)
 	s.timer.Stop()
-	if err == nil && p.reuse(s) {
-		return nil
-	}
-	if s.call != nil {
+	if s.call != nil && err != nil {
 		p.calls.take(s.call)
 	}
 	p.abandon(s)
+	if err == nil {
+		p.reuse(s)
+	}
 	return err
 }
 
@@ -330,9 +330,8 @@ func (p *mailer) verdict(s *posting, a answer) (verdict, error) {
 		read = p.office.Parked
 	}
 	place, err := read(a.data)
-	handed := s.handed.Load()
-	if s.before.Seq > 0 && (!place.After(s.before) || !handed && s.tries == 1) {
-		if handed {
+	if s.before.Seq > 0 && (!place.After(s.before) || !s.begun.Load() && s.tries == 1) {
+		if s.handed.Load() {
 			s.lost++
 		} else { // the outbox may publish it after the repetition
 			s.open++

@@ -155,7 +155,7 @@ var mutants = []natstest.Mutant{
 	},
 	{
 		Name: "the outbox keeps what was stored by a repetition", File: "fabric/mail.go",
-		Old: "	p.abandon(s)\n	return err\n", New: "	return err\n",
+		Old: "	p.abandon(s)\n	if err == nil {\n", New: "	if err == nil {\n",
 		Suites: []natstest.Suite{{Pkg: "./fabric", Run: "Outbox"}},
 	},
 	{
@@ -180,7 +180,7 @@ var mutants = []natstest.Mutant{
 	},
 	{
 		Name: "what was not published is acknowledged", File: "fabric/mail.go",
-		Old: " || !handed && s.tries == 1) {\n", New: ") {\n",
+		Old: " || !s.begun.Load() && s.tries == 1) {\n", New: ") {\n",
 		Suites: []natstest.Suite{{Pkg: "./fabric", Run: "PostingAnswered"}},
 	},
 	{

@@ -33,6 +33,7 @@ type posted struct {
 // when nobody uses s any more.
 func (p *mailer) enqueue(s *posting) {
 	p.outbox.once.Do(p.startOutbox)
+	s.begun.Store(false)
 	s.handed.Store(false)
 	s.began, s.tries, s.open, s.lost, s.err = time.Now(), 1, 1, 0, nil
 	p.await(s)
@@ -72,6 +73,7 @@ func (p *mailer) runOutbox() {
 			if q.s.gone {
 				continue
 			}
+			q.s.begun.Store(true)
 			header := plain
 			if id[0] = q.s.mailID; id[0] == "" || len(q.s.header) > 0 {
 				header = q.s.fullHeader()
@@ -94,12 +96,13 @@ func (p *mailer) runOutbox() {
 }
 
 // abandon makes sure that s is not published any more by the outbox: a repetition may have
-// been stored before its turn came, and its caller may change it now.
+// been stored before its turn came, and its caller may change it now. Afterwards the outbox
+// has handed it over, or never will.
 func (p *mailer) abandon(s *posting) {
 	if s.handed.Load() {
 		return
 	}
 	p.outbox.publishing.Lock()
-	s.gone = true
+	s.gone = !s.handed.Load()
 	p.outbox.publishing.Unlock()
 }

@@ -32,6 +32,7 @@ type posting struct {
 	dead   bool // it goes to the dead letters, and does not count in Stats.Sent
 
 	gone   bool        // nobody waits for it; outbox.publishing guards it
+	begun  atomic.Bool // the outbox publishes it: it may be answered
 	handed atomic.Bool // the outbox is done with it
 	call   *call       // of the newest attempt; nil if that was answered and s is not stored
 	reply  string      // where call is answered
@@ -135,11 +136,11 @@ func (i *postings) take() *posting {
 
 func newPosting() *posting { return &posting{timer: time.NewTimer(repeatAfter)} }
 
-// reuse keeps s, which is stored, for another message, and reports whether it may: not if
-// more may come of it than the answer it had, or if the outbox is not done with it.
-func (p *mailer) reuse(s *posting) bool {
+// reuse keeps s, which is stored, for another message, unless the outbox has it or more may
+// come of it than the answer it had.
+func (p *mailer) reuse(s *posting) {
 	if s.dead || s.tries > 1 || !s.handed.Load() {
-		return false
+		return
 	}
 	s.header, s.data = nil, nil
 	p.idle.mu.Lock()
@@ -147,5 +148,4 @@ func (p *mailer) reuse(s *posting) bool {
 	if len(p.idle.all) < maxIdle {
 		p.idle.all = append(p.idle.all, s)
 	}
-	return true
 }

@@ -100,7 +100,7 @@ func TestPostingIsUsedAgain(t *testing.T) {
 		"it is a dead letter": {tries: 1, dead: true},
 	} {
 		s.handed.Store(name != "the outbox has it")
-		if p.reuse(s) {
+		if p.reuse(s); len(p.idlePostings()) != 1 {
 			t.Errorf("%s, and it is used again", name)
 		}
 	}
