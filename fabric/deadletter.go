@@ -250,10 +250,9 @@ func (p *mailer) bury(ctx context.Context, d *deadParcel) error {
 		d.header[headerCut] = []string{strconv.Itoa(len(data))}
 		data = data[:max(room-64, 0)]
 	}
-	s := &posting{
-		to: p.c.cfg.pid, id: p.c.ownIDs.Add(1), subject: p.c.subj.dead(d.from), header: d.header, data: data,
-		stored: p.office.Parked, began: time.Now(),
-	}
+	s := newPosting()
+	s.to, s.subject, s.dead = p.c.cfg.pid, p.c.subj.dead(d.from), true
+	s.id, s.header, s.data = p.c.ownIDs.Add(1), d.header, data
 	p.enqueue(s)
 	return p.finish(ctx, s)
 }

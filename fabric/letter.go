@@ -156,17 +156,20 @@ type seen struct {
 // again when it has a new leader, which takes 10 s, and its patience is over.
 const maxSeen = 65_536
 
-func (s *seen) has(id string) bool {
-	_, now := s.now[id]
-	_, before := s.before[id]
-	return now || before
-}
-
-func (s *seen) add(id string) {
-	if s.now == nil || len(s.now) >= maxSeen {
-		s.before, s.now = s.now, make(map[string]struct{})
+// add remembers id as the newest, and reports whether it was not known.
+func (s *seen) add(id string) bool {
+	if s.now == nil {
+		s.now = make(map[string]struct{})
 	}
+	_, known := s.before[id]
+	n := len(s.now)
 	s.now[id] = struct{}{}
+	known = known || len(s.now) == n
+	if len(s.now) >= maxSeen { // only now: id had to be looked for in both
+		s.before, s.now = s.now, s.before
+		clear(s.now)
+	}
+	return !known
 }
 
 func (s *seen) remove(id string) {

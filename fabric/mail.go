@@ -5,10 +5,8 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -46,6 +44,7 @@ type mailer struct {
 	office *mail.Office
 	key    [sha256.Size]byte // of the macs in ids
 	calls  calls             // messages whose storing is to be acknowledged
+	idle   postings          // to be used again
 	turn   chan struct{}     // capacity 1: who holds its token looks after the streams
 	opened atomic.Bool       // the streams were there
 	outbox outbox
@@ -161,89 +160,26 @@ func (p *mailer) everyone(ctx context.Context) ([]PID, error) {
 	return pids, nil
 }
 
-// A posting is a message on its way into a stream.
-type posting struct {
-	to      PID // who speaks in the address of the acknowledgement
-	id      uint64
-	subject string
-	header  nats.Header
-	data    []byte
-	stored  func(ack []byte) error
-	counts  uint64 // in Stats.Sent
-
-	gone   bool        // nobody waits for it; outbox.publishing guards it
-	handed atomic.Bool // the outbox is done with it
-	call   *call
-	began  time.Time
-	tries  int
-	open   int   // attempts that were not answered: they may have been stored
-	err    error // of the last attempt
-}
-
-// address makes a durable message of o.
-func (p *mailer) address(to PID, chosen bool, o *outgoing) *posting {
-	id := tag{kind: kindMail, nonce: p.c.nonce, typ: o.typ, id: o.id, secret: p.mac(to, chosen, o.id)}
-	header := make(nats.Header, len(o.header)+1)
-	maps.Copy(header, o.header)
-	header[headerID] = []string{string(id.append(append([]byte(p.c.cfg.pid), '.')))}
-	return &posting{
-		to: to, id: o.id, subject: p.c.subj.mail(to), header: header, data: o.data,
-		stored: p.office.Stored, counts: 1, began: time.Now(),
-	}
-}
-
-// mac is the part of an id that nobody can foresee but this courier: of the receiver,
-// the number, and whether that was the caller's choice, so that it is never taken for
-// one of the node's own.
-func (p *mailer) mac(to PID, chosen bool, id uint64) string {
-	var buf [len(p.key) + 9 + 64]byte // on the stack: a name has at most 64 bytes
-	b := binary.BigEndian.AppendUint64(append(buf[:0], p.key[:]...), id)
-	if chosen {
-		b = append(b, 1)
-	} else {
-		b = append(b, 0)
-	}
-	sum := sha256.Sum256(append(b, to...))
-	n := binary.BigEndian.Uint64(sum[:]) // too little of it to compute the sum of a longer input
-	var out [secretLen]byte
-	for i := range out {
-		out[i] = base62[n%62]
-		n /= 62
-	}
-	return string(out[:])
-}
-
-// await opens the call for the next answer to s.
-func (p *mailer) await(s *posting) {
-	s.call = p.calls.open(s.id, s.to)
-	if p.c.closed.Load() { // close may not have seen it
-		p.close()
-	}
-}
-
 // again hands s to the connection once more. What becomes of it, finish finds out.
 func (p *mailer) again(s *posting) {
 	if s.call == nil {
 		p.await(s)
 	}
 	s.tries++
-	if s.err = p.publish(s, s.call); s.err == nil {
+	if s.err = p.publish(s, s.fullHeader(), s.reply); s.err == nil {
 		s.open++
 	}
 }
 
-// publish hands s to the connection, to be answered to w.
-func (p *mailer) publish(s *posting, w *call) error {
+// publish hands s to the connection, with a header, to be answered at reply.
+func (p *mailer) publish(s *posting, header nats.Header, reply string) error {
 	if !p.nc.IsConnected() { // a borrowed connection's buffer would take it
 		if p.nc.IsClosed() {
 			return natsError(nats.ErrConnectionClosed)
 		}
 		return ErrDisconnected
 	}
-	t := tag{kind: kindMail, nonce: p.c.nonce, id: s.id, secret: w.secret}
-	var buf [160]byte
-	reply := t.append(append(buf[:0], p.awaitedAt(s.to)...))
-	err := p.nc.PublishMsg(&nats.Msg{Subject: s.subject, Reply: string(reply), Header: s.header, Data: s.data})
+	err := p.nc.PublishMsg(&nats.Msg{Subject: s.subject, Reply: reply, Header: header, Data: s.data})
 	if err != nil {
 		return p.c.publishError(err, len(s.data))
 	}
@@ -286,15 +222,6 @@ func (p *mailer) listen() error {
 	return err
 }
 
-// awaitedAt begins the addresses at which the storing of messages to a process is
-// acknowledged.
-func (p *mailer) awaitedAt(to PID) string {
-	if p.at == "" {
-		return p.c.subj.reply(p.c.cfg.pid, to)
-	}
-	return p.at + string(to) + "."
-}
-
 // answered gives what came back to who waits for it.
 func (p *mailer) answered(from PID, t tag, a answer) {
 	if w := p.calls.match(t, from); w != nil {
@@ -311,51 +238,58 @@ const (
 
 // finish returns nil when s is stored, and repeats it until then, until ctx ends or, if
 // that has no deadline, until DefaultRequestTimeout has passed. An error wraps
-// [ErrUnknownOutcome] or says that it was not stored.
+// [ErrUnknownOutcome] or says that it was not stored. The caller uses s no more.
 func (p *mailer) finish(ctx context.Context, s *posting) error {
-	defer func() {
-		if s.call != nil {
-			p.calls.take(s.call)
-		}
-		p.abandon(s)
-	}()
+	err := p.attend(ctx, s)
+	s.timer.Stop()
+	if s.call != nil && err != nil {
+		p.calls.take(s.call)
+	}
+	p.abandon(s)
+	if err == nil {
+		p.reuse(s)
+	}
+	return err
+}
+
+func (p *mailer) attend(ctx context.Context, s *posting) error {
 	_, bounded := ctx.Deadline()
-	timer := time.NewTimer(max(repeatAfter-time.Since(s.began), 0)) // others of a broadcast were waited for
-	defer timer.Stop()
+	s.timer.Reset(max(repeatAfter-time.Since(s.began), 0)) // others of a broadcast were waited for
 	for {
 		var end error
 		select {
 		case a := <-s.call.answer:
-			s.call = nil
 			s.open--
 			if a.err == ErrClosed {
 				s.open++
 				end = a.err
 				break
 			}
-			retry, err := p.verdict(s, a)
-			if !retry {
+			v, err := p.verdict(s, a)
+			if v == settled {
 				return doubted(s, err)
 			}
-			s.err = err
-			if end = p.prepare(ctx, s); end != nil {
-				break
+			s.call, s.err = nil, err
+			if v == tryLater {
+				if end = p.prepare(ctx, s); end != nil {
+					break
+				}
 			}
-			if s.open > 0 && time.Since(s.began) >= repeatUntil { // it would be stored twice
+			if s.open+s.lost > 0 && time.Since(s.began) >= repeatUntil { // it would be stored twice
 				end = fmt.Errorf("too late to repeat it: %v", err)
 				break
 			}
 			p.again(s)
 			continue
-		case <-timer.C:
+		case <-s.timer.C:
 			if waited := time.Since(s.began); len(s.call.answer) > 0 { // it came first
-				timer.Reset(repeatAfter)
+				s.timer.Reset(repeatAfter)
 			} else if !bounded && waited >= DefaultRequestTimeout {
 				end = context.DeadlineExceeded
 				break
 			} else if waited < repeatUntil {
 				p.again(s)
-				timer.Reset(min(repeatAfter<<min(s.tries, 4), max(DefaultRequestTimeout-waited, repeatAfter)))
+				s.timer.Reset(min(repeatAfter<<min(s.tries, 4), max(DefaultRequestTimeout-waited, repeatAfter)))
 			}
 			continue
 		case <-ctx.Done():
@@ -368,29 +302,57 @@ func (p *mailer) finish(ctx context.Context, s *posting) error {
 	}
 }
 
-// verdict says what an answer means: stored, refused for good, or to be tried again.
-func (p *mailer) verdict(s *posting, a answer) (retry bool, err error) {
+// A verdict says what to do after an answer.
+type verdict uint8
+
+const (
+	settled  verdict = iota // stored, or refused for good
+	tryLater                // after a pause
+	tryNow                  // elsewhere
+)
+
+// errEarlier is what an acknowledgement means that may be of the message before.
+var errEarlier = errors.New("acknowledged at the place of an earlier message")
+
+// verdict says what an answer to s means. At an address that was used before only a later
+// place in the same stream is trusted, once s was published: anything else may be about the
+// message before, or the stream was made anew, and s is to be repeated at an address of its
+// own.
+func (p *mailer) verdict(s *posting, a answer) (verdict, error) {
 	if a.err == errBounced { // nobody writes to the stream
-		return true, ErrNoMail
+		return tryLater, ErrNoMail
 	}
 	if a.err != nil {
-		return false, a.err // a permission is missing
+		return settled, a.err // a permission is missing
 	}
-	err = s.stored(a.data)
+	read := p.office.Stored
+	if s.dead {
+		read = p.office.Parked
+	}
+	place, err := read(a.data)
+	if s.before.Seq > 0 && (!place.After(s.before) || !s.begun.Load() && s.tries == 1) {
+		if s.handed.Load() {
+			s.lost++
+		} else { // the outbox may publish it after the repetition
+			s.open++
+		}
+		return tryNow, cmp.Or(err, errEarlier)
+	}
 	switch {
 	case err == nil:
-		return false, nil
+		s.before = place
+		return settled, nil
 	case errors.Is(err, mail.ErrBusy):
-		return true, err
+		return tryLater, err
 	case errors.Is(err, mail.ErrForeign): // what our stream says is still to come
 		s.open++
-		return true, err
+		return tryLater, err
 	case errors.Is(err, mail.ErrFull):
-		return false, fmt.Errorf("%w: %w", ErrMailboxFull, err)
+		return settled, fmt.Errorf("%w: %w", ErrMailboxFull, err)
 	case errors.Is(err, mail.ErrTooLarge):
-		return false, fmt.Errorf("%w: %w", ErrTooLarge, err)
+		return settled, fmt.Errorf("%w: %w", ErrTooLarge, err)
 	}
-	return false, err
+	return settled, err
 }
 
 // prepare waits before the next attempt, and looks after the stream if it was not
@@ -410,7 +372,7 @@ func (p *mailer) prepare(ctx context.Context, s *posting) error {
 // that says that nothing was stored does not match then.
 func doubted(s *posting, err error) error {
 	switch _, denied := errors.AsType[*PermissionError](err); {
-	case err == nil || s.open == 0:
+	case err == nil, s.open == 0 && (s.lost == 0 || mail.Definite(err)):
 		return err
 	case denied:
 		return fmt.Errorf("%w: message %d: an attempt was not answered, another: %w", ErrUnknownOutcome, s.id, err)
@@ -421,7 +383,7 @@ func doubted(s *posting, err error) error {
 // given is the error of a message that was given up because of end.
 func (p *mailer) given(s *posting, end error) error {
 	waited := time.Since(s.began).Round(time.Millisecond)
-	if s.open > 0 {
+	if s.open+s.lost > 0 {
 		return fmt.Errorf("%w: message %d was not acknowledged as stored within %v: %w", ErrUnknownOutcome, s.id, waited, end)
 	}
 	if s.err != nil && !errors.Is(end, ErrNoMail) {

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -42,10 +43,11 @@ type mailbox struct {
 	cons jetstream.Consumer // of the next serve; run's alone
 	tick *time.Ticker       // each third of the server's patience
 
-	stop    context.CancelFunc // ends the fetching; nil before it begins
-	stopped chan struct{}      // closed when nothing is fetched any more
-	idle    chan struct{}      // capacity 1: a token means that a message was settled
-	parking chan struct{}      // capacity 1: a token means that there is something to park
+	stop    context.CancelFunc     // ends the fetching; nil before it begins
+	stopped chan struct{}          // closed when nothing is fetched any more
+	idle    chan struct{}          // capacity 1: a token means that a message was settled
+	parking chan struct{}          // capacity 1: a token means that there is something to park
+	last    atomic.Pointer[writer] // of the last message
 
 	mu       sync.Mutex         // guards the fields below
 	patience time.Duration      // of the server: whoever made the mailbox chose it
@@ -244,10 +246,13 @@ func (b *mailbox) admit(m jetstream.Msg) *Message {
 		b.ack(m.Reply(), ackAgain(handOver))
 		return nil
 	}
-	key := cmp.Or(id, "#"+strconv.FormatUint(meta.Sequence.Stream, 10))
+	key := id
+	if key == "" {
+		key = "#" + strconv.FormatUint(meta.Sequence.Stream, 10)
+	}
 	l := b.letters[meta.Sequence.Stream]
 	switch {
-	case l == nil && b.seen.has(key):
+	case l == nil && !b.seen.add(key):
 		b.mu.Unlock()
 		b.p.repeated.Add(1)
 		b.ack(m.Reply(), ackDone)
@@ -260,9 +265,9 @@ func (b *mailbox) admit(m jetstream.Msg) *Message {
 		b.mu.Unlock()
 		return nil
 	default:
+		b.seen.add(key)
 		l.attempt++
 	}
-	b.seen.add(key)
 	l.ack, l.state = m.Reply(), held
 	b.held++
 	last := l.attempt >= b.cfg.Attempts
@@ -279,7 +284,7 @@ func (b *mailbox) admit(m jetstream.Msg) *Message {
 		return nil
 	}
 	b.mu.Unlock()
-	msg.asked = &asked{courier: b.c, kind: kindMail, letter: l, attempt: l.attempt}
+	msg.asked.letter, msg.asked.attempt = l, l.attempt
 	return msg
 }
 
@@ -306,33 +311,60 @@ func (b *mailbox) decode(m jetstream.Msg) (msg *Message, id, reason string) {
 			b.c.invalid.Add(1)
 		}
 	}()
-	_, from, ok := b.c.subj.parseMail(m.Subject())
-	if !ok {
-		return nil, "", "the sender in the subject is no PID"
+	w := b.last.Load()
+	if w == nil || w.subject != m.Subject() {
+		_, from, ok := b.c.subj.parseMail(m.Subject())
+		if !ok {
+			return nil, "", "the sender in the subject is no PID"
+		}
+		w = &writer{subject: m.Subject(), from: from}
+		b.last.Store(w)
 	}
 	h := m.Headers()
 	if isForeign(h) {
 		return nil, "", "it was made by the server"
 	}
-	msg = &Message{From: from, To: b.c.cfg.pid, Header: userHeader(h), Mode: Durable, Data: m.Data()}
-	if from == External {
+	both := &struct {
+		Message
+		asked
+	}{
+		Message{From: w.from, To: b.c.cfg.pid, Header: userHeader(h), Mode: Durable, Data: m.Data()},
+		asked{courier: b.c, kind: kindMail},
+	}
+	msg = &both.Message
+	msg.asked = &both.asked
+	if w.from == External {
 		return msg, "", ""
 	}
 	ids := h[headerID]
 	if len(ids) != 1 {
 		return nil, "", "it has no id"
 	}
-	rest, ok := strings.CutPrefix(ids[0], string(from)+".")
+	rest, ok := strings.CutPrefix(ids[0], string(w.from)+".")
 	t, tagged := parseTag(rest)
 	if !ok || !tagged || t.kind != kindMail {
 		return nil, "", "its id is not of its sender"
 	}
-	msg.ID, msg.Type, msg.origin = t.id, t.typ, &origin{t.nonce}
+	if w.origin == nil || w.origin.nonce != t.nonce {
+		w = &writer{w.subject, w.from, &origin{t.nonce}}
+		b.last.Store(w)
+	}
+	msg.ID, msg.Type, msg.origin = t.id, t.typ, w.origin
 	return msg, ids[0], ""
+}
+
+// A writer is what the messages of one courier have in common.
+type writer struct {
+	subject string
+	from    PID
+	origin  *origin // nil if it is not known yet
 }
 
 // userHeader is what the sender's caller gave of a stored header, nil if nothing.
 func userHeader(h nats.Header) nats.Header {
+	if _, ok := h[headerID]; ok && len(h) == 1 {
+		return nil
+	}
 	var out nats.Header
 	for key, values := range h {
 		if badKey(key) != "" {

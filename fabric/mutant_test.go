@@ -7,7 +7,7 @@ import (
 	"github.com/natsfabric/natsfabric/internal/natstest"
 )
 
-// Deliberately broken variants of the links, which the tests must catch:
+// Deliberately broken variants of the links and of mail, which the tests must catch:
 //
 //	go test ./fabric -run Mutants -mutate -v -timeout 30m
 var mutate = flag.Bool("mutate", false, "run the broken variants of TestMutants")
@@ -147,6 +147,46 @@ var mutants = []natstest.Mutant{
 		Name: "answers need no secret of their own", File: "fabric/request.go",
 		Old: "id: it.id, secret: it.secret}, it.data)", New: "id: it.id, secret: t.secret}, it.data)",
 		Suites: []natstest.Suite{{Pkg: "./fabric", Run: "Gathered"}},
+	},
+	{
+		Name: "an id is looked for in one generation", File: "fabric/letter.go",
+		Old: "	return !known\n", New: "	return !known || n == 0\n",
+		Suites: []natstest.Suite{{Pkg: "./fabric", Run: "Seen"}},
+	},
+	{
+		Name: "the outbox keeps what was stored by a repetition", File: "fabric/mail.go",
+		Old: "	p.abandon(s)\n	if err == nil {\n", New: "	if err == nil {\n",
+		Suites: []natstest.Suite{{Pkg: "./fabric", Run: "Outbox"}},
+	},
+	{
+		Name: "a posting is used again while the outbox has it", File: "fabric/posting.go",
+		Old: " || !s.handed.Load() {\n", New: " {\n",
+		Suites: []natstest.Suite{{Pkg: "./fabric", Run: "Posting"}},
+	},
+	{
+		Name: "a posting is used again while it may be answered", File: "fabric/posting.go",
+		Old: "	if s.dead || s.tries > 1 ||", New: "	if s.dead ||",
+		Suites: []natstest.Suite{{Pkg: "./fabric", Run: "Posting"}},
+	},
+	{
+		Name: "a late acknowledgement counts", File: "internal/mail/errors.go",
+		Old: "p.Domain == q.Domain && p.Seq > q.Seq", New: "p.Domain == q.Domain && p.Seq > 0",
+		Suites: []natstest.Suite{{Pkg: "./fabric", Run: "MailLateAnswers"}},
+	},
+	{
+		Name: "an acknowledgement of another domain counts", File: "internal/mail/errors.go",
+		Old: "p.Domain == q.Domain && p.Seq > q.Seq", New: "p.Seq > q.Seq",
+		Suites: []natstest.Suite{{Pkg: "./fabric", Run: "MailLateAnswers"}},
+	},
+	{
+		Name: "what was not published is acknowledged", File: "fabric/mail.go",
+		Old: " || !s.begun.Load() && s.tries == 1) {\n", New: ") {\n",
+		Suites: []natstest.Suite{{Pkg: "./fabric", Run: "PostingAnswered"}},
+	},
+	{
+		Name: "every refusal is definite", File: "fabric/mail.go",
+		Old: "s.lost == 0 || mail.Definite(err)", New: "s.lost == 0 || err != nil",
+		Suites: []natstest.Suite{{Pkg: "./fabric", Run: "MailRefusedAgain"}},
 	},
 }
 

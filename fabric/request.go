@@ -64,15 +64,20 @@ type calls struct {
 
 func (s *calls) init() { s.m = make(map[string]*call) }
 
-func (s *calls) open(id uint64, from PID) *call { return s.add(&call{id: id, from: from}) }
+func newCall(id uint64, from PID) *call {
+	return &call{id: id, from: from, secret: random(secretLen), answer: make(chan answer, 1)}
+}
+
+func (s *calls) open(id uint64, from PID) *call { return s.add(newCall(id, from)) }
 
 // openAny is open for a request to whoever serves service.
 func (s *calls) openAny(id uint64, service string) *call {
-	return s.add(&call{id: id, from: nobody, service: service})
+	w := newCall(id, nobody)
+	w.service = service
+	return s.add(w)
 }
 
 func (s *calls) add(w *call) *call {
-	w.secret, w.answer = random(secretLen), make(chan answer, 1)
 	s.mu.Lock()
 	s.m[w.secret] = w
 	s.mu.Unlock()

@@ -58,7 +58,8 @@ import (
 //	seq     = the number of the (first) message on its link, 1, 2, 3 and so on
 //	secret  = 10 of 0-9 A-Z a-z, drawn at random for each request and marker; of several
 //	          requests or messages to be acknowledged (asks), or answers, n and secret are
-//	          those of the first, and the frame has those of each
+//	          those of the first, and the frame has those of each; of durable messages, those
+//	          of the first that was acknowledged at that address, one at a time (posting.go)
 //
 // With a header, the message is NATS's HPUB with the user's keys and no other.
 //
@@ -83,7 +84,8 @@ import (
 // The server stores no second message of an id that it knows, whoever sends it to
 // whomever. So an id that can be foreseen is one under which another process may send
 // first, and have the message taken for a repetition and dropped. The mac, 10 of
-// 0-9 A-Z a-z, is one that only the sender's courier can compute, of the receiver and n.
+// 0-9 A-Z a-z, is drawn at random; if the caller chose n, so that the id is to be the same
+// again, it is one that only the sender's courier can compute, of the receiver and n.
 // A receiver insists that the subject and the id name the same sender, and parks what
 // is not so.
 //

@@ -21,8 +21,8 @@ var (
 	ErrTooLarge = errors.New("larger than the mail stream takes")
 	// ErrBusy: not stored at the moment; try again.
 	ErrBusy = errors.New("the mail stream is busy")
-	// ErrForeign: an acknowledgement that is none, or another stream's.
-	ErrForeign = errors.New("acknowledged by something else")
+	// ErrForeign: an answer that is none, or another stream's.
+	ErrForeign = errors.New("answered by something else")
 )
 
 // A ConfigError names a setting of an existing stream that a fabric cannot use.
@@ -68,69 +68,105 @@ func category(err error) error {
 	return err
 }
 
-// Stored reads what JetStream answered to a publish to the mail stream. Nil means that
+// A Place is where a message is stored: JetStream's domain, empty if it has no name, and
+// the number in the stream.
+type Place struct {
+	Domain string
+	Seq    uint64
+}
+
+// After reports whether p is a later place than q in the same stream.
+func (p Place) After(q Place) bool { return p.Domain == q.Domain && p.Seq > q.Seq }
+
+// Stored reads what JetStream answered to a publish to the mail stream. Without an error
 // the message is stored, now or, under the same id, before.
-func (o *Office) Stored(data []byte) error { return stored(o.mailName(), data) }
+func (o *Office) Stored(data []byte) (Place, error) { return stored(o.mailName(), data) }
 
 // Parked is [Office.Stored] for the stream of dead letters.
-func (o *Office) Parked(data []byte) error { return stored(o.deadName(), data) }
+func (o *Office) Parked(data []byte) (Place, error) { return stored(o.deadName(), data) }
 
-// plainAck reports whether data is, byte for byte, what the server nearly always writes:
-// an acknowledgement without anything special. The rest is left to a parser, which takes
-// as long as all else that is done for a message.
-func plainAck(stream string, data []byte) bool {
+// Definite reports whether an error of Stored refuses a message and not only one attempt
+// to store it: then no attempt before that one was stored either. The server looks for the
+// id before it says that a limit is reached, and a size is too large each time. Other
+// refusals, those of an account's limits for one, come before it looks for the id.
+func Definite(err error) bool {
+	e, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && (e.ErrorCode == codeStoreFailed || e.ErrorCode == codeTooLarge)
+}
+
+// plainAck returns the place that data acknowledges. It is not ok unless data is, byte for
+// byte, what the server nearly always writes: an acknowledgement without anything special.
+// The rest is left to a parser, which takes as long as all else that is done for a message.
+func plainAck(stream string, data []byte) (p Place, ok bool) {
 	rest, ok := bytes.CutPrefix(data, []byte(`{"stream":"`))
 	if !ok || !bytes.HasPrefix(rest, []byte(stream)) {
-		return false
+		return Place{}, false
 	}
 	rest, ok = bytes.CutPrefix(rest[len(stream):], []byte(`"`))
-	if domain, has := bytes.CutPrefix(rest, []byte(`,"domain":"`)); has {
-		_, rest, has = bytes.Cut(domain, []byte(`"`))
-		ok = ok && has
+	domain, has := bytes.CutPrefix(rest, []byte(`,"domain":"`))
+	if has {
+		if domain, rest, has = bytes.Cut(domain, []byte(`"`)); !has || bytes.IndexByte(domain, '\\') >= 0 {
+			return Place{}, false
+		}
+		p.Domain = string(domain)
 	}
 	rest, plain := bytes.CutPrefix(rest, []byte(`,"seq":`))
 	digits, end := bytes.CutSuffix(rest, []byte("}"))
-	return ok && plain && end && isNumber(digits)
+	p.Seq = number(digits)
+	if !ok || !plain || !end || p.Seq == 0 {
+		return Place{}, false
+	}
+	return p, true
 }
 
-// isNumber reports whether b is a decimal number above 0.
-func isNumber(b []byte) bool {
+// number reads a decimal number above 0, without more; 0 if b is none.
+func number(b []byte) (n uint64) {
+	if len(b) > 19 || len(b) > 0 && b[0] == '0' { // it may overflow
+		return 0
+	}
 	for _, c := range b {
 		if c < '0' || c > '9' {
-			return false
+			return 0
 		}
+		n = n*10 + uint64(c-'0')
 	}
-	return len(b) > 0 && b[0] != '0'
+	return n
 }
 
-func stored(stream string, data []byte) error {
-	if plainAck(stream, data) {
-		return nil
+func stored(stream string, data []byte) (Place, error) {
+	if p, ok := plainAck(stream, data); ok {
+		return p, nil
 	}
 	var ack struct {
 		Stream string              `json:"stream"`
+		Domain string              `json:"domain"`
 		Seq    uint64              `json:"seq"`
 		Error  *jetstream.APIError `json:"error"`
 	}
 	if err := json.Unmarshal(data, &ack); err != nil {
-		return fmt.Errorf("%w: %w", ErrForeign, err)
+		return Place{}, fmt.Errorf("%w: %w", ErrForeign, err)
 	}
-	if ack.Error == nil {
-		if ack.Stream != stream || ack.Seq == 0 {
-			return fmt.Errorf("%w: stream %q", ErrForeign, ack.Stream)
-		}
-		return nil
+	switch {
+	case ack.Error != nil && (ack.Stream == stream || ack.Stream == ""):
+		return Place{}, refusal(ack.Error)
+	case ack.Error != nil, ack.Stream != stream, ack.Seq == 0:
+		return Place{}, fmt.Errorf("%w: stream %q", ErrForeign, ack.Stream)
 	}
-	switch ack.Error.ErrorCode {
+	return Place{ack.Domain, ack.Seq}, nil
+}
+
+// refusal puts the package's own error before JetStream's.
+func refusal(e *jetstream.APIError) error {
+	switch e.ErrorCode {
 	case codeStoreFailed, codeInsufficient, codeNoStorage:
-		return fmt.Errorf("%w: %w", ErrFull, ack.Error)
+		return fmt.Errorf("%w: %w", ErrFull, e)
 	case codeTooLarge:
-		return fmt.Errorf("%w: %w", ErrTooLarge, ack.Error)
+		return fmt.Errorf("%w: %w", ErrTooLarge, e)
 	case codeInProcess, codeTemporarilyDown:
-		return fmt.Errorf("%w: %w", ErrBusy, ack.Error)
+		return fmt.Errorf("%w: %w", ErrBusy, e)
 	}
-	if ack.Error.Code == 503 {
-		return fmt.Errorf("%w: %w", ErrBusy, ack.Error)
+	if e.Code == 503 {
+		return fmt.Errorf("%w: %w", ErrBusy, e)
 	}
-	return ack.Error
+	return e
 }
