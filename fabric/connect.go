@@ -110,7 +110,7 @@ func (l *link) options(ctx context.Context, cfg Config) []nats.Option {
 		nats.ReconnectBufSize(-1), // nothing is sent late: a send fails, or it is out
 		nats.ReconnectWait(250 * time.Millisecond),
 		nats.PingInterval(pingEvery * l.gate.ping),
-		nats.MaxPingsOutstanding(5),
+		nats.MaxPingsOutstanding(2),
 		nats.Timeout(connectTimeout(ctx)),
 		nats.CustomInboxPrefix(newSubjects(cfg.Cluster, cfg.Env, cfg.PID).inbox()),
 		nats.IgnoreAuthErrorAbort(),

@@ -191,13 +191,18 @@ func (n *Node) followSession() {
 	}
 }
 
-// inspectEvery is how often a node looks at the bucket's settings.
-const inspectEvery = 30 * time.Second
+// inspectEvery is how often a node looks at the bucket's settings; one of many waits at
+// least inspectEach for every member, so that they ask five times a second together.
+const (
+	inspectEvery = 30 * time.Second
+	inspectEach  = 200 * time.Millisecond
+)
 
 // followBucket reports settings of the bucket that are not a fabric's.
 func (n *Node) followBucket() {
 	ticker := time.NewTicker(inspectEvery)
 	defer ticker.Stop()
+	looked := time.Now() // by Join
 	var told []*kv.ConfigError
 	for {
 		select {
@@ -205,6 +210,10 @@ func (n *Node) followBucket() {
 		case <-n.ctx.Done():
 			return
 		}
+		if time.Since(looked) < time.Duration(n.size())*inspectEach {
+			continue
+		}
+		looked = time.Now()
 		_, wrong, err := n.bucket.Inspect(n.ctx)
 		if err != nil { // not there, or not to be asked: the session finds that out
 			continue
@@ -324,6 +333,16 @@ func (n *Node) others() []PID {
 		}
 	}
 	return pids
+}
+
+// size returns how many are in the view.
+func (n *Node) size() int {
+	r := n.roster.Load()
+	if r == nil {
+		return 0
+	}
+	v, _ := r.View()
+	return len(v.Members)
 }
 
 // peers returns the view as the PIDs and their incarnations, and what is closed when

@@ -16,8 +16,10 @@ import (
 const Reread = 5 * time.Second
 
 const (
-	// rereadAll is how often a watch of many keys reads them all again.
-	rereadAll = 6 * Reread
+	// rereadAll is how often a watch of many keys reads again what it has not been told of
+	// since, or rereadEach for every key if that is longer.
+	rereadAll  = 6 * Reread
+	rereadEach = 200 * time.Millisecond
 	// fewChanges is how many changes a watch reads one after the other.
 	fewChanges = 32
 )
@@ -32,7 +34,7 @@ type Watch struct {
 	changed chan struct{} // capacity 1: full means there is something to take
 
 	// Of run alone.
-	all     time.Time // when everything was read
+	all     time.Time // when everything had been read, or was told since; zero: to be read
 	created time.Time // of the stream, at the last reading
 	marks   [2]uint64 // the stream's last revision at the reading before the last, and at the last
 
@@ -216,9 +218,10 @@ func (w *Watch) read(ctx context.Context) error {
 //
 // These are the ones with a revision after the last reading but one, which the server
 // finds for a pattern: not after the last, because a server that was just deposed answers
-// from the past. Where too many change to read them one by one, the feed tells of most,
-// and those that it has not told of for a round are read. From time to time, and when the
-// stream is another or has gone back, all are.
+// from the past. Where too many change to read them one by one, the feed tells of most, and
+// those are read that it has not told of for a round, or for half a lease, in which every
+// session is renewed. From time to time all are of which
+// nothing was heard since the last time, and when the stream is another or has gone back, all.
 func (w *Watch) look(ctx context.Context, began time.Time) (listed map[string]struct{}, entries []Entry, err error) {
 	if !strings.ContainsAny(w.pattern, "*>") {
 		e, err := w.b.Get(ctx, w.pattern)
@@ -230,20 +233,23 @@ func (w *Watch) look(ctx context.Context, began time.Time) (listed map[string]st
 		return nil, nil, err
 	}
 	if !l.created.Equal(w.created) || l.last < w.marks[1] {
-		w.created, w.marks = l.created, [2]uint64{}
+		w.created, w.marks, w.all = l.created, [2]uint64{}, time.Time{}
 	}
-	unread, full := l.keys, true
-	if since := w.marks[0]; since != 0 && began.Sub(w.all) <= rereadAll {
-		full = false
+	since, unread := w.marks[0], l.keys
+	full := since == 0 || began.Sub(w.all) > max(rereadAll, time.Duration(len(l.keys))*rereadEach)
+	if since != 0 && !w.all.IsZero() {
 		all := false
 		if entries, all, err = w.since(ctx, since); err != nil {
 			return nil, nil, err
 		}
 		unread = w.doubtful(l, entries, func(k Entry) bool {
-			if all {
+			switch {
+			case full && !k.Seen.After(w.all):
+				return true
+			case all:
 				return k.Rev > since // told, and not found
 			}
-			return k.Rev > l.last || settled(k, began)
+			return k.Rev > l.last || k.Seen.Before(began.Add(-max(Reread, w.b.Longest()/2)))
 		})
 	}
 	more, err := w.b.getAll(ctx, unread)
@@ -251,7 +257,7 @@ func (w *Watch) look(ctx context.Context, began time.Time) (listed map[string]st
 		return nil, nil, err
 	}
 	if full {
-		w.all = began
+		w.all = time.Now()
 	}
 	w.marks = [2]uint64{w.marks[1], l.last}
 	listed = make(map[string]struct{}, len(l.keys))

@@ -9,6 +9,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/natsfabric/natsfabric/internal/beat"
 	"github.com/natsfabric/natsfabric/internal/kv"
 )
 
@@ -87,8 +88,9 @@ func (s *Session) watchHold(hold *Hold) {
 // idle waits for the time of the next renewal. It reports false when the session
 // is over.
 func (s *Session) idle() bool {
-	every := renewEvery(s.cfg.Lease)
-	timer := time.NewTimer(every - rand.N(every/10))
+	every := beatOf(s.cfg.Lease)
+	early := rand.N(every / 5) // a beat, now and then: those who began together part
+	timer := time.NewTimer(beat.In(time.Now(), renewEvery(s.cfg.Lease)-early, every))
 	defer timer.Stop()
 	select {
 	case <-s.life.Done():

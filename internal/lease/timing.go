@@ -25,6 +25,10 @@ func trust(lease time.Duration) time.Duration { return lease - margin(lease) }
 // renewEvery is the time from one renewal to the next.
 func renewEvery(lease time.Duration) time.Duration { return lease / 3 }
 
+// beatOf is the beat on which all renew leases as long as this, once in eight: so far apart
+// that a server wakes for many at a time, and so near that it gets a fraction of all at a time.
+func beatOf(lease time.Duration) time.Duration { return renewEvery(lease) * 100 / 815 }
+
 // patience is how long a challenger watches one revision before it may end it.
 func patience(lease time.Duration) time.Duration {
 	return lease + time.Duration(float64(lease)*drift) + slack

@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nuid"
 
+	"github.com/natsfabric/natsfabric/internal/beat"
 	"github.com/natsfabric/natsfabric/internal/kv"
 	"github.com/natsfabric/natsfabric/internal/latest"
 	"github.com/natsfabric/natsfabric/internal/lease"
@@ -56,7 +57,7 @@ func (r *Roster) coordinate(until context.Context, g *lease.Grant) error {
 				return ended(ctx, err)
 			}
 			last, suspects = time.Now(), c.Suspects
-			timer.Reset(beacon)
+			timer.Reset(nextBeacon())
 			continue
 		}
 		if c != nil && !maps.Equal(c.Suspects, suspects) {
@@ -68,7 +69,7 @@ func (r *Roster) coordinate(until context.Context, g *lease.Grant) error {
 		case <-changed:
 		case <-timer.C:
 			r.announce(base.beacon(r.cfg.Session.PID(), suspects))
-			timer.Reset(beacon)
+			timer.Reset(nextBeacon())
 		case err := <-failed:
 			failed <- nil
 			return ended(ctx, err)
@@ -77,6 +78,10 @@ func (r *Roster) coordinate(until context.Context, g *lease.Grant) error {
 		}
 	}
 }
+
+// nextBeacon is how long to wait for the time of the next beacon, which is that of every
+// roster: who follows several is woken once.
+func nextBeacon() time.Duration { return beat.In(time.Now(), beacon, beacon) }
 
 // ended: an error after the end of ctx is its consequence.
 func ended(ctx context.Context, err error) error {
