@@ -48,10 +48,11 @@ var client = []string{
 var rules = []rule{
 	{"internal/token", []string{"ours", "third"}, nil, "it is one function about names"},
 	{"internal/latest", []string{"ours", "third"}, nil, "it is one value"},
+	{"internal/beat", []string{"ours", "third"}, nil, "it is one function of the time"},
 	{"internal/window", []string{"ours", "third"}, nil, "it does no I/O"},
 	{"internal/kv", []string{"ours", "third"}, append([]string{"internal/token", "internal/latest"}, client...), arrows},
-	{"internal/lease", []string{"ours", "third"}, append([]string{"internal/kv", "internal/token", "internal/latest"}, client...), arrows},
-	{"internal/roster", []string{"ours", "third"}, append([]string{"internal/lease", "internal/kv", "internal/token", "internal/latest"}, client...), arrows},
+	{"internal/lease", []string{"ours", "third"}, append([]string{"internal/kv", "internal/token", "internal/latest", "internal/beat"}, client...), arrows},
+	{"internal/roster", []string{"ours", "third"}, append([]string{"internal/lease", "internal/kv", "internal/token", "internal/latest", "internal/beat"}, client...), arrows},
 	{"internal/mail", []string{"ours", "third"}, append([]string{"internal/kv", "internal/latest"}, client...), arrows},
 	{"fabric", []string{"balance", "election", "embedded", "cmd", "internal/natstest"}, nil, arrows},
 	{"fabric", []string{"third"}, client, library},

@@ -73,7 +73,7 @@ var mutants = []natstest.Mutant{
 	mutant("what changed is not read", "internal/kv/watch.go",
 		"w.since(ctx, since)", "w.since(ctx, l.last)", buckets),
 	mutant("the silent are not read", "internal/kv/watch.go",
-		"			return k.Rev > l.last || settled(k, began)\n", "			return k.Rev > l.last\n", buckets),
+		"			return k.Rev > l.last || k.Seen.Before(began.Add(-max(Reread, w.b.Longest()/2)))\n", "			return k.Rev > l.last\n", buckets),
 	mutant("no FirstSeq", "internal/kv/open.go",
 		"max(uint64(now.UnixMicro()), highest+1)", "min(highest, 0)", buckets, sims, churn),
 	mutant("a new bucket is open at once", "internal/kv/open.go",
