@@ -211,15 +211,7 @@ func TestMailStreamBeginsAnew(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
 		a := join(t, s, "a")
 		mustPost(t, a, "b", "1")
-		js, err := jetstream.New(s.Connect())
-		if err != nil {
-			t.Fatal(err)
-		}
-		st, err := js.Stream(t.Context(), "fab_c_production_mail")
-		if err != nil {
-			t.Fatal(err)
-		}
-		cfg := st.CachedInfo().Config
+		js, cfg := mailStream(t, s)
 		if err := js.DeleteStream(t.Context(), cfg.Name); err != nil {
 			t.Fatal(err)
 		}

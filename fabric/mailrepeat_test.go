@@ -13,8 +13,8 @@ import (
 	"github.com/natsfabric/natsfabric/internal/natstest"
 )
 
-// muteMail has the mail stream store what comes and answer nothing.
-func muteMail(t *testing.T, s *natstest.Server, mute bool) {
+// mailStream returns how the mail stream is set up.
+func mailStream(t *testing.T, s *natstest.Server) (jetstream.JetStream, jetstream.StreamConfig) {
 	t.Helper()
 	js, err := jetstream.New(s.Connect())
 	if err != nil {
@@ -24,7 +24,13 @@ func muteMail(t *testing.T, s *natstest.Server, mute bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := st.CachedInfo().Config
+	return js, st.CachedInfo().Config
+}
+
+// muteMail has the mail stream store what comes and answer nothing.
+func muteMail(t *testing.T, s *natstest.Server, mute bool) {
+	t.Helper()
+	js, cfg := mailStream(t, s)
 	cfg.NoAck, cfg.Duplicates = mute, time.Minute
 	if _, err := js.UpdateStream(t.Context(), cfg); err != nil {
 		t.Fatal(err)

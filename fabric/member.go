@@ -116,8 +116,8 @@ const (
 	Rejoined
 	// Misconfigured: somebody has changed the bucket's settings; Err is a
 	// [*BucketConfigError]. Nothing ends, but what the setting protects from can
-	// happen now. They are looked at every 30 s, or 0.2 s for each
-	// member if that is longer. Once for each change.
+	// happen now. They are looked at every 30 s, or
+	// 0.2 s for each member if that is longer. Once for each change.
 	Misconfigured
 	// Mended: the settings are right again.
 	Mended

@@ -220,8 +220,8 @@ func (w *Watch) read(ctx context.Context) error {
 // finds for a pattern: not after the last, because a server that was just deposed answers
 // from the past. Where too many change to read them one by one, the feed tells of most, and
 // those are read that it has not told of for a round, or for half a lease, in which every
-// session is renewed. From time to time all are of which
-// nothing was heard since the last time, and when the stream is another or has gone back, all.
+// session is renewed. From time to time all are of which nothing was heard since the last
+// time, and when the stream is another or has gone back, all.
 func (w *Watch) look(ctx context.Context, began time.Time) (listed map[string]struct{}, entries []Entry, err error) {
 	if !strings.ContainsAny(w.pattern, "*>") {
 		e, err := w.b.Get(ctx, w.pattern)
