@@ -39,7 +39,7 @@ const (
 	gateHigh = 2048
 	// pingEvery is after how many times gate.ping nats.go pings by itself, for a server
 	// that talks and does not hear.
-	pingEvery = 24
+	pingEvery = 48
 )
 
 // full returns what to wait for before more is read; nil if nothing.

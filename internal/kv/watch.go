@@ -239,8 +239,10 @@ func (w *Watch) look(ctx context.Context, began time.Time) (listed map[string]st
 	full := since == 0 || began.Sub(w.all) > max(rereadAll, time.Duration(len(l.keys))*rereadEach)
 	if since != 0 && !w.all.IsZero() {
 		all := false
-		if entries, all, err = w.since(ctx, since); err != nil {
-			return nil, nil, err
+		if w.told(since) <= fewChanges {
+			if entries, all, err = w.since(ctx, since); err != nil {
+				return nil, nil, err
+			}
 		}
 		unread = w.doubtful(l, entries, func(k Entry) bool {
 			switch {
@@ -265,6 +267,18 @@ func (w *Watch) look(ctx context.Context, began time.Time) (listed map[string]st
 		listed[key] = struct{}{}
 	}
 	return listed, append(entries, more...), nil
+}
+
+// told returns how many keys the feed has told of a revision of after rev.
+func (w *Watch) told(rev uint64) (n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, k := range w.known {
+		if k.Rev > rev {
+			n++
+		}
+	}
+	return n
 }
 
 // since reads what has a revision after rev, in their order, and reports whether that is

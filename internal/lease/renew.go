@@ -88,9 +88,11 @@ func (s *Session) watchHold(hold *Hold) {
 // idle waits for the time of the next renewal. It reports false when the session
 // is over.
 func (s *Session) idle() bool {
-	every := beatOf(s.cfg.Lease)
-	early := rand.N(every / 5) // a beat, now and then: those who began together part
-	timer := time.NewTimer(beat.In(time.Now(), renewEvery(s.cfg.Lease)-early, every))
+	every, wait := beatOf(s.cfg.Lease), renewEvery(s.cfg.Lease)
+	if rand.N(16) == 0 {
+		wait -= every // those who began together part
+	}
+	timer := time.NewTimer(beat.In(time.Now(), wait, every))
 	defer timer.Stop()
 	select {
 	case <-s.life.Done():

@@ -57,7 +57,7 @@ func (r *Roster) coordinate(until context.Context, g *lease.Grant) error {
 				return ended(ctx, err)
 			}
 			last, suspects = time.Now(), c.Suspects
-			timer.Reset(nextBeacon())
+			timer.Reset(beaconIn(beacon))
 			continue
 		}
 		if c != nil && !maps.Equal(c.Suspects, suspects) {
@@ -69,7 +69,7 @@ func (r *Roster) coordinate(until context.Context, g *lease.Grant) error {
 		case <-changed:
 		case <-timer.C:
 			r.announce(base.beacon(r.cfg.Session.PID(), suspects))
-			timer.Reset(nextBeacon())
+			timer.Reset(beaconIn(often(len(base.Members))))
 		case err := <-failed:
 			failed <- nil
 			return ended(ctx, err)
@@ -79,9 +79,15 @@ func (r *Roster) coordinate(until context.Context, g *lease.Grant) error {
 	}
 }
 
-// nextBeacon is how long to wait for the time of the next beacon, which is that of every
-// roster: who follows several is woken once.
-func nextBeacon() time.Duration { return beat.In(time.Now(), beacon, beacon) }
+// often is how often a coordinator of so many members is heard while nothing changes. Each
+// beacon goes to all of them, so the server delivers at most 100 a second up to 2000.
+func often(members int) time.Duration {
+	return min(max(time.Duration(members)*beaconEach, beacon), beaconMost)
+}
+
+// beaconIn is how long to wait for the time of the next beacon, at most d: it is that of
+// every roster, so that who follows several is woken once.
+func beaconIn(d time.Duration) time.Duration { return beat.In(time.Now(), d, beacon) }
 
 // ended: an error after the end of ctx is its consequence.
 func ended(ctx context.Context, err error) error {

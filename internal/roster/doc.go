@@ -21,6 +21,7 @@
 //
 // Changes are gathered: a view is written when nothing changed for the quiet time,
 // or when the first change has waited for the ceiling. A change after a time
-// without any goes out almost at once. A beacon every 5 s names the epoch, so that
-// a missed announcement is found.
+// without any goes out almost at once. A beacon within 5 s of a change, and then every
+// 5 s, or 10 ms for each member up to 20 s, names the epoch, so that a missed announcement
+// is found.
 package roster

@@ -72,6 +72,43 @@ func TestMissedStepComesAgain(t *testing.T) {
 	})
 }
 
+// Whoever coordinates is heard within 5 s of a change, and then as often among few, and more
+// seldom among many.
+func TestBeaconsOfMany(t *testing.T) {
+	for _, c := range []struct {
+		members int
+		every   time.Duration
+	}{{10, 5 * time.Second}, {1000, 10 * time.Second}} {
+		natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+			h, said := &hall{ears: map[int]func(string, []byte){}}, make(chan time.Time, 100)
+			stop, err := (&seat{h: h}).OnSignal("", func(string, []byte) { said <- time.Now() })
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer stop()
+			var all []string
+			for i := range c.members {
+				all = append(all, fmt.Sprint(i))
+			}
+			a := take(t, s, h, "a", true)
+			a.wants.Store(named(all...))
+			a.until(t, c.members)
+			last := <-said // of the change
+			if gap := (<-said).Sub(last); gap > 5*time.Second {
+				t.Errorf("%d members heard nothing for %v after a change", c.members, gap)
+			}
+			last = <-said
+			for range 5 {
+				now := <-said
+				if gap := now.Sub(last).Round(time.Second); gap != c.every {
+					t.Errorf("%d members heard a beacon after %v, want %v", c.members, gap, c.every)
+				}
+				last = now
+			}
+		})
+	}
+}
+
 // Followers of a large view do not all read it at once, and not at all if they hear
 // meanwhile what it is.
 func TestFollowersOfManyDoNotReadAtOnce(t *testing.T) {

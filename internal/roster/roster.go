@@ -66,8 +66,11 @@ type Config struct {
 const (
 	DefaultQuiet   = 50 * time.Millisecond
 	DefaultCeiling = time.Second
-	// beacon is how often the coordinator names the current epoch.
-	beacon = 5 * time.Second
+	// beacon is how often the coordinator names the current epoch, and how soon after a
+	// change. While nothing changes it is more seldom if the members are many: see often.
+	beacon     = 5 * time.Second
+	beaconEach = 10 * time.Millisecond
+	beaconMost = 20 * time.Second
 	// standbys is how many of the oldest members wait for the coordinator's claim;
 	// everyone does in a roster of at most allStandBy, and when they had the time to
 	// take it and no beacon was heard.
@@ -199,7 +202,8 @@ func (r *Roster) follow(ctx context.Context) {
 	var want View // announced, and not read yet
 	nudged := r.b.Nudged()
 	for n := 0; ctx.Err() == nil; { // n: how many reads have failed
-		timer := time.NewTimer(2*beacon + rand.N(beacon))
+		every := often(len(r.view.Get().Members))
+		timer := time.NewTimer(2*every + rand.N(every))
 		silent := false
 		select {
 		case <-ctx.Done():

@@ -23,7 +23,8 @@ type turnout struct {
 // and to be heard, and of a thousand not all come at once.
 func (t turnout) silence(members int, lease time.Duration) time.Duration {
 	spread := min(time.Duration(max(0, members-allStandBy))*5*time.Millisecond, beacon)
-	return max(2*beacon, beacon+lease*11/10) + time.Duration(t.late*float64(spread))
+	every := often(members)
+	return max(2*every, every+lease*11/10) + time.Duration(t.late*float64(spread))
 }
 
 // askAgain is how long a node that is not permitted to coordinate leaves it to the

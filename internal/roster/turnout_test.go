@@ -14,8 +14,9 @@ func TestSilence(t *testing.T) {
 		first, last time.Duration
 	}{
 		{40, time.Second, 10 * time.Second, 10040 * time.Millisecond},
-		{1000, 5 * time.Second, 10500 * time.Millisecond, 15340 * time.Millisecond},
-		{3000, time.Minute, 71 * time.Second, 76 * time.Second},
+		{500, 5 * time.Second, 10500 * time.Millisecond, 12840 * time.Millisecond},
+		{1000, 5 * time.Second, 20 * time.Second, 24840 * time.Millisecond},
+		{3000, time.Minute, 86 * time.Second, 91 * time.Second},
 	} {
 		first, last := turnout{}.silence(c.members, c.lease), turnout{late: 1}.silence(c.members, c.lease)
 		if first != c.first || last != c.last {
