@@ -33,7 +33,7 @@ func newBenchLink(b *testing.B, inProcess bool) *benchLink {
 	}
 	l := &benchLink{tx: connect(b, s, opts...), rx: connect(b, s, opts...), done: make(chan struct{}, 1)}
 	l.a, l.b = startNode(b, l.tx, "a", nil, nil), startNode(b, l.rx, "b", nil, nil)
-	l.bare = startNode(b, l.tx, "bare", nil, func(c *courierConfig) { c.noBatch = true })
+	l.bare = startNode(b, l.tx, "c", nil, func(c *courierConfig) { c.noBatch = true })
 	sub, err := l.rx.Subscribe("raw.c1.test.u.b.a", func(*nats.Msg) {
 		if l.got.Add(1) == l.want.Load() {
 			l.done <- struct{}{}
