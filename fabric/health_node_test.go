@@ -2,9 +2,12 @@ package fabric_test
 
 import (
 	"errors"
+	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/natsfabric/natsfabric/fabric"
@@ -83,6 +86,35 @@ func TestSettingsAreLookedAt(t *testing.T) {
 			t.Error("the node lost its lease")
 		}
 	})
+}
+
+// Who is one of many looks at the settings more seldom: together they ask as often.
+func TestManyLookAtSettingsSeldom(t *testing.T) {
+	for others, want := range map[int]int64{0: 8, 199: 4} { // in four minutes, of 30 s or 40 s at least
+		natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+			n, nc := join(t, s, "a"), s.Connect()
+			var looks atomic.Int64
+			if _, err := nc.Subscribe("$JS.API.STREAM.INFO.KV_fab_c_production", func(m *nats.Msg) {
+				if len(m.Data) == 0 { // the census asks for the keys
+					looks.Add(1)
+				}
+			}); err != nil {
+				t.Fatal(err)
+			}
+			for range 10 { // each time for the minute of their lease
+				for i := range others {
+					stuff(t, nc, fmt.Sprintf("x%d", i), "")
+				}
+				time.Sleep(25 * time.Second) // a little more than four minutes in all
+				if got := len(n.View().Members); got != others+1 {
+					t.Fatalf("%d members, want %d", got, others+1)
+				}
+			}
+			if got := looks.Load(); got != want {
+				t.Errorf("one of %d looked %d times in four minutes, want %d", others+1, got, want)
+			}
+		})
+	}
 }
 
 // A record that is not the fabric's is reported by the coordinator, and stays.

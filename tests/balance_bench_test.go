@@ -275,7 +275,7 @@ func BenchmarkBalanceIdle(b *testing.B) {
 	for _, of := range []struct {
 		lease  time.Duration
 		synced bool
-	}{{5 * time.Second, true}, {5 * time.Second, false}, {15 * time.Second, true}, {30 * time.Second, true}} {
+	}{{5 * time.Second, true}, {5 * time.Second, false}, {10 * time.Second, false}, {15 * time.Second, true}, {30 * time.Second, true}} {
 		b.Run(fmt.Sprintf("lease=%v,synced=%v", of.lease, of.synced), func(b *testing.B) {
 			keepViews(b)
 			c, monitor := monitored(b, of.synced)
