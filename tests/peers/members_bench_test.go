@@ -3,6 +3,7 @@
 package peers
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 
 var (
 	sizes     = flag.String("members", "100", "how many members, several numbers separated by commas")
+	wave      = flag.Int("wave", 0, "how many members join at once; 0: all. memberlist's first member cannot take in a thousand")
 	idle      = flag.Duration("idle", 20*time.Second, "for how long members do nothing, while their cost is measured")
 	evictions = flag.Duration("evictions", 10*time.Second, "for how long nobody may be evicted under load")
 )
@@ -34,7 +36,8 @@ type crowd struct {
 	fewer atomic.Int64
 }
 
-// gather has so many join at once, and returns when all see all: how long that took.
+// gather has so many join, -wave of them at once, and returns when all see all: how long
+// that took.
 func gather(b *testing.B, of membership, size int) (*crowd, time.Duration) {
 	b.Helper()
 	g, err := of.open(b)
@@ -53,7 +56,10 @@ func gather(b *testing.B, of membership, size int) (*crowd, time.Duration) {
 	})
 	began := time.Now()
 	c.join(0)
-	each(size-1, func(i int) { c.join(i + 1) })
+	at := cmp.Or(*wave, size)
+	for first := 1; first < size; first += at {
+		each(min(at, size-first), func(i int) { c.join(first + i) })
+	}
 	if b.Failed() {
 		b.FailNow()
 	}
