@@ -25,21 +25,22 @@ type Step struct {
 
 // Steps yields what leads from one view to another: who is gone, then who is new, changed,
 // suspected, and no longer is, each in the order of the PIDs. changed says whether a
-// difference of one incarnation is worth a step.
+// difference of one incarnation is worth a step; there is none between a member and itself.
 func Steps(from, to *View, changed func(old, m *Member) bool) iter.Seq[Step] {
 	return func(yield func(Step) bool) {
-		now := make(map[string]uint64, len(to.Members))
-		for _, m := range to.Members {
+		olds, news := differing(from, to)
+		now := make(map[string]uint64, len(news))
+		for _, m := range news {
 			now[m.PID] = m.Inc
 		}
-		before := make(map[string]*Member, len(from.Members))
-		for _, m := range from.Members {
+		before := make(map[string]*Member, len(olds))
+		for _, m := range olds {
 			before[m.PID] = m
 			if now[m.PID] != m.Inc && !yield(Step{Departed, m, to.Ended(m.PID, m.Inc)}) {
 				return
 			}
 		}
-		for _, m := range to.Members {
+		for _, m := range news {
 			old := cmp.Or(before[m.PID], &absent)
 			was, is := from.Suspects[m.PID] == m.Inc, to.Suspects[m.PID] == m.Inc
 			if old.Inc != m.Inc {
@@ -55,4 +56,21 @@ func Steps(from, to *View, changed func(old, m *Member) bool) iter.Seq[Step] {
 			}
 		}
 	}
+}
+
+// differing returns the members of two views without those at the beginning and at the end
+// that both have: of a thousand, a step changes few, and everybody looks at each.
+func differing(from, to *View) (olds, news []*Member) {
+	olds, news = from.Members, to.Members
+	none := len(from.Suspects) == 0 && len(to.Suspects) == 0
+	same := func(a, b *Member) bool {
+		return a == b && (none || (from.Suspects[a.PID] == a.Inc) == (to.Suspects[a.PID] == a.Inc))
+	}
+	for len(olds) > 0 && len(news) > 0 && same(olds[0], news[0]) {
+		olds, news = olds[1:], news[1:]
+	}
+	for n, k := len(olds)-1, len(news)-1; n >= 0 && k >= 0 && same(olds[n], news[k]); n, k = n-1, k-1 {
+		olds, news = olds[:n], news[:k]
+	}
+	return olds, news
 }
