@@ -267,7 +267,7 @@ func (m *member) fuse(hold *lease.Hold) (fuse <-chan struct{}, poll <-chan time.
 	if hold == nil {
 		return nil, nil // there will be another state
 	}
-	// A renewal each third of a lease, and one of them may be lost: no news for
+	// A renewal each 3/8 of a lease, and one of them may be lost: no news for
 	// longer than that.
 	lease := m.node.Lease()
 	early := max(lease*3/10, m.cfg.Grace+lease/20)

@@ -15,7 +15,7 @@ type Config struct {
 
 	// Grace is how long before the claim can be another's a term's context ends:
 	// the time that the leader's work has to stop. Default 0; less than half the
-	// node's Lease, because a lease is renewed every third of it. The larger it is,
+	// node's Lease, because a lease is renewed each three eighths of it. The larger it is,
 	// the sooner a slow server ends a term.
 	Grace time.Duration
 

@@ -57,7 +57,7 @@
 // # Timing
 //
 // A lease is the node's (fabric.Config.Lease). After a crash the next leader begins
-// 1.01 leases after the last renewal, which is up to a third of a lease old. A
+// 1.01 leases after the last renewal, which is up to three eighths of a lease old. A
 // leader trusts its term until a twentieth of a lease before the lease's end, less
 // Config.Grace.
 //

@@ -30,7 +30,7 @@ type Leader struct {
 	Since time.Time
 	// Priority is the leader's Config.Priority.
 	Priority int
-	// Suspected: the leader was not heard for two thirds of its lease. It may be dead,
+	// Suspected: the leader was not heard for four fifths of its lease. It may be dead,
 	// suspended, or the observer cut off. Only Leaders reports it.
 	Suspected bool
 	// Successor is whom the last leader handed over to, until it leads.

@@ -81,7 +81,7 @@ type Config struct {
 
 	// Lease is how long the process is trusted to be alive without being heard:
 	// a crashed member is replaced after it, a member cut off from NATS stops
-	// trusting its terms and shares before it. It is renewed every Lease/3.
+	// trusting its terms and shares before it. It is renewed each 3/8 Lease.
 	// Default [DefaultLease]; at least [MinLease], at most [MaxLease], and no
 	// longer than the Lease of the fabric's first member, which fixed the longest
 	// lease everyone must reckon with. On a cluster of three servers, a Lease

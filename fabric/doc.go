@@ -45,7 +45,7 @@
 // # Timing
 //
 // A crashed process is seen to have failed 1.01 leases after it was last heard of; a
-// lease is Config.Lease, renewed every third of it. One that leaves is seen at once.
+// lease is Config.Lease, renewed each three eighths of it. One that leaves is seen at once.
 // Joins are gathered, so that a thousand make a few views.
 //
 // # Concurrency

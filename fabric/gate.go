@@ -111,7 +111,7 @@ func (c *gatedConn) Read(p []byte) (int, error) {
 			return 0, net.ErrClosed
 		}
 	}
-	for limit := c.gate.ping * 3 / 2; ; limit = c.gate.ping {
+	for limit := c.gate.ping * 7 / 4; ; limit = c.gate.ping {
 		if err := c.expect(limit); err != nil {
 			return 0, err
 		}
@@ -155,8 +155,8 @@ func (c *gatedConn) Close() error {
 }
 
 // install has every connection that o leads to pass the gate. A caller who set how often
-// to ping has nats.go do so, and a connection that is silent for two and a half of that
-// given up.
+// to ping has nats.go do so, and a connection that is silent for two and three quarters of
+// that given up.
 func (g *gate) install(o *nats.Options) {
 	if o.PingInterval != pingEvery*g.ping {
 		g.ping = o.PingInterval

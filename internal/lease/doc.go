@@ -23,7 +23,7 @@
 //
 //	c.p.<pid>   who has the PID; the revision at which it was taken is the
 //	            incarnation. held -> left | dead -> held ...
-//	s.<pid>     the session: renewed every Lease/3, guarded by c.p.<pid>
+//	s.<pid>     the session: renewed each 3/8 Lease, guarded by c.p.<pid>
 //	c.e.<name>  a claim: names PID and incarnation of its holder
 //
 // An incarnation is over if and only if c.p.<pid> was seen at a revision above it.

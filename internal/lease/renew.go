@@ -161,7 +161,7 @@ func (s *Session) renewOnce(hold *Hold, n uint64) (Instant, error) {
 func (s *Session) gone(ctx context.Context) <-chan bool {
 	answer := make(chan bool, 1) // it may be that nobody waits any more
 	s.spawn(func() {
-		ctx, cancel := context.WithTimeout(ctx, renewEvery(s.cfg.Lease))
+		ctx, cancel := context.WithTimeout(ctx, answerWithin(s.cfg.Lease))
 		defer cancel()
 		answer <- s.b.Gone(ctx)
 	})
@@ -177,7 +177,7 @@ func (s *Session) record(inc, n uint64) SessionRecord {
 
 // putSession writes r once, under the guard that its incarnation has the PID.
 func (s *Session) putSession(r SessionRecord) error {
-	ctx, cancel := context.WithTimeout(s.life, renewEvery(s.cfg.Lease))
+	ctx, cancel := context.WithTimeout(s.life, answerWithin(s.cfg.Lease))
 	defer cancel()
 	_, err := s.b.Put(ctx, kv.Write{
 		Key: r.Key, Value: encode(r), GuardKey: KeyPID(s.cfg.PID), GuardRev: r.Inc, TTL: keepFor(s.cfg.Lease),
@@ -191,7 +191,7 @@ func (s *Session) putSession(r SessionRecord) error {
 // would free what is held before its grace has passed.
 func (s *Session) over(hold *Hold) error {
 	inc := hold.Incarnation
-	ctx, cancel := context.WithTimeout(s.life, renewEvery(s.cfg.Lease))
+	ctx, cancel := context.WithTimeout(s.life, answerWithin(s.cfg.Lease))
 	defer cancel()
 	e, err := s.b.Get(ctx, KeyPID(s.cfg.PID))
 	if err != nil || e.Rev == inc || e.Rev < inc && hold.Valid(0) && !s.b.Gone(ctx) {

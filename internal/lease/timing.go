@@ -22,12 +22,17 @@ func margin(lease time.Duration) time.Duration { return max(minMargin, lease/20)
 // trust is how long after sending a renewal its holder trusts it.
 func trust(lease time.Duration) time.Duration { return lease - margin(lease) }
 
-// renewEvery is the time from one renewal to the next.
-func renewEvery(lease time.Duration) time.Duration { return lease / 3 }
+// renewEvery is the longest time from one renewal to the next (ADR 0015): two come within
+// the trust, and after the second a fifth of the lease is left.
+func renewEvery(lease time.Duration) time.Duration { return lease * 3 / 8 }
+
+// answerWithin is how long a write or a read of the session is waited for before it is
+// sent again.
+func answerWithin(lease time.Duration) time.Duration { return lease / 3 }
 
 // beatOf is the beat on which all renew leases as long as this, once in eight: so far apart
 // that a server wakes for many at a time, and so near that it gets a fraction of all at a time.
-func beatOf(lease time.Duration) time.Duration { return renewEvery(lease) * 100 / 815 }
+func beatOf(lease time.Duration) time.Duration { return renewEvery(lease) * 100 / 805 }
 
 // patience is how long a challenger watches one revision before it may end it.
 func patience(lease time.Duration) time.Duration {
@@ -36,7 +41,7 @@ func patience(lease time.Duration) time.Duration {
 
 // suspect is how long a holder may be silent before observers say so: two of its
 // renewals have not come.
-func suspect(lease time.Duration) time.Duration { return lease * 7 / 10 }
+func suspect(lease time.Duration) time.Duration { return lease * 8 / 10 }
 
 // keepFor is the server's TTL of a session: when everyone has forgotten it.
 func keepFor(lease time.Duration) time.Duration { return max(time.Minute, 10*lease) }
@@ -46,7 +51,7 @@ const keepEnded = 7 * 24 * time.Hour
 
 // outage is the gap between acknowledgements of our own renewals after which an
 // incumbent with this lease may have run out through no fault of its own.
-func outage(lease time.Duration) time.Duration { return lease * 6 / 10 }
+func outage(lease time.Duration) time.Duration { return lease * 11 / 20 }
 
 // catchUp is how long after a gap between acknowledgements of ours nobody with this lease is
 // ended: if the store stood still in the gap, the renewals that waited arrive first. If it
