@@ -142,8 +142,7 @@ func BenchmarkBalanceKill(b *testing.B) {
 	}
 }
 
-// BenchmarkBalanceKillCoordinator kills the process that coordinates, under the
-// default lease.
+// BenchmarkBalanceKillCoordinator kills the process that coordinates.
 func BenchmarkBalanceKillCoordinator(b *testing.B) {
 	const size = 100
 	srv := benchServer(b)
@@ -369,9 +368,9 @@ func beats(b *testing.B, all []*nats.Conn, hear string, prepare func(nc *nats.Co
 			b.Fatal(err)
 		}
 		go func() {
-			const every = fabric.DefaultLease / 3
-			for b.Context().Err() == nil {
-				<-time.After(beat.In(time.Now(), every-rand.N(every/10), fabric.DefaultLease/50))
+			const every = fabric.DefaultLease * 3 / 8
+			for <-time.After(rand.N(every)); b.Context().Err() == nil; {
+				<-time.After(beat.In(time.Now(), every, every/8))
 				if err := send(value); err != nil && b.Context().Err() == nil {
 					b.Error(err)
 					return

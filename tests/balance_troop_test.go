@@ -5,9 +5,11 @@ package tests
 import (
 	"bufio"
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -23,24 +25,30 @@ import (
 	"github.com/natsfabric/natsfabric/internal/natstest"
 )
 
+var troopLease = flag.Duration("balance.lease", fabric.DefaultLease, "the `lease` of the members that the benchmarks of balance measure, but for BalanceIdle")
+
 // victimEnv has the test binary be a member of the group instead of running tests,
-// until it is killed: its URL, its environment of the fabric, its PID.
+// until it is killed: its URL, its environment of the fabric, its PID, its lease.
 const victimEnv = "NATSFABRIC_VICTIM"
 
 func init() {
 	if text := os.Getenv(victimEnv); text != "" {
-		var url, env, pid string
-		_, err := fmt.Sscan(text, &url, &env, &pid)
+		var url, env, pid, lease string
+		_, err := fmt.Sscan(text, &url, &env, &pid, &lease)
 		if err == nil {
-			err = beVictim(context.Background(), url, env, fabric.PID(pid))
+			err = beVictim(context.Background(), url, env, fabric.PID(pid), lease)
 		}
 		fmt.Println(err)
 		os.Exit(1)
 	}
 }
 
-func beVictim(ctx context.Context, url, env string, pid fabric.PID) error {
-	n, err := fabric.Join(ctx, fabric.Config{Cluster: "t", Env: env, PID: pid, URL: url})
+func beVictim(ctx context.Context, url, env string, pid fabric.PID, lease string) error {
+	d, err := time.ParseDuration(lease)
+	if err != nil {
+		return err
+	}
+	n, err := fabric.Join(ctx, fabric.Config{Cluster: "t", Env: env, PID: pid, URL: url, Lease: d})
 	if err != nil {
 		return err
 	}
@@ -55,7 +63,7 @@ func beVictim(ctx context.Context, url, env string, pid fabric.PID) error {
 func startVictim(b *testing.B, url, env, pid string) *exec.Cmd {
 	b.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), victimEnv+"="+url+" "+env+" "+pid)
+	cmd.Env = append(os.Environ(), victimEnv+"="+url+" "+env+" "+pid+" "+troopLease.String())
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		b.Fatal(err)
@@ -120,10 +128,10 @@ const wave = 50
 // connection.
 func enlist(b *testing.B, url, env string, size int, system *nats.Conn, rejoin time.Duration, atOnce int) *troop {
 	b.Helper()
-	return enlistFor(b, 0, url, env, size, system, rejoin, atOnce)
+	return enlistFor(b, *troopLease, url, env, size, system, rejoin, atOnce)
 }
 
-// enlistFor is enlist with a lease.
+// enlistFor is enlist with a lease that no flag says.
 func enlistFor(b *testing.B, lease time.Duration, url, env string, size int, system *nats.Conn, rejoin time.Duration, atOnce int) *troop {
 	b.Helper()
 	tr := &troop{b: b, url: url, env: env, lease: lease, nodes: make([]*fabric.Node, size), calls: make([]atomic.Int64, size),
@@ -222,8 +230,13 @@ func (tr *troop) await(total, members int) {
 	}
 }
 
-// quiet waits until a change is the first for a while, as most are.
-func quiet() { <-time.After(3 * time.Second) }
+// quiet waits until a change is the first for a while, as most are. Before, it has the
+// garbage collected: a thousand members in one process have half a gigabyte of views, to go
+// through which takes half a second of both cores, and which each would have a thousandth of.
+func quiet() {
+	runtime.GC()
+	<-time.After(3 * time.Second)
+}
 
 // percentiles gives the times' median, 99th percentile and maximum in milliseconds, and
 // how many leases ran out although their members live: if any did, the machine was too
