@@ -143,8 +143,9 @@ func BenchmarkSend(b *testing.B) {
 	}
 }
 
-// BenchmarkLarge is BenchmarkSend with 10 MB, beside raw publishes of the parts alone:
-// no flow control, no checksums, and what the receiver misses is lost.
+// BenchmarkLarge is BenchmarkSend with 10 MB, beside raw publishes of the parts alone, without
+// flow control, so that what the receiver misses is lost; and beside the same that both ends
+// check and the receiver joins.
 func BenchmarkLarge(b *testing.B) {
 	l := newBenchLink(b, false)
 	const size, round = 10_000_000, 10

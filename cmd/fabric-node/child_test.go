@@ -246,21 +246,37 @@ func TestLossWhileStopping(t *testing.T) {
 }
 
 func TestSideWriter(t *testing.T) {
-	var log bytes.Buffer
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Close()
-	defer w.Close()
-	s := &sideWriter{w: w, log: slog.New(slog.NewTextHandler(&log, nil))}
-	w.Close()
-	for range 3 {
-		if n, err := s.Write([]byte("x")); n != 1 || err != nil {
-			t.Errorf("Write = %d, %v; want no error", n, err)
-		}
-	}
-	if got := strings.Count(log.String(), "events are lost"); got != 1 {
-		t.Errorf("the loss was logged %d times, want once: %s", got, &log)
+	for _, tt := range []struct {
+		name  string
+		spoil func(r, w *os.File)
+	}{
+		{"closed", func(_, w *os.File) { w.Close() }},
+		{"nobody reads", func(r, _ *os.File) { r.Close() }},
+		{"full", func(_, w *os.File) {
+			w.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+			w.Write(make([]byte, 1<<20))
+			w.SetWriteDeadline(time.Time{})
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			var log bytes.Buffer
+			r, w, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			defer w.Close()
+			tt.spoil(r, w)
+			s := &sideWriter{w: w, log: slog.New(slog.NewTextHandler(&log, nil))}
+			for range 3 {
+				if n, err := s.Write([]byte("x")); n != 1 || err != nil {
+					t.Errorf("Write = %d, %v; want no error", n, err)
+				}
+			}
+			if got := strings.Count(log.String(), "events are lost"); got != 1 {
+				t.Errorf("the loss was logged %d times, want once: %s", got, &log)
+			}
+		})
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -127,15 +128,17 @@ func wrapperError(err error) error {
 // errDone ends a member whose command has ended.
 var errDone = errors.New("command ended")
 
-// A sideWriter writes what the command does not depend on: a failure is logged once.
+// A sideWriter writes what the command does not depend on: a failure is logged once, and so
+// is a pipe that is full for flushTime.
 type sideWriter struct {
-	w      io.Writer
+	w      *os.File
 	log    *slog.Logger
 	failed bool
 }
 
 func (s *sideWriter) Write(p []byte) (int, error) {
 	if !s.failed {
+		_ = s.w.SetWriteDeadline(time.Now().Add(flushTime)) // a file has none, and needs none
 		if _, err := s.w.Write(p); err != nil {
 			s.failed = true
 			s.log.Error("events are lost from here on", "err", err)
@@ -166,7 +169,11 @@ func (a *app) lead(ctx context.Context, f *leadFlags, fs *pflag.FlagSet, name st
 	}
 	out := io.Discard
 	if f.events != "" {
-		file, err := os.OpenFile(f.events, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o666)
+		// To open a pipe that nobody reads would wait for a reader, whatever the signals say.
+		file, err := os.OpenFile(f.events, os.O_WRONLY|os.O_APPEND|os.O_CREATE|syscall.O_NONBLOCK, 0o666)
+		if errors.Is(err, syscall.ENXIO) {
+			return usagef("--events: nobody reads the pipe %s; start its reader first", f.events)
+		}
 		if err != nil {
 			return usagef("--events: %w", err)
 		}
