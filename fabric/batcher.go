@@ -111,13 +111,12 @@ func (b *batcher) post(d *dest, o *outgoing) error {
 		return b.c.away()
 	}
 	if p := d.open; p != nil && framed && p.goesWith(o) && b.grows(p, len(o.data)) && b.joins(p, o) {
-		p.buf = appendItem(p.buf, o.item())
-		p.n++
+		p.add(o.item(), d.usual)
 		b.bytes += len(o.data)
 		return nil
 	}
 	p := newParcel(d, o)
-	d.open = nil
+	d.shut()
 	if framed {
 		d.open = p
 	}
@@ -212,11 +211,8 @@ func (b *batcher) link(l *outLink, seq uint64, it *item) {
 	defer b.mu.Unlock()
 	queued := b.take(!b.alone)
 	if p := l.open; p != nil && queued && b.grows(p, len(it.data)) {
-		if room := cap(p.buf) - len(p.buf); room < it.most() {
-			p.buf = slices.Grow(p.buf, max(it.most(), l.usual-len(p.buf)))
-		}
-		p.buf = appendItem(p.buf, it)
-		p.n, p.last = p.n+1, seq
+		p.add(it, l.usual)
+		p.last = seq
 		b.bytes += len(it.data)
 		return
 	}
@@ -238,6 +234,23 @@ func (b *batcher) link(l *outLink, seq uint64, it *item) {
 	p.round = b.round - 1 // it does not grow
 	b.c.publishParcel(p, false)
 	b.last = time.Since(b.start)
+}
+
+// add adds it to the frame, for which there is room for as much as it has usually.
+func (p *parcel) add(it *item, usual int) {
+	if room := cap(p.buf) - len(p.buf); room < it.most() {
+		p.buf = slices.Grow(p.buf, max(it.most(), usual-len(p.buf)))
+	}
+	p.buf = appendItem(p.buf, it)
+	p.n++
+}
+
+// shut has the open parcel grow no more. It needs batcher.mu.
+func (d *dest) shut() {
+	if d.open != nil {
+		d.usual = max(len(d.open.buf), d.usual/2)
+		d.open = nil
+	}
 }
 
 // shut has the open parcel grow no more. It needs batcher.mu.
@@ -327,7 +340,7 @@ func (b *batcher) drain() {
 		b.room.Broadcast()
 		for _, p := range batch { // they do not grow any more
 			if p.d.open == p {
-				p.d.open = nil
+				p.d.shut()
 			}
 			if p.link != nil && p.link.open == p {
 				p.link.shut()

@@ -245,9 +245,9 @@ func (it *item) fill(m *Message) {
 	}
 }
 
-// slabLen is how many messages of a frame share an allocation, and are kept while
+// slabLen is how many messages of a frame share an allocation, of 4 KiB, and are kept while
 // one of them is.
-const slabLen = 32
+const slabLen = 28
 
 // address fills in what the reply subject says.
 func (d *decoder) address(msg *Message, s *sender, reply string) bool {

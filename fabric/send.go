@@ -60,6 +60,7 @@ type dest struct {
 	reply   string  // up to the version in the tag; of plain kindAnswer, where they go
 	plain   kind    // of a message that awaits nothing
 	open    *parcel // the one that may grow; guarded by batcher.mu
+	usual   int     // size of the last ones that may not any more; guarded by batcher.mu
 	service string  // if pid is nobody in particular
 }
 
