@@ -117,10 +117,22 @@ func (c *gatedConn) Read(p []byte) (int, error) {
 		}
 		n, err := c.Conn.Read(p)
 		// Once is not enough: nobody may have had to say anything, or this process stood still.
-		if n > 0 || limit == c.gate.ping || c.bounded.Load() || !errors.Is(err, os.ErrDeadlineExceeded) {
+		silent := n == 0 && !c.bounded.Load() && errors.Is(err, os.ErrDeadlineExceeded)
+		if silent && limit == c.gate.ping {
+			c.giveUp()
+		}
+		if !silent || limit == c.gate.ping {
 			return n, err
 		}
 		c.gate.ask()
+	}
+}
+
+// giveUp has what the system could not send yet go with the connection. It would try for
+// minutes, and if it succeeded messages would come late, after those of the next connection.
+func (c *gatedConn) giveUp() {
+	if tcp, ok := c.Conn.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
 	}
 }
 

@@ -1,6 +1,11 @@
 package fabric
 
 import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"syscall"
 	"testing"
 	"time"
 
@@ -99,4 +104,50 @@ func TestIdleConnectionIsAsked(t *testing.T) {
 			t.Errorf("found after %v", took)
 		}
 	})
+}
+
+// What could not be sent on a connection that is given up does not come later.
+func TestGivenUpConnectionSendsNoMore(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	raw, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	c, err := (&gate{ping: 20 * time.Millisecond}).wrap(raw, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := raw.SetWriteDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	sent := 0
+	for b := make([]byte, 1<<20); err == nil; { // until neither side's system takes more
+		var n int
+		n, err = raw.Write(b)
+		sent += n
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatal(err)
+	}
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("Read = %v of a server that is silent", err)
+	}
+	c.Close()
+	if err := server.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	got, err := io.Copy(io.Discard, server)
+	if !errors.Is(err, syscall.ECONNRESET) || got >= int64(sent) {
+		t.Errorf("the server got %d of %d bytes, and then %v; want fewer, and a reset", got, sent, err)
+	}
 }

@@ -1,9 +1,11 @@
 package natstest
 
 import (
+	"errors"
 	"math/rand/v2"
 	"net"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -20,7 +22,8 @@ const (
 
 // Proxy is a way to a TCP server that can be spoilt: the counterpart of [Link] for
 // processes and real time. Both take all bytes, keep their order, and while cut hold
-// them back, in silence; a connection that is made meanwhile gets no answer. It knows
+// them back, in silence; a connection that is made meanwhile gets no answer, and what is held
+// back of one that its sender resets is lost. It knows
 // bytes, not packets: loss is the delay that it means to TCP.
 type Proxy struct {
 	target string
@@ -158,14 +161,14 @@ type way struct {
 func (p *Proxy) pump(direction int, from, to *net.TCPConn) {
 	w := &way{}
 	var wg sync.WaitGroup
-	wg.Go(func() { p.fill(w, from) })
+	wg.Go(func() { p.fill(w, direction, from) })
 	p.drain(w, direction, to)
 	from.Close()
 	to.Close()
 	wg.Wait()
 }
 
-func (p *Proxy) fill(w *way, from *net.TCPConn) {
+func (p *Proxy) fill(w *way, direction int, from *net.TCPConn) {
 	for {
 		buf := make([]byte, 32<<10)
 		n, err := from.Read(buf)
@@ -176,6 +179,9 @@ func (p *Proxy) fill(w *way, from *net.TCPConn) {
 		}
 		w.pieces = append(w.pieces, piece{buf[:n], due})
 		w.size += n
+		if errors.Is(err, syscall.ECONNRESET) && p.held[direction] {
+			w.pieces, w.size = nil, 0 // it has not left the sender's system, which forgot it
+		}
 		w.ended = err != nil
 		p.cond.Broadcast()
 		for w.size > proxyWindow && !w.broken {
