@@ -149,7 +149,9 @@ func (a *app) hint(err error) string {
 		return "name this process with --pid, so that its mail finds it"
 	case errors.Is(err, fabric.ErrNoReceiver):
 		return "members that serve it, or have joined it, are started with: fabric-node run --serve SERVICE, or --topic TOPIC " + where
-	case errors.Is(err, fabric.ErrNoPeer), errors.Is(err, fabric.ErrUnreachable):
+	case errors.Is(err, fabric.ErrUnreachable):
+		return "it is here and takes no messages, as lead and balance do, or has just ended; see: fabric-node members " + where
+	case errors.Is(err, fabric.ErrNoPeer):
 		return "see who is here: fabric-node members " + where
 	case isField(err, "Lease"):
 		return fmt.Sprintf("set --ttl (now %v)", a.opts.ttl)
