@@ -158,7 +158,7 @@ func (a *app) hint(err error) string {
 	case isField(err, "first", "total", "Workers"):
 		return "set -I (first index), -n (workers) and -T (total) so that first + workers is at most total"
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Sprintf("allow more with --timeout (now %v)", a.opts.timeout)
+		return fmt.Sprintf("allow more with --timeout (now %v), or see what is wrong: fabric-node doctor %s", a.opts.timeout, where)
 	}
 	return ""
 }
