@@ -135,6 +135,8 @@ func (a *app) hint(err error) string {
 		return "see who may write there: fabric-node doctor " + where
 	case errors.Is(err, fabric.ErrBucket):
 		return "see what is wrong: fabric-node repair --dry-run " + where
+	case errors.Is(err, fabric.ErrConnect) && errors.Is(err, os.ErrDeadlineExceeded):
+		return "somebody takes connections there and does not answer: see whether that server is stopped or overloaded, or none of NATS"
 	case errors.Is(err, fabric.ErrConnect):
 		return "start a server (fabric-node server), name one (-s URL or FABRIC_SERVER), or let a member bring its own (fabric-node run --embedded)"
 	case errors.Is(err, embedded.ErrAddrInUse):

@@ -97,7 +97,7 @@ func TestUnusableServers(t *testing.T) {
 		{"http", func(t *testing.T) string {
 			return listener(t, func(c net.Conn) { io.WriteString(c, "HTTP/1.1 400 Bad Request\r\n\r\n"); c.Close() })
 		}, "u:hunter2@", "cannot connect"},
-		{"silent", func(t *testing.T) string { return listener(t, func(net.Conn) {}) }, "u:hunter2@", "cannot connect"},
+		{"silent", func(t *testing.T) string { return listener(t, func(net.Conn) {}) }, "u:hunter2@", "takes connections there and does not answer"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
