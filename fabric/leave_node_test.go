@@ -1,10 +1,14 @@
 package fabric_test
 
 import (
+	"bytes"
 	"context"
+	"fmt"
+	"log/slog"
 	"testing"
 	"time"
 
+	"github.com/natsfabric/natsfabric/fabric"
 	"github.com/natsfabric/natsfabric/internal/natstest"
 )
 
@@ -33,4 +37,25 @@ func TestLeaveWithoutADeadline(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Who joins and leaves while nothing is wrong logs no warning.
+func TestLeaveWarnsOfNothing(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		join(t, s, "a")
+		time.Sleep(time.Minute)
+		var said bytes.Buffer
+		for i := range 100 {
+			n := join(t, s, fmt.Sprint("b", i), func(cfg *fabric.Config) {
+				cfg.Logger = slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelWarn}))
+			})
+			time.Sleep(time.Duration(i) * 20 * time.Millisecond)
+			if err := n.Leave(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if said.Len() > 0 {
+			t.Errorf("members that left said\n%s", said.String())
+		}
+	})
 }

@@ -137,7 +137,7 @@ func (s *OutStream) add(it *item) error {
 }
 
 // Close ends the stream, and returns when its reader's node has accepted all of it: the
-// reader has read it but for the last MiB. After an error it is not known how much was
+// reader has read it but for the last 4 MiB. After an error it is not known how much was
 // accepted. If a Write has failed, or the stream's context has ended, Close is Abort, and
 // returns why.
 func (s *OutStream) Close() error { return s.end(&item{kind: kindPart, hasCRC: true, crc: s.crc}) }

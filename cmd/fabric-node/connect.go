@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -131,7 +132,7 @@ func credentials(getenv func(string) string) ([]nats.Option, error) {
 }
 
 func socksDialer(address string) (proxy.Dialer, error) {
-	bad := usagef("NATS_SOCKS_PROXY %q is not of the form socks5://[user:password@]host:port", redactServer(address))
+	bad := usagef("NATS_SOCKS_PROXY %q is not of the form socks5://host:1080", redactServer(address))
 	u, err := url.Parse(address)
 	if err != nil {
 		return nil, bad
@@ -215,6 +216,10 @@ func (a *app) config(ep endpoint, passive bool) fabric.Config {
 	}
 }
 
+// slowJoin is how long a join may take without a word. One that waits for a lease of a
+// dead predecessor, or for servers without a majority, takes longer.
+const slowJoin = 2 * time.Second
+
 // join joins, or says that there is no server: a command that looks at something at
 // once, a member when it has tried for --timeout, because it may come up before its
 // server does. Waiting for a dead predecessor's lease is not counted, so that a
@@ -230,12 +235,20 @@ func (a *app) join(ctx context.Context, cfg fabric.Config) (*fabric.Node, error)
 	defer cancel(nil)
 
 	probed := make(chan struct{})
+	var reached atomic.Bool
 	go func() {
 		defer close(probed)
 		if err := a.probe(ctx, cfg); err != nil {
-			cancel(fmt.Errorf("%w to %s: %w", fabric.ErrConnect, redactServer(cfg.URL), err))
+			cancel(err)
+		} else {
+			reached.Store(true)
 		}
 	}()
+	defer time.AfterFunc(slowJoin, func() {
+		if reached.Load() {
+			a.note("connected, but not in %s/%s yet: trying for %v in all; see: fabric-node doctor %s", cfg.Cluster, cfg.Env, limit, a.where())
+		}
+	}).Stop()
 	node, err := fabric.Join(ctx, cfg)
 	if err != nil {
 		cancel(err) // the probe, too, if the reason is another
@@ -247,7 +260,7 @@ func (a *app) join(ctx context.Context, cfg fabric.Config) (*fabric.Node, error)
 	return node, err
 }
 
-// probe returns nil when a server lets us in, or when ctx ends.
+// probe returns nil when a server lets us in, or when ctx ends; else it is ErrConnect.
 func (a *app) probe(ctx context.Context, cfg fabric.Config) error {
 	opts := append(cfg.NATS[:len(cfg.NATS):len(cfg.NATS)],
 		nats.Name("fabric-node probe"), nats.NoReconnect(), nats.Timeout(a.opts.timeout))
@@ -259,16 +272,16 @@ func (a *app) probe(ctx context.Context, cfg fabric.Config) error {
 			return nil
 		}
 		if cfg.Passive || time.Since(began) > a.opts.timeout || !errors.Is(err, nats.ErrNoServers) {
-			return err
+			return fmt.Errorf("%w to %s: %w", fabric.ErrConnect, redactServer(cfg.URL), err)
+		}
+		select {
+		case <-ctx.Done(): // perhaps for what is wrong with any server
+			return nil
+		case <-time.After(100 * time.Millisecond):
 		}
 		if !told {
 			a.note("no server at %s yet: trying for %v", redactServer(cfg.URL), a.opts.timeout)
 			told = true
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(100 * time.Millisecond):
 		}
 	}
 }

@@ -127,6 +127,17 @@ func TestDoctorFinds(t *testing.T) {
 		{"no server", func(*testing.T) string { return "nats://u:hunter2@127.0.0.1:1" }, "connection", "no servers", "fabric-node server", critical, nil},
 		{"wrong password", func(t *testing.T) string { return strings.Replace(open(t), "right", "hunter2", 1) }, "connection", "uthorization", "NATS_CREDS", critical, nil},
 		{"no JetStream", func(t *testing.T) string { return open(t, func(o *server.Options) { o.JetStream = false }) }, "jetstream", "no JetStream", "nats-server -js", critical, nil},
+		{"JetStream is silent", func(t *testing.T) string {
+			at := open(t, func(o *server.Options) { o.JetStream = false })
+			nc, err := nats.Connect(at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(nc.Close)
+			nc.SubscribeSync("$JS.API.INFO") // as of servers without a majority: nobody answers
+			nc.Flush()
+			return at
+		}, "jetstream", "deadline", "majority", critical, nil},
 		{"nobody has joined", func(t *testing.T) string { return open(t) }, "bucket", "nobody has joined", "admin", warning, nil},
 		{"anybody may come", func(t *testing.T) string {
 			at := "nats://" + natsServer(t, &server.Options{JetStream: true})

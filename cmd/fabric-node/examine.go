@@ -129,6 +129,14 @@ func (d *doctor) denied(subject string) error {
 	return nil
 }
 
+// remedy is what to do about an answer of JetStream's, or about none.
+func (d *doctor) remedy(err error) string {
+	if fix := d.app.hint(err); fix != "" && !errors.Is(err, context.DeadlineExceeded) {
+		return fix
+	}
+	return "see that a majority of the servers with JetStream runs, and in their logs whether they have elected who leads them"
+}
+
 // jetStream reports whether there is one that a bucket can be in.
 func (d *doctor) jetStream(ctx context.Context) bool {
 	account, err := d.bucket.Account(ctx)
@@ -139,7 +147,7 @@ func (d *doctor) jetStream(ctx context.Context) bool {
 				wrapped = fmt.Errorf("%w: %w", to, err)
 			}
 		}
-		d.found.add("jetstream", critical, cmp.Or(d.app.hint(wrapped), "see the server's log"), "%v", err)
+		d.found.add("jetstream", critical, d.remedy(wrapped), "%v", err)
 		return false
 	}
 	text := fmt.Sprintf("API level %d, %d streams", account.API.Level, account.Streams)

@@ -23,7 +23,7 @@ func (d *doctor) settings(ctx context.Context) bool {
 		return false
 	}
 	if err != nil {
-		d.found.add("bucket", critical, cmp.Or(d.app.hint(err), "see the server's log"), "%v", err)
+		d.found.add("bucket", critical, d.remedy(err), "%v", err)
 		return false
 	}
 	for _, w := range wrong {

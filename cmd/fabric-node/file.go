@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -22,14 +23,15 @@ type fileObject struct {
 }
 
 // sendFile streams the file at path, or stdin for "-", to a member. It takes as long
-// as it takes: --timeout bounds only how long nothing at all may move.
+// as it takes, whatever --timeout says. A signal aborts it, and the member is told.
 func (a *app) sendFile(ctx context.Context, path string, to fabric.PID) error {
-	from, name, size, err := a.source(path)
+	from, name, size, err := a.source(ctx, path)
 	if err != nil {
 		return err
 	}
 	defer from.Close()
 	return a.observe(ctx, func(node *fabric.Node) error {
+		a.graceful.Store(true)
 		began := time.Now()
 		s, err := node.OpenStream(ctx, to, name, size)
 		if err != nil {
@@ -37,20 +39,28 @@ func (a *app) sendFile(ctx context.Context, path string, to fabric.PID) error {
 		}
 		defer a.meter(name, size, s.Acknowledged)()
 		n, err := io.Copy(s, from)
-		if err != nil {
-			return errors.Join(err, s.Abort())
+		if err == nil {
+			err = s.Close()
 		}
-		if err := s.Close(); err != nil {
+		switch {
+		case err == nil:
+		case ctx.Err() != nil:
+			s.Abort()
+			return context.Cause(ctx)
+		case errors.Is(err, fabric.ErrStreamAborted):
+			return &exitError{exitFailed, err, fmt.Sprintf("files are taken by: fabric-node recv %s -i %s", a.where(), to)}
+		default:
+			s.Abort()
 			return err
 		}
 		return a.transferred(fileObject{To: to, Name: name, Bytes: n, Seconds: time.Since(began).Seconds()})
 	})
 }
 
-// source opens what is to be sent. Of stdin the size is not known.
-func (a *app) source(path string) (from io.ReadCloser, name string, size int64, err error) {
+// source opens what is to be sent. Of stdin and pipes the size is not known.
+func (a *app) source(ctx context.Context, path string) (from io.ReadCloser, name string, size int64, err error) {
 	if path == "-" {
-		return io.NopCloser(a.stdin), "-", -1, nil
+		return piped(ctx, a.stdin), "-", -1, nil
 	}
 	f, err := os.Open(path)
 	if err != nil {
@@ -64,10 +74,21 @@ func (a *app) source(path string) (from io.ReadCloser, name string, size int64, 
 		f.Close()
 		return nil, "", 0, usagef("--file: %w", err)
 	}
-	if size = st.Size(); !st.Mode().IsRegular() {
-		size = -1
+	if !st.Mode().IsRegular() {
+		return piped(ctx, f), filepath.Base(path), -1, nil
 	}
-	return f, filepath.Base(path), size, nil
+	return f, filepath.Base(path), st.Size(), nil
+}
+
+// piped reads from until ctx ends, also where a read waits for longer: that is left behind.
+func piped(ctx context.Context, from io.Reader) io.ReadCloser {
+	r, w := io.Pipe()
+	context.AfterFunc(ctx, func() { w.CloseWithError(context.Cause(ctx)) })
+	go func() {
+		_, err := io.Copy(w, from)
+		w.CloseWithError(err)
+	}()
+	return r
 }
 
 func (a *app) transferred(o fileObject) error {

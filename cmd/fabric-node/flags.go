@@ -96,6 +96,7 @@ func (o *options) resolve(fs *pflag.FlagSet, lookup func(string) (string, bool))
 			return usagef("%s=%q: %s", t.env, v, plainParse(fs.Lookup(t.flag), err))
 		}
 	}
+	o.env = cmp.Or(o.env, fabric.DefaultEnv) // as in a Config
 	switch {
 	case o.output != formatTable && o.output != formatJSON && o.output != formatNDJSON:
 		return usagef("output format %q: choose table, json or ndjson", o.output)

@@ -68,6 +68,7 @@ func TestFlagsAndEnvironment(t *testing.T) {
 		{name: "-r wins", env: map[string]string{"FABRIC_SERVER": "nats://x"}, args: "-r nats://a", got: func(o options) any { return o.server }, val: "nats://a"},
 		{name: "flag with the default's value wins", env: map[string]string{"FABRIC_TTL": "7s"}, args: "--ttl 5s", got: func(o options) any { return o.ttl }, val: 5 * time.Second},
 		{name: "empty is unset", env: map[string]string{"FABRIC_TTL": ""}, got: func(o options) any { return o.ttl }, val: 5 * time.Second},
+		{name: "no env is the default", args: "--env=", got: func(o options) any { return o.env }, val: "production"},
 		{name: "lead's variable is no twin", env: map[string]string{"FABRIC_PID": "x"}, got: func(o options) any { return o.pid }, val: ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -192,7 +192,9 @@ func (a *app) lead(ctx context.Context, f *leadFlags, fs *pflag.FlagSet, name st
 }
 
 func (a *app) leadJoined(ctx context.Context, ep endpoint, f *leadFlags, name string, argv []string, out *events) error {
-	node, err := a.join(ctx, a.config(ep, false))
+	cfg := a.config(ep, false)
+	cfg.Inbox = fabric.Inbox{Off: true} // nobody would read it
+	node, err := a.join(ctx, cfg)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil

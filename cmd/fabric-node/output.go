@@ -135,6 +135,8 @@ func (a *app) hint(err error) string {
 		return "see who may write there: fabric-node doctor " + where
 	case errors.Is(err, fabric.ErrBucket):
 		return "see what is wrong: fabric-node repair --dry-run " + where
+	case errors.Is(err, fabric.ErrConnect) && errors.Is(err, os.ErrDeadlineExceeded):
+		return "somebody takes connections there and does not answer: see whether that server is stopped or overloaded, or none of NATS"
 	case errors.Is(err, fabric.ErrConnect):
 		return "start a server (fabric-node server), name one (-s URL or FABRIC_SERVER), or let a member bring its own (fabric-node run --embedded)"
 	case errors.Is(err, embedded.ErrAddrInUse):
@@ -149,14 +151,16 @@ func (a *app) hint(err error) string {
 		return "name this process with --pid, so that its mail finds it"
 	case errors.Is(err, fabric.ErrNoReceiver):
 		return "members that serve it, or have joined it, are started with: fabric-node run --serve SERVICE, or --topic TOPIC " + where
-	case errors.Is(err, fabric.ErrNoPeer), errors.Is(err, fabric.ErrUnreachable):
+	case errors.Is(err, fabric.ErrUnreachable):
+		return "it is here and takes no messages, as lead and balance do, or has just ended; see: fabric-node members " + where
+	case errors.Is(err, fabric.ErrNoPeer):
 		return "see who is here: fabric-node members " + where
 	case isField(err, "Lease"):
 		return fmt.Sprintf("set --ttl (now %v)", a.opts.ttl)
 	case isField(err, "first", "total", "Workers"):
 		return "set -I (first index), -n (workers) and -T (total) so that first + workers is at most total"
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Sprintf("allow more with --timeout (now %v)", a.opts.timeout)
+		return fmt.Sprintf("allow more with --timeout (now %v), or see what is wrong: fabric-node doctor %s", a.opts.timeout, where)
 	}
 	return ""
 }

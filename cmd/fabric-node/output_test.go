@@ -127,6 +127,7 @@ func TestHints(t *testing.T) {
 		{&balance.ConfigError{Field: "total"}, "-T (total)"},
 		{&fabric.ConfigError{Field: "Lease"}, "--ttl"},
 		{context.DeadlineExceeded, "--timeout"},
+		{context.DeadlineExceeded, "fabric-node doctor -k shop -e dev"},
 		{fabric.ErrPermission, "allow"},
 		{embedded.ErrAddrInUse, "--addr"},
 		{embedded.ErrStoreInUse, "--store"},

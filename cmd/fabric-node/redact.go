@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net/url"
 	"os"
 	"regexp"
@@ -118,8 +119,9 @@ func checkServers(list string) error {
 	}
 	for one := range strings.SplitSeq(list, ",") {
 		if !validServer(strings.TrimSpace(one)) {
-			return usagef("server %q is not of the form nats://[user:password@]host[:port]", redactServer(list)).
-				see("fabric-node run --help")
+			// An '@' or a "[:port]" in the form itself would be taken for a secret.
+			err := fmt.Errorf("server %q is not of the form nats://host:4222", redactServer(list))
+			return &exitError{exitUsage, err, "tls, ws and wss are possible, too; give user and password as NATS_USER and NATS_PASSWORD"}
 		}
 	}
 	return nil

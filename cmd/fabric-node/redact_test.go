@@ -67,6 +67,9 @@ func TestCheckServers(t *testing.T) {
 		if strings.Contains(err.Error(), "secret") || exitCode(err) != exitUsage {
 			t.Errorf("checkServers(%q): %v, exit code %d", bad, err, exitCode(err))
 		}
+		if shown := (&app{}).redact(err.Error()); !strings.HasSuffix(shown, " of the form nats://host:4222") {
+			t.Errorf("checkServers(%q) is shown as %q, which does not say the form", bad, shown)
+		}
 	}
 }
 

@@ -53,7 +53,18 @@ func (a *app) repair(ctx context.Context, replicas int, mailboxes []string, dry 
 	if err != nil {
 		return err
 	}
-	changes, err := fabric.Repair(ctx, a.config(ep, true), replicas, dry)
+	cfg := a.config(ep, true)
+	reach := cfg
+	if cfg.Control != nil {
+		reach.NATS = cfg.Control
+	}
+	if err := a.probe(ctx, reach); err != nil { // at once, and not when --timeout is over
+		return err
+	}
+	changes, err := fabric.Repair(ctx, cfg, replicas, dry)
+	if err != nil && a.hint(err) == "" {
+		return (&exitError{code: exitCode(err), err: err}).see("fabric-node doctor " + a.where())
+	}
 	if err != nil {
 		return err
 	}
@@ -65,7 +76,7 @@ func (a *app) repair(ctx context.Context, replicas int, mailboxes []string, dry 
 		for _, pid := range mailboxes {
 			pids = append(pids, fabric.PID(pid))
 		}
-		if err := fabric.CreateMailboxes(ctx, a.config(ep, true), pids...); err != nil {
+		if err := fabric.CreateMailboxes(ctx, cfg, pids...); err != nil {
 			return err
 		}
 	}

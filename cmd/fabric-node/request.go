@@ -26,7 +26,7 @@ are: a newline follows only on a terminal, and between replies with --count.`,
 		RunE: a.oneShot(func(ctx context.Context, args []string) error {
 			return a.ask(ctx, &data, args, func(ctx context.Context, node *fabric.Node, text []byte) (*fabric.Message, error) {
 				return node.Request(ctx, fabric.PID(args[0]), text)
-			})
+			}, "run --echo")
 		}),
 	}
 	data.bind(cmd.Flags())
@@ -40,15 +40,15 @@ type replyObject struct {
 }
 
 // ask sends args[1], as often as data says, and prints the replies of what args[0]
-// names.
-func (a *app) ask(ctx context.Context, data *input, args []string, f func(context.Context, *fabric.Node, []byte) (*fabric.Message, error)) error {
+// names. who is the command that answers.
+func (a *app) ask(ctx context.Context, data *input, args []string, f func(context.Context, *fabric.Node, []byte) (*fabric.Message, error), who string) error {
 	if err := data.read(a.stdin, args[1:]); err != nil {
 		return err
 	}
 	return a.observe(ctx, func(node *fabric.Node) error {
 		for i := range data.len() {
 			request := func(ctx context.Context) (*fabric.Message, error) { return f(ctx, node, data.at(i)) }
-			if err := a.request(ctx, args[0], data.numbered(), request); err != nil {
+			if err := a.request(ctx, args[0], who, data.numbered(), request); err != nil {
 				return err
 			}
 		}
@@ -57,13 +57,13 @@ func (a *app) ask(ctx context.Context, data *input, args []string, f func(contex
 }
 
 // request makes one request of to, and prints the reply.
-func (a *app) request(ctx context.Context, to string, newline bool, f func(context.Context) (*fabric.Message, error)) error {
+func (a *app) request(ctx context.Context, to, who string, newline bool, f func(context.Context) (*fabric.Message, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, a.opts.timeout)
 	defer cancel()
 	start := time.Now()
 	reply, err := f(ctx)
 	if errors.Is(err, context.DeadlineExceeded) {
-		return &exitError{exitTimeout, err, fmt.Sprintf("see that %s answers requests (fabric-node run --echo does), or allow more with --timeout (now %v)", to, a.opts.timeout)}
+		return &exitError{exitTimeout, err, fmt.Sprintf("see that %s answers requests (fabric-node %s does), or allow more with --timeout (now %v)", to, who, a.opts.timeout)}
 	}
 	if err != nil {
 		return err

@@ -83,6 +83,7 @@ func (a *app) member(ctx context.Context, cfg fabric.Config, f *runFlags) error 
 	m.out.emit(m.joined(node.Incarnation()))
 	m.watchNode()
 	m.messages(f.print, f.echo)
+	m.refuseFiles()
 	for _, name := range f.topics {
 		m.topic(name)
 	}
@@ -189,6 +190,21 @@ func (m *member) messages(print, echo bool) {
 					m.app.log.Warn("reply failed", "to", msg.From, "err", err)
 				}
 			}
+		}
+	})
+}
+
+// refuseFiles tells who sends a file that recv would take it: a sender waits for as long
+// as a stream may still be accepted.
+func (m *member) refuseFiles() {
+	m.work.Go(func() {
+		for {
+			s, err := m.node.AcceptStream(m.ctx)
+			if err != nil {
+				return
+			}
+			s.Close()
+			m.app.log.Warn("a file is not taken, fabric-node recv does that", "from", s.From, "name", s.Name)
 		}
 	})
 }

@@ -31,7 +31,7 @@ stream keeps it, for a member that may be down, and that receives it with run
 --mailbox.
 
 With --file, a file of any size goes to a member that runs fabric-node recv, or
-accepts streams.`,
+accepts streams. It may have to read the last 4 MiB when the exit code is 0.`,
 		Example: `  fabric-node send -k shop web-1 "deploy"
   fabric-node send -k shop web-9 --mode durable "when you are back"
   fabric-node send -k shop web-1 --count 3 job-   # job-1, job-2, job-3

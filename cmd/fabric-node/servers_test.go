@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 )
 
 const patience = 20 * time.Second
@@ -96,7 +97,7 @@ func TestUnusableServers(t *testing.T) {
 		{"http", func(t *testing.T) string {
 			return listener(t, func(c net.Conn) { io.WriteString(c, "HTTP/1.1 400 Bad Request\r\n\r\n"); c.Close() })
 		}, "u:hunter2@", "cannot connect"},
-		{"silent", func(t *testing.T) string { return listener(t, func(net.Conn) {}) }, "u:hunter2@", "cannot connect"},
+		{"silent", func(t *testing.T) string { return listener(t, func(net.Conn) {}) }, "u:hunter2@", "takes connections there and does not answer"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -115,6 +116,24 @@ func TestUnusableServers(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Servers without a majority let clients in and answer nothing: a member that waits for
+// them says so.
+func TestSlowJoinIsTold(t *testing.T) {
+	t.Parallel()
+	at := "nats://" + natsServer(t, &server.Options{})
+	nc, err := nats.Connect(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	nc.SubscribeSync("$JS.API.>")
+	nc.Flush()
+	code, _, stderr := runCLI(t, "run", "--timeout", "500ms", "--ttl", "1s", "-s", at)
+	if code != exitTimeout || !strings.Contains(stderr, "connected, but not in fabric/production yet: trying for 3.5s in all") {
+		t.Errorf("exit code %d, want %d\n%s", code, exitTimeout, stderr)
 	}
 }
 

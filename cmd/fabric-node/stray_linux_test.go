@@ -135,10 +135,11 @@ func TestOrphansAreReaped(t *testing.T) {
 		return n
 	}
 	limit := time.Now().Add(3 * time.Second)
-	for ended() > 0 && time.Now().Before(limit) {
+	n := ended()
+	for ; n > 0 && time.Now().Before(limit); n = ended() {
 		time.Sleep(10 * time.Millisecond)
 	}
-	if n := ended(); n > 0 {
+	if n > 0 {
 		t.Errorf("%d orphans have ended and nobody waits for them", n)
 	}
 	if !alive(strconv.Itoa(p.pid)) {

@@ -43,7 +43,7 @@ nobody serves it. run --serve does, for a test.`,
 		RunE: a.oneShot(func(ctx context.Context, args []string) error {
 			return a.ask(ctx, &data, args, func(ctx context.Context, node *fabric.Node, text []byte) (*fabric.Message, error) {
 				return node.Anycast(ctx, args[0], text)
-			})
+			}, "run --serve "+args[0])
 		}),
 	}
 	data.bind(cmd.Flags())

@@ -60,7 +60,7 @@ func (r *Roster) candidate(ctx context.Context) {
 			wait(ctx, askAgain)
 			continue
 		}
-		if ctx.Err() == nil {
+		if ctx.Err() == nil && !errors.Is(err, lease.ErrLeft) { // which may be ahead of ctx
 			r.cfg.Logger.Warn("not coordinating", "roster", r.cfg.Name, "err", err)
 		}
 		for range 1 << min(n, 5) { // up to about 7 s: a view that is not ours stays so
