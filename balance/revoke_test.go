@@ -89,3 +89,20 @@ func TestClusterStrictIgnoresEvidence(t *testing.T) {
 		})
 	}
 }
+
+// Share goes by the clock: who was stopped for longer than its lease has nothing, although
+// nothing has told it so yet.
+func TestClusterStrictShareGoesByTheClock(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+		a := in(t, s, "a", Config{Mode: StrictIndex})
+		a.await(t, "0", func() bool { return slices.Equal(indices(a), []int{0}) })
+		strict := a.src.(*member).strict
+		held, hold := strict.usable, strict.hold
+		strict.use(held, nil) // as a hold that has run out
+		if got := a.Share(); got.First != -1 || got.Total != 1 {
+			t.Errorf("the lease has run out, and it has %v", got)
+		}
+		strict.use(held, hold)
+		withdraw(t, a)
+	})
+}
