@@ -320,7 +320,7 @@ func TestStrictSimulation(t *testing.T) {
 		seed = rand.Uint64()
 	}
 	t.Logf("-sim.seed %d", seed)
-	ks := []kind{{mode: StrictIndex}, {sticky: true, mode: StrictIndex}, {mode: StrictEpoch}}
+	ks := []kind{{mode: StrictIndex}, {sticky: true, mode: StrictIndex}, {mode: StrictEpoch}, {sticky: true, mode: StrictEpoch}}
 	const runs = 24
 	total, longest := 0, int64(0)
 	for i := range uint64(runs) {
