@@ -59,3 +59,23 @@ func TestPlanKeepsPlaces(t *testing.T) {
 		})
 	}
 }
+
+// Where a change stops everyone, the partitions that move do so in one.
+func TestPlanPausesOnce(t *testing.T) {
+	p := newPlanner(t, 1, kind{parts: true, mode: StrictEpoch})
+	p.poll.budget = func(int) int { return 1 }
+	for i := range 2 {
+		p.inc++
+		pid := fmt.Sprint("m", i)
+		p.here[pid] = roster.Member{PID: pid, Inc: p.inc, Ask: roster.Ask{Workers: 1, Stay: p.inc, Kind: p.k.String(), Parts: 60}}
+		for range 2 { // all give up, and all go on
+			p.step()
+			p.learn(true)
+		}
+	}
+	for _, m := range p.view.Members {
+		if n := slots(m.Slots).count(); n != 30 {
+			t.Errorf("%s has %d of 60 after one pause, want 30", m.PID, n)
+		}
+	}
+}
