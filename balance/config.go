@@ -109,7 +109,8 @@ type Config struct {
 
 	// MoveBudget is how many partitions a view may take from members to make the parts
 	// even; the coordinator's counts. 0 means 5 % of them, at least one; negative: any
-	// number. Partitions without an owner are given out at once.
+	// number. Partitions without an owner are given out at once. In StrictEpoch, where a
+	// change stops everyone, all move in one.
 	MoveBudget int
 
 	// Rejoin keeps the member's place for so long after it has left or failed: if the

@@ -73,13 +73,15 @@
 // # Failure handling
 //
 // A member that crashes keeps its indices until its lease has run out; then the others
-// get a view without it. A member that cannot renew its lease has First -1 before
+// get a view without it. In the mode Default that is much sooner if there is evidence: the
+// server's word that its connection was closed (fabric.Config.System), or messages to it
+// that nobody takes. A member that cannot renew its lease has First -1 before
 // that, and gets an index again by itself when it can. While the coordinator is gone
 // or NATS is unreachable, members go on with the last view as long as their own lease
 // holds. A member that left has First -1 and its work stopped before the others hear
 // of it.
 //
-// A member that has not renewed its lease for six tenths of it has a share that is
+// A member that has not renewed its lease for two thirds of it has a share that is
 // Stale: it may not know of newer views. With [Config.Rejoin] its place is kept after
 // it has gone: a restart under the same PID changes nothing for anybody else. A PID that
 // fails three times in a row gets its indices back only after it has been up for a while

@@ -15,8 +15,8 @@ var (
 	ErrConfig = errors.New("balance: bad configuration")
 	// ErrJoined: the node is in the group already.
 	ErrJoined = errors.New("balance: the node is in the group already")
-	// ErrMismatch: the group's members divide its work in another way: Layout, Mode or
-	// Partitions differ.
+	// ErrMismatch: the group's members divide its work in another way: Layout, Mode,
+	// PerZone, or whether there are Partitions, differs.
 	ErrMismatch = errors.New("balance: the group divides its work in another way")
 	// ErrNotHeld: the index is not the member's, or is no longer.
 	ErrNotHeld = errors.New("balance: index not held")

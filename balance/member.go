@@ -267,8 +267,8 @@ func (m *member) fuse(hold *lease.Hold) (fuse <-chan struct{}, poll <-chan time.
 	if hold == nil {
 		return nil, nil // there will be another state
 	}
-	// A renewal each 3/8 of a lease, and one of them may be lost: no news for
-	// longer than that.
+	// A renewal each 3/8 of a lease, and a third more until one that was lost is sent
+	// again: then the share is stale for a moment.
 	lease := m.node.Lease()
 	early := max(lease*3/10, m.cfg.Grace+lease/20)
 	if hold.Valid(early) {

@@ -158,10 +158,17 @@ func (p poll) inherit(before, next *roster.View, k kind) {
 			continue
 		}
 		m.Slots, m.Going, m.Mark = old.Slots, old.Going, old.Mark
-		if !k.strict() || !same || p.ended[identityOf(old)] || p.acked[identityOf(old)] >= old.Mark {
+		// In StrictEpoch it stays noted until nobody has anything: they are to have the same
+		// again.
+		if !k.strict() || !same || k.mode != StrictEpoch && p.given(old) {
 			m.Going, m.Mark = "", 0
 		}
 	}
+}
+
+// given reports whether m has given up what it was to.
+func (p poll) given(m *roster.Member) bool {
+	return p.ended[identityOf(m)] || p.acked[identityOf(m)] >= m.Mark
 }
 
 // units returns the number of partitions: once there is one it only doubles, when a
@@ -205,11 +212,14 @@ func (p poll) target(next *roster.View, k kind) (given []slots, units int) {
 	for i, m := range next.Members {
 		n := wantOf(m).granted()
 		hs[i] = holder{pid: m.PID, workers: n, weight: n * min(max(m.Weight, 1), MaxWeight), zone: m.Zone, has: slots(m.Slots)}
+		if k.mode == StrictEpoch { // before it paused
+			hs[i].has = hs[i].has.and(slots(m.Going))
+		}
 	}
 	switch {
 	case k.parts:
 		budget := -1
-		if p.budget != nil {
+		if p.budget != nil && k.mode != StrictEpoch { // which stops everyone for each view
 			budget = p.budget(next.Units)
 		}
 		return assignZones(next.Members, k, hs, next.Units, budget), next.Units
@@ -259,23 +269,23 @@ func (p poll) take(m *roster.Member, lost slots, epoch uint64) {
 }
 
 // stopAndGo takes everything from everyone when anything changes, and gives all of the
-// new places at once when nobody has anything any more.
+// new places at once when nobody has anything any more. What each had stands in Going
+// until then, so that no more moves than if nobody had paused.
 func (p poll) stopAndGo(before, next *roster.View, target []slots, units int) {
 	same := units == before.Units
 	idle := true
 	for i, m := range next.Members {
 		same = same && slots(m.Slots) == target[i]
-		idle = idle && m.Slots == "" && m.Going == ""
+		idle = idle && m.Slots == "" && p.given(m)
 	}
 	switch {
 	case same && !idle:
 	case idle:
 		next.Units = units
 		for i, m := range next.Members {
-			m.Slots = string(target[i])
+			m.Slots, m.Going, m.Mark = string(target[i]), "", 0
 		}
 	default:
-		next.Units = before.Units
 		for _, m := range next.Members {
 			p.take(m, slots(m.Slots), next.Epoch)
 		}

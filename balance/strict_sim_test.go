@@ -24,7 +24,8 @@ type sabotage struct{ barrier, renewal, incarnation, margin bool }
 // twice simRate.
 const (
 	simLease  = 1_000_000
-	simRenew  = simLease / 3
+	simRenew  = simLease * 3 / 8
+	simHealed = 5 * simLease // a coordinator's, its successor's patience, a member's, and the hand-over
 	simRate   = 0.005
 	simLook   = 150_000 // how often a coordinator and a standby read
 	simFollow = 700_000 // how often a follower reads the view
@@ -319,7 +320,7 @@ func TestStrictSimulation(t *testing.T) {
 		seed = rand.Uint64()
 	}
 	t.Logf("-sim.seed %d", seed)
-	ks := []kind{{mode: StrictIndex}, {sticky: true, mode: StrictIndex}, {mode: StrictEpoch}}
+	ks := []kind{{mode: StrictIndex}, {sticky: true, mode: StrictIndex}, {mode: StrictEpoch}, {sticky: true, mode: StrictEpoch}}
 	const runs = 24
 	total, longest := 0, int64(0)
 	for i := range uint64(runs) {
@@ -334,6 +335,9 @@ func TestStrictSimulation(t *testing.T) {
 		took, ok := s.heal(60_000_000)
 		if !ok {
 			t.Fatalf("run %d, kind %s: a minute after the last fault not everything is held\n%s", i, s.kind, s.dump())
+		}
+		if took > simHealed {
+			t.Errorf("run %d, kind %s: everything is held %d ms after the last fault, want after %d ms", i, s.kind, took/1000, simHealed/1000)
 		}
 		if len(s.doubles) > 0 {
 			t.Fatalf("run %d, kind %s, healing: %s", i, s.kind, s.doubles[0])

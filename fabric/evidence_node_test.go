@@ -213,3 +213,40 @@ func TestEvidenceSurvivesTheCoordinator(t *testing.T) {
 		leave(t, b)
 	})
 }
+
+// What is seen while the coordinator itself has just connected again counts for nothing:
+// others may not have, yet.
+func TestNoEvidenceAfterAReconnect(t *testing.T) {
+	for _, pause := range []time.Duration{time.Second, 4 * time.Second} {
+		natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+			a, coordinator := joinLink(t, s, "a")
+			v, link := joinLink(t, s, "v")
+			await(t, a, "a", "v")
+			time.Sleep(10 * time.Second)
+			back := make(chan struct{})
+			go func() {
+				defer close(back)
+				for e := range a.Events(within(t, time.Minute)) {
+					if e.Kind == fabric.Reconnected {
+						return
+					}
+				}
+			}()
+			synctest.Wait()
+			coordinator.Cut()
+			coordinator.Kill()
+			time.Sleep(100 * time.Millisecond)
+			coordinator.Heal()
+			<-back
+			time.Sleep(pause)
+			vanish(v, link)
+			if err := a.Send(t.Context(), "v", nil); err != nil {
+				t.Fatal(err)
+			}
+			if took := goneAfter(t, a, "v"); (took < time.Second) == (pause < 2*time.Second) {
+				t.Errorf("%v after the connection was back, v is gone after %v", pause, took)
+			}
+			leave(t, a)
+		})
+	}
+}

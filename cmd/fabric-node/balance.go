@@ -144,8 +144,9 @@ func (a *app) balance(ctx context.Context, f *balanceFlags, fs *pflag.FlagSet, a
 		Partitions: f.partitions, Zone: f.zone, PerZone: f.perZone, Settle: f.worker.settle, Rejoin: f.worker.rejoin,
 		Probation: f.worker.longestProbation(),
 	}
-	if f.worker.layout == "sticky" {
-		cfg.Layout = balance.Sticky
+	var err error
+	if cfg.Layout, err = f.worker.layOut(); err != nil {
+		return err
 	}
 	if fs.Changed("total") {
 		r.static = true
@@ -160,6 +161,17 @@ func (a *app) balance(ctx context.Context, f *balanceFlags, fs *pflag.FlagSet, a
 		return err
 	}
 	return errors.Join(a.balanceOn(ctx, ep, cfg, r), stopServer())
+}
+
+// layOut reads --layout.
+func (f *workerFlags) layOut() (balance.Layout, error) {
+	switch f.layout {
+	case "contiguous":
+		return balance.Contiguous, nil
+	case "sticky":
+		return balance.Sticky, nil
+	}
+	return 0, usagef("--layout %q: choose contiguous or sticky", f.layout)
 }
 
 // balanceWork runs a command for each index.

@@ -46,7 +46,7 @@ func (a *app) evict(ctx context.Context, node *fabric.Node, pid fabric.PID, undo
 		err = balance.Evict(ctx, node, a.opts.group, pid, func(left int) { a.note("%s has %d left", pid, left) })
 	}
 	if errors.Is(err, balance.ErrNoMember) {
-		return &exitError{code: exitNotFound, err: err, hint: "see who is here: fabric-node members -k " + a.opts.cluster + " -e " + a.opts.env}
+		return &exitError{code: exitNotFound, err: err, hint: "see who is in it, or name another -p: fabric-node balance --watch -p " + a.opts.group + " " + a.where()}
 	}
 	return err
 }

@@ -158,7 +158,9 @@ func (a *app) hint(err error) string {
 	case isField(err, "Lease"):
 		return fmt.Sprintf("set --ttl (now %v)", a.opts.ttl)
 	case isField(err, "first", "total", "Workers"):
-		return "set -I (first index), -n (workers) and -T (total) so that first + workers is at most total"
+		return "set -n (workers); of a static cluster so that -I (first index) + -n is at most -T (total)"
+	case errors.Is(err, balance.ErrMismatch):
+		return "give all members of group " + a.opts.group + " the same --partitions, --per-zone, --layout and --barrier, or choose another -p; see: fabric-node balance --watch -p " + a.opts.group + " " + where
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Sprintf("allow more with --timeout (now %v), or see what is wrong: fabric-node doctor %s", a.opts.timeout, where)
 	}

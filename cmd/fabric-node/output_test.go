@@ -125,6 +125,8 @@ func TestHints(t *testing.T) {
 		{fabric.ErrUnreachable, "fabric-node members -k shop -e dev"},
 		{&fabric.PIDInUseError{PID: "x"}, "--pid"},
 		{&balance.ConfigError{Field: "total"}, "-T (total)"},
+		{&balance.ConfigError{Field: "Workers"}, "-n (workers)"},
+		{balance.ErrMismatch, "--barrier"},
 		{&fabric.ConfigError{Field: "Lease"}, "--ttl"},
 		{context.DeadlineExceeded, "--timeout"},
 		{context.DeadlineExceeded, "fabric-node doctor -k shop -e dev"},

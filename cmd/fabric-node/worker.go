@@ -3,11 +3,9 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -65,12 +63,9 @@ func (f *workerFlags) bind(fs *pflag.FlagSet) {
 
 // config fills in the balance.Config.
 func (f *workerFlags) config(cfg *balance.Config, fs *pflag.FlagSet, ttl time.Duration) error {
-	switch f.layout {
-	case "contiguous":
-	case "sticky":
-		cfg.Layout = balance.Sticky
-	default:
-		return usagef("--layout %q: choose contiguous or sticky", f.layout)
+	var err error
+	if cfg.Layout, err = f.layOut(); err != nil {
+		return err
 	}
 	switch f.policy {
 	case policyAlways, policyOnFailure, policyNever:
@@ -100,7 +95,7 @@ func (f *workerFlags) config(cfg *balance.Config, fs *pflag.FlagSet, ttl time.Du
 	}
 	// The workers are stopped so long before others can have their indices.
 	cfg.Grace, cfg.Settle, cfg.Rejoin, cfg.Probation = f.grace+killTime, f.settle, f.rejoin, f.longestProbation()
-	_, err := f.signal()
+	_, err = f.signal()
 	return err
 }
 
@@ -192,7 +187,9 @@ func (c *crew) change(s balance.Share) {
 		})
 	}
 	free := c.place(s)
-	c.writeState(s)
+	if err := c.writeState(s); err != nil {
+		c.app.log.Error("state file not written: workers that read it go by an older one", "err", err)
+	}
 	for _, w := range c.workers {
 		if w == nil {
 			continue
@@ -372,65 +369,6 @@ func (c *crew) end(err error) {
 	c.stop.Do(func() { c.ended <- err })
 }
 
-// writeState replaces the state file.
-func (c *crew) writeState(s balance.Share) {
-	if c.flags.stateFile == "" {
-		return
-	}
-	state := workerState{PID: c.pid, Total: s.Total, Epoch: s.Epoch, Indices: []int{}}
-	taken := map[int]bool{}
-	for _, w := range c.workers {
-		index := -1
-		if w != nil {
-			index = w.index
-			taken[index] = true
-		}
-		state.Indices = append(state.Indices, index)
-	}
-	for i := range s.Indices() { // as hire will place them
-		if taken[i] {
-			continue
-		}
-		if local := slices.Index(state.Indices, -1); local >= 0 {
-			state.Indices[local] = i
-		} else {
-			state.Indices = append(state.Indices, i)
-		}
-	}
-	if err := replaceFile(c.flags.stateFile, state); err != nil {
-		c.app.log.Error("state file not written", "err", err)
-	}
-}
-
-// workerState is what a state file holds.
-type workerState struct {
-	PID     fabric.PID `json:"pid"`
-	Total   int        `json:"total"`
-	Epoch   uint64     `json:"epoch"`
-	Indices []int      `json:"indices"` // by FABRIC_WORKER_LOCAL; -1 for a worker without one
-}
-
-// replaceFile writes v into the file at once: a reader sees the old or the new.
-func replaceFile(path string, v any) error {
-	data, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	file, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	_, err = file.Write(append(data, '\n'))
-	err = errors.Join(err, file.Chmod(0o644), file.Close())
-	if err == nil {
-		err = os.Rename(file.Name(), path)
-	}
-	if err != nil {
-		os.Remove(file.Name())
-	}
-	return err
-}
-
 // work runs argv for each index until a signal, the end of the node, or until nothing
 // is left to run.
 func (a *app) work(ctx context.Context, ep endpoint, cfg balance.Config, f *workerFlags, argv []string) error {
@@ -454,6 +392,9 @@ func (a *app) work(ctx context.Context, ep endpoint, cfg balance.Config, f *work
 		app: a, flags: f, signal: signal, argv: argv, pid: node.PID(), base: context.WithoutCancel(ctx),
 		env: append(os.Environ(), "FABRIC_PID="+string(node.PID())), ended: make(chan error, 1), alive: map[*child]bool{},
 		joined: make(chan struct{}),
+	}
+	if err := c.writeState(balance.Share{First: -1}); err != nil { // it may be left of a former run, too
+		return errors.Join(usagef("--state-file: %w", err), a.leave(ctx, node, a.opts.timeout))
 	}
 	kill := c.kill
 	a.abort.Store(&kill)
