@@ -25,7 +25,7 @@ type sabotage struct{ barrier, renewal, incarnation, margin bool }
 const (
 	simLease  = 1_000_000
 	simRenew  = simLease * 3 / 8
-	simHealed = 5 * simLease // a coordinator's, its successor's patience, a member's, and the hand-over
+	simHealed = 2 * simLease // one, and the grace of a coordinator that is new
 	simRate   = 0.005
 	simLook   = 150_000 // how often a coordinator and a standby read
 	simFollow = 700_000 // how often a follower reads the view
@@ -79,9 +79,10 @@ type simProc struct {
 	s       *sim
 	pid     string
 	rate    float64
-	life    int   // events of former lives are void
-	paused  int64 // until then
-	cut     int64 // until then nothing goes out or comes in
+	life    int      // events of former lives are void
+	paused  int64    // until then
+	waiting []func() // for that
+	cut     int64    // until then nothing goes out or comes in
 	inc     uint64
 	stay    uint64
 	workers int
@@ -164,12 +165,25 @@ func (p *simProc) do(d int64, f func()) {
 		switch {
 		case p.life != life:
 		case p.paused > p.s.now:
-			p.s.after(p.paused-p.s.now, run)
+			p.waiting = append(p.waiting, run)
 		default:
 			f()
 		}
 	}
 	p.s.after(int64(float64(d)/p.rate), run)
+}
+
+// resume lets the process do what it would have done, unless it is still stopped.
+func (p *simProc) resume() {
+	if p.paused > p.s.now {
+		return
+	}
+	p.s.check(p) // the first thing it does may be to act
+	waiting := p.waiting
+	p.waiting = nil
+	for _, run := range waiting {
+		run()
+	}
 }
 
 // ask lets f run at the store and answer with what it returns, each over the network:
@@ -239,7 +253,7 @@ func (s *sim) fault() {
 		p.cut = s.now + length
 	case 2:
 		p.paused = s.now + length
-		s.after(length, func() { s.check(p) }) // the first thing it does may be to act
+		s.after(length, p.resume)
 	case 3:
 		p.start()
 	}
@@ -286,7 +300,8 @@ func (s *sim) next() {
 func (s *sim) heal(limit int64) (took int64, ok bool) {
 	s.calm = true
 	for _, p := range s.procs {
-		p.cut, p.paused = 0, min(p.paused, s.now)
+		p.cut, p.paused = 0, 0
+		p.resume()
 	}
 	began, good := s.now, int64(-1)
 	for s.now < began+limit {

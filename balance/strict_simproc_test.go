@@ -344,7 +344,7 @@ func (p *simProc) write(base *roster.View, at uint64) {
 		s.totals[next.Epoch] = next.Units
 		s.rebalances++
 		for _, o := range s.procs { // announced; each may miss it, or hear it late
-			if o.cut <= s.now && s.r.IntN(20) > 0 {
+			if o.cut <= s.now && (s.calm || s.r.IntN(20) > 0) {
 				o.do(s.delay(), func() { o.see(next) })
 			}
 		}
