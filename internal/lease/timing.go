@@ -28,7 +28,7 @@ func renewEvery(lease time.Duration) time.Duration { return lease * 3 / 8 }
 
 // answerWithin is how long a write or a read of the session is waited for before it is
 // sent again.
-func answerWithin(lease time.Duration) time.Duration { return lease / 3 }
+func answerWithin(lease time.Duration) time.Duration { return lease * 3 / 10 }
 
 // beatOf is the beat on which all renew leases as long as this, once in eight: so far apart
 // that a server wakes for many at a time, and so near that it gets a fraction of all at a time.

@@ -31,6 +31,9 @@ func TestTimes(t *testing.T) {
 		if renewEvery(l) >= trust(l)-l/2 {
 			t.Errorf("renewEvery(%v) = %v: a grace of half a lease ends every term", l, renewEvery(l))
 		}
+		if renewEvery(l)+answerWithin(l) >= trust(l)-l/4 {
+			t.Errorf("answerWithin(%v) = %v: a renewal lost ends every term that has a grace of a quarter", l, answerWithin(l))
+		}
 		if keepFor(l) < 10*l || keepFor(l) < time.Minute {
 			t.Errorf("keepFor(%v) = %v: the server forgets a session that may be trusted", l, keepFor(l))
 		}
