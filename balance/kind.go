@@ -1,6 +1,7 @@
 package balance
 
 import (
+	"slices"
 	"strings"
 	"sync"
 
@@ -115,6 +116,34 @@ func shareOfView(self string, v *roster.View) Share {
 		if m.PID == self {
 			s.First, s.Workers = first, workers
 		}
+	}
+	return s
+}
+
+// shareAfter is shareOfView of v, where was is that of the view before, which did not grant
+// either. It looks at what differs only: a thousand members that look at a thousand each are
+// half of what a change costs.
+func shareAfter(was Share, before *roster.View, self string, v *roster.View) Share {
+	first, olds, news := roster.Differing(before, v)
+	came, went := 0, 0
+	for _, m := range olds {
+		went += wantOf(m).granted()
+		if m.PID == self {
+			return shareOfView(self, v)
+		}
+	}
+	for _, m := range news {
+		came += wantOf(m).granted()
+		if m.PID == self {
+			return shareOfView(self, v)
+		}
+	}
+	if was.Total+came > MaxTotal-MaxWorkers { // somebody may not get all, or any
+		return shareOfView(self, v)
+	}
+	s := Share{First: was.First, Workers: was.Workers, Total: was.Total + came - went, Epoch: v.Epoch}
+	if m, _ := v.Find(self); s.First >= 0 && !slices.Contains(v.Members[:first], m) {
+		s.First += came - went
 	}
 	return s
 }

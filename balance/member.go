@@ -85,6 +85,11 @@ type member struct {
 
 	strict *strict // nil unless the mode is
 
+	// Of the goroutine that feeds the group: the last view that granted nothing itself, or nil,
+	// and the share in it.
+	seen  *roster.View
+	share Share
+
 	mu    sync.Mutex // guards the fields below
 	ask   roster.Ask
 	acked uint64
@@ -303,8 +308,17 @@ func (m *member) deliver(v *roster.View, hold *lease.Hold, placed bool) bool {
 		return placed
 	}
 	pid := string(m.node.PID())
+	granted := parseKind(v.Kind).granted()
+	if m.seen == nil || granted {
+		m.share = shareOfView(pid, v)
+	} else {
+		m.share = shareAfter(m.share, m.seen, pid, v)
+	}
+	if m.seen = v; granted {
+		m.seen = nil
+	}
 	m.group.accept(delivery{
-		share: shareOfView(pid, v), members: placesIn(pid, v), stands: ok && (empty(self) || m.cfg.Partitions > 0),
+		share: m.share, members: placesIn(pid, v), stands: ok && (empty(self) || m.cfg.Partitions > 0),
 		parts: partitionsOf(pid, m.cfg.Zone, v, slots(self.Slots)),
 	})
 	if !ok || self.Ask != ask {

@@ -1,7 +1,10 @@
 package balance
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/natsfabric/natsfabric/internal/roster"
@@ -60,6 +63,61 @@ func TestShareOfView(t *testing.T) {
 					t.Fatalf("kind %q: %s has %+v of %+v, want %+v", k, m.PID, got, p.view, want)
 				}
 			}
+		}
+	}
+}
+
+// TestShareAfter: what a member computes of what has changed is what it computes of all.
+func TestShareAfter(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 1))
+	pid := func() string { return fmt.Sprintf("%02d", r.IntN(30)) }
+	before, was := &roster.View{}, map[string]Share{}
+	for i := range 30 {
+		self := fmt.Sprintf("%02d", i)
+		was[self] = shareOfView(self, before)
+	}
+	for epoch := range uint64(5000) {
+		v := &roster.View{Kind: kind{}.String(), Epoch: epoch, Members: slices.Clone(before.Members)}
+		for range 1 + r.IntN(3) {
+			m := &roster.Member{PID: pid(), Inc: epoch, Ask: roster.Ask{Workers: 1 + r.IntN(4), Passive: r.IntN(5) == 0, Idle: r.IntN(5) == 0}}
+			i, ok := slices.BinarySearchFunc(v.Members, m.PID, func(m *roster.Member, pid string) int { return strings.Compare(m.PID, pid) })
+			switch {
+			case !ok:
+				v.Members = slices.Insert(v.Members, i, m)
+			case r.IntN(2) == 0:
+				v.Members = slices.Delete(v.Members, i, i+1)
+			default:
+				v.Members[i] = m
+			}
+		}
+		for self, s := range was {
+			got, want := shareAfter(s, before, self, v), shareOfView(self, v)
+			if got != want {
+				t.Fatalf("%s has %+v of %+v after %+v of %+v, want %+v", self, got, v, s, before, want)
+			}
+			was[self] = want
+		}
+		before = v
+	}
+}
+
+// TestShareAfterFull: near the limit not everybody gets what he wants, whoever has changed.
+func TestShareAfterFull(t *testing.T) {
+	view := func(workers ...int) *roster.View {
+		v := &roster.View{Kind: kind{}.String()}
+		for i, n := range workers {
+			v.Members = append(v.Members, &roster.Member{PID: fmt.Sprintf("%04d", i), Inc: 1, Ask: roster.Ask{Workers: n}})
+		}
+		return v
+	}
+	many := slices.Repeat([]int{MaxWorkers}, MaxTotal/MaxWorkers+3)
+	before, v := view(many...), view(many...)
+	copy(v.Members[1:], before.Members[1:])
+	v.Members[0].Workers = 1
+	for _, i := range []int{0, 1, len(many) - 4, len(many) - 3, len(many) - 1} {
+		self := before.Members[i].PID
+		if got, want := shareAfter(shareOfView(self, before), before, self, v), shareOfView(self, v); got != want {
+			t.Errorf("%s has %+v, want %+v", self, got, want)
 		}
 	}
 }

@@ -28,7 +28,7 @@ type Step struct {
 // difference of one incarnation is worth a step; there is none between a member and itself.
 func Steps(from, to *View, changed func(old, m *Member) bool) iter.Seq[Step] {
 	return func(yield func(Step) bool) {
-		olds, news := differing(from, to)
+		_, olds, news := Differing(from, to)
 		now := make(map[string]uint64, len(news))
 		for _, m := range news {
 			now[m.PID] = m.Inc
@@ -58,9 +58,9 @@ func Steps(from, to *View, changed func(old, m *Member) bool) iter.Seq[Step] {
 	}
 }
 
-// differing returns the members of two views without those at the beginning and at the end
-// that both have: of a thousand, a step changes few, and everybody looks at each.
-func differing(from, to *View) (olds, news []*Member) {
+// Differing returns the members of two views without those at the beginning, so many, and at
+// the end that both have: of a thousand, a step changes few, and everybody looks at each.
+func Differing(from, to *View) (first int, olds, news []*Member) {
 	olds, news = from.Members, to.Members
 	none := len(from.Suspects) == 0 && len(to.Suspects) == 0
 	same := func(a, b *Member) bool {
@@ -68,9 +68,10 @@ func differing(from, to *View) (olds, news []*Member) {
 	}
 	for len(olds) > 0 && len(news) > 0 && same(olds[0], news[0]) {
 		olds, news = olds[1:], news[1:]
+		first++
 	}
 	for n, k := len(olds)-1, len(news)-1; n >= 0 && k >= 0 && same(olds[n], news[k]); n, k = n-1, k-1 {
 		olds, news = olds[:n], news[:k]
 	}
-	return olds, news
+	return first, olds, news
 }
