@@ -120,10 +120,13 @@ func shareOfView(self string, v *roster.View) Share {
 	return s
 }
 
-// shareAfter is shareOfView of v, where was is that of the view before, which did not grant
-// either. It looks at what differs only: a thousand members that look at a thousand each are
-// half of what a change costs.
+// shareAfter is shareOfView of v, where was is that of the view before, if there was one. It
+// looks at what differs only, unless shares are granted: a thousand members that look at a
+// thousand each are half of what a change costs.
 func shareAfter(was Share, before *roster.View, self string, v *roster.View) Share {
+	if before == nil || parseKind(before.Kind).granted() || parseKind(v.Kind).granted() {
+		return shareOfView(self, v)
+	}
 	first, olds, news := roster.Differing(before, v)
 	came, went := 0, 0
 	for _, m := range olds {

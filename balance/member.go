@@ -85,8 +85,7 @@ type member struct {
 
 	strict *strict // nil unless the mode is
 
-	// Of the goroutine that feeds the group: the last view that granted nothing itself, or nil,
-	// and the share in it.
+	// Of the goroutine that feeds the group: the last view delivered, and the share in it.
 	seen  *roster.View
 	share Share
 
@@ -272,7 +271,7 @@ func (m *member) fuse(hold *lease.Hold) (fuse <-chan struct{}, poll <-chan time.
 	if hold == nil {
 		return nil, nil // there will be another state
 	}
-	// A renewal each 3/8 of a lease, and a third more until one that was lost is sent
+	// A renewal each 3/8 of a lease, and 3/10 more until one that was lost is sent
 	// again: then the share is stale for a moment.
 	lease := m.node.Lease()
 	early := max(lease*3/10, m.cfg.Grace+lease/20)
@@ -308,15 +307,7 @@ func (m *member) deliver(v *roster.View, hold *lease.Hold, placed bool) bool {
 		return placed
 	}
 	pid := string(m.node.PID())
-	granted := parseKind(v.Kind).granted()
-	if m.seen == nil || granted {
-		m.share = shareOfView(pid, v)
-	} else {
-		m.share = shareAfter(m.share, m.seen, pid, v)
-	}
-	if m.seen = v; granted {
-		m.seen = nil
-	}
+	m.share, m.seen = shareAfter(m.share, m.seen, pid, v), v
 	m.group.accept(delivery{
 		share: m.share, members: placesIn(pid, v), stands: ok && (empty(self) || m.cfg.Partitions > 0),
 		parts: partitionsOf(pid, m.cfg.Zone, v, slots(self.Slots)),

@@ -23,8 +23,8 @@ const (
 // Proxy is a way to a TCP server that can be spoilt: the counterpart of [Link] for
 // processes and real time. Both take all bytes, keep their order, and while cut hold
 // them back, in silence; a connection that is made meanwhile gets no answer, and what is held
-// back of one that its sender resets is lost. It knows
-// bytes, not packets: loss is the delay that it means to TCP.
+// back of one that its sender resets is lost. It knows bytes, not packets: loss is the delay
+// that it means to TCP.
 type Proxy struct {
 	target string
 	l      net.Listener
