@@ -315,12 +315,12 @@ func TestAnycastForged(t *testing.T) {
 	ctx := deadline(t)
 	raw := connect(t, s)
 	serve(t, b, "mail", 1, func(_ context.Context, m *Message) ([]byte, error) {
-		end := m.asked.nonce + m.asked.end()
+		end := m.asked().nonce + m.asked().end()
 		for _, subject := range []string{
 			"a.ext.1a" + end, "a._.1a" + end, // from outside, and from nobody
-			"a.x.1a" + m.asked.nonce + ".1-0123456789", // without the secret
-			"a.x.1a" + "01234567" + m.asked.end(),      // another's
-			"a.x.1a" + m.asked.nonce + ".99" + m.asked.end()[len(m.asked.end())-secretLen-1:],
+			"a.x.1a" + m.asked().nonce + ".1-0123456789", // without the secret
+			"a.x.1a" + "01234567" + m.asked().end(),      // another's
+			"a.x.1a" + m.asked().nonce + ".99" + m.asked().end()[len(m.asked().end())-secretLen-1:],
 		} {
 			if err := raw.Publish(atR+subject, []byte("forged")); err != nil {
 				return nil, err

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 )
 
@@ -23,21 +24,31 @@ import (
 type benchLink struct {
 	tx, rx *nats.Conn
 	a, b   *Node
-	bare   *Node         // a that gathers nothing
 	got    atomic.Int64  // by the raw subscription
 	want   atomic.Int64  // at which done is sent to
 	done   chan struct{} // capacity 1
 }
 
-func newBenchLink(b *testing.B, inProcess bool) *benchLink {
+// owned starts a node with a connection like those that nodes make themselves.
+func owned(b *testing.B, s *server.Server, pid PID, noBatch bool, opts ...nats.Option) (*nats.Conn, *Node) {
+	g := &gate{ping: time.Minute}
+	nc := connect(b, s, append(opts, nats.PingInterval(pingEvery*g.ping), func(o *nats.Options) error {
+		g.install(o)
+		return nil
+	})...)
+	g.nc.Store(nc)
+	return nc, startNode(b, nc, pid, nil, func(c *courierConfig) { c.gate, c.noBatch = g, noBatch })
+}
+
+func newBenchLink(b *testing.B, inProcess, noBatch bool) *benchLink {
 	s := startServer(b)
 	opts := []nats.Option{nats.SkipSubjectValidation()}
 	if inProcess {
 		opts = append(opts, nats.InProcessServer(s))
 	}
-	l := &benchLink{tx: connect(b, s, opts...), rx: connect(b, s, opts...), done: make(chan struct{}, 1)}
-	l.a, l.b = startNode(b, l.tx, "a", nil, nil), startNode(b, l.rx, "b", nil, nil)
-	l.bare = startNode(b, l.tx, "c", nil, func(c *courierConfig) { c.noBatch = true })
+	l := &benchLink{done: make(chan struct{}, 1)}
+	l.tx, l.a = owned(b, s, "a", noBatch, opts...)
+	l.rx, l.b = owned(b, s, "b", noBatch, opts...)
 	sub, err := l.rx.Subscribe("raw.c1.test.u.b.a", func(*nats.Msg) {
 		if l.got.Add(1) == l.want.Load() {
 			l.done <- struct{}{}
@@ -129,15 +140,11 @@ func BenchmarkSend(b *testing.B) {
 	for _, way := range []string{"bare", "gathered", "reliable"} {
 		for _, size := range []int{16, 128, 1024} {
 			b.Run(fmt.Sprintf("%s/%d", way, size), func(b *testing.B) {
-				l := newBenchLink(b, false)
-				from, mode := l.a, Fast
-				switch way {
-				case "bare":
-					from = l.bare
-				case "reliable":
+				l, mode := newBenchLink(b, false, way == "bare"), Fast
+				if way == "reliable" {
 					mode = Reliable
 				}
-				l.compare(b, from, mode, round, make([]byte, size))
+				l.compare(b, l.a, mode, round, make([]byte, size))
 			})
 		}
 	}
@@ -147,7 +154,7 @@ func BenchmarkSend(b *testing.B) {
 // flow control, so that what the receiver misses is lost; and beside the same that both ends
 // check and the receiver joins.
 func BenchmarkLarge(b *testing.B) {
-	l := newBenchLink(b, false)
+	l := newBenchLink(b, false, false)
 	const size, round = 10_000_000, 10
 	data := make([]byte, size)
 	rand.NewChaCha8([32]byte{}).Read(data)
@@ -253,7 +260,7 @@ func BenchmarkRequest(b *testing.B) {
 	}{{"tcp/1", 1, false}, {"tcp/64", 64, false}, {"inproc/1", 1, true}, {"inproc/64", 64, true}} {
 		b.Run(bb.name, func(b *testing.B) {
 			callers := bb.callers
-			l := newBenchLink(b, bb.inProcess)
+			l := newBenchLink(b, bb.inProcess, false)
 			ctx := b.Context()
 			if _, err := l.rx.Subscribe("raw.q", func(m *nats.Msg) { _ = m.Respond(m.Data) }); err != nil {
 				b.Fatal(err)

@@ -73,7 +73,7 @@ type courier struct {
 	nc    *nats.Conn
 	subj  subjects
 	nonce string
-	own   origin // of messages to the node itself
+	own   source // of messages to the node itself
 	log   *slog.Logger
 
 	ids      atomic.Uint64 // of messages
@@ -141,7 +141,7 @@ func newCourier(cfg courierConfig) (*courier, error) {
 		end:     new(nats.Msg), through: make(chan struct{}),
 		inbox: newInbox(cfg.inbox),
 	}
-	c.own = origin{c.nonce}
+	c.own = source{nonce: c.nonce}
 	c.calls.init()
 	c.flushes.init()
 	c.queries.init(c)

@@ -106,7 +106,23 @@ func partLink(memory int64) *inLink {
 	c.notices.wake = make(chan struct{}, 1)
 	c.memory.limit = memory
 	c.links.init(c)
-	return &inLink{c: c, name: "0123456789", from: "a", origin: &origin{nonce: "01234567"}, win: window.NewReceiver(firstGrant)}
+	in := newInLink(c, "0123456789", "a", "01234567")
+	in.win = window.NewReceiver(firstGrant)
+	return in
+}
+
+// TestUncleared: the memory for a message in parts is all of the message's, and no more.
+func TestUncleared(t *testing.T) {
+	for _, n := range []int{0, 1, 7, 1000, 1 << 20} {
+		b := uncleared(n)
+		if len(b) != 0 || cap(b) != n {
+			t.Errorf("%d bytes: length %d, capacity %d", n, len(b), cap(b))
+		}
+		b = b[:n]
+		for i := range b {
+			b[i] = byte(i) // the race detector and the collector know of it
+		}
+	}
 }
 
 // FuzzParts: whatever parts come, a message that comes whole is what was sent, what

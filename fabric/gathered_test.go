@@ -221,7 +221,7 @@ func TestGatheredForged(t *testing.T) {
 		got <- string(m.Data)
 	}()
 	m := receive(t, b)
-	id, secret, nonce := m.asked.id, m.asked.secret, m.asked.nonce
+	id, secret, nonce := m.asked().id, m.asked().secret, m.asked().nonce
 	frame := func(items ...item) (f []byte) {
 		for i := range items {
 			items[i].data = []byte("forged")

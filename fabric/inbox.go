@@ -84,7 +84,7 @@ func (q *inbox) put(batch []*Message) (refused []*Message) {
 }
 
 // limited reports whether m is one that the limits count.
-func (q *inbox) limited(m *Message) bool { return m.link == nil || q.onFull != Block }
+func (q *inbox) limited(m *Message) bool { return m.link() == nil || q.onFull != Block }
 
 // admit makes room for m, or says that there is none. It needs q.mu.
 func (q *inbox) admit(m *Message, dropped *[]*Message) bool {
@@ -223,11 +223,10 @@ func (q *inbox) worked(m *Message) {
 	q.working--
 }
 
-// taken has the link of m, if it came on one, know that it waits no more.
+// taken has the link of m, if it came on one, know that it waits no more. It is called once.
 func (m *Message) taken() {
-	if m.link != nil {
-		m.link.consumed(m)
-		m.link = nil
+	if in := m.link(); in != nil {
+		in.consumed(m)
 	}
 }
 
@@ -252,7 +251,7 @@ func (q *inbox) abandon() (asked []*Message) {
 	defer q.mu.Unlock()
 	for range q.n { // each is looked at once, and the order stays
 		m := q.pop()
-		if m.asked == nil || m.isMail() {
+		if m.asked() == nil || m.isMail() {
 			q.push(m)
 			continue
 		}

@@ -17,7 +17,8 @@ type inLink struct {
 	c        *courier
 	name     string
 	from     PID
-	origin   *origin // the sender's courier
+	origin   source // the sender's courier
+	waits    source // the same, of messages of which in is told when the program takes them
 	isStream bool
 	resume   atomic.Bool // what was refused for want of memory may come
 
@@ -29,6 +30,12 @@ type inLink struct {
 	slab    []Message        // to be used by what follows in a frame
 	telling bool             // its sender is about to be told the state
 	used    time.Time
+}
+
+func newInLink(c *courier, name string, from PID, nonce string) *inLink {
+	in := &inLink{c: c, name: name, from: from, origin: source{nonce: nonce}, used: time.Now()}
+	in.waits = source{nonce: nonce, link: in}
+	return in
 }
 
 // Limits of what one process may have others keep for it.
@@ -178,7 +185,7 @@ func (in *inLink) take(batch []*Message, seq uint64, it *item) (_ []*Message, on
 			in.win.Consume(1, size)
 			return append(batch, m), true
 		}
-		m.link = in
+		in.wait(m)
 		return append(batch, m), true
 	case it.kind.answers():
 		in.c.answered(in.from, tag{kind: it.kind, typ: it.typ, id: it.id, secret: it.secret}, it.data)
@@ -216,7 +223,8 @@ func (in *inLink) takePart(batch []*Message, it *item) (_ []*Message, on bool) {
 		in.c.answered(in.from, tag{kind: p.item.kind, typ: m.Type, id: m.ID, secret: p.item.secret}, m.Data)
 		return batch, true
 	}
-	m.link, m.large = in, true
+	m.large = true
+	in.wait(m)
 	return append(batch, m), true
 }
 
@@ -229,12 +237,21 @@ func (in *inLink) message(it *item) *Message {
 		m = new(Message)
 	}
 	it.fill(m)
-	m.From, m.To, m.Mode, m.origin = in.from, in.c.cfg.pid, Reliable, in.origin
+	m.From, m.To, m.Mode, m.source = in.from, in.c.cfg.pid, Reliable, &in.origin
 	if it.kind.awaits() {
 		m.Mode = modeOf(it.kind)
-		m.asked = &asked{courier: in.c, kind: it.kind, nonce: in.origin.nonce, id: it.id, secret: it.secret}
+		m.ask(in.origin.nonce, &asked{courier: in.c, kind: it.kind, id: it.id, secret: it.secret})
 	}
 	return m
+}
+
+// wait has in told when the program takes m.
+func (in *inLink) wait(m *Message) {
+	if a := m.asked(); a != nil {
+		a.link = in
+	} else {
+		m.source = &in.waits
+	}
 }
 
 // answers reports whether k ends a call.
@@ -254,7 +271,7 @@ func (c *courier) inLink(s *sender, t tag) *inLink {
 		}
 		return in
 	}
-	in = &inLink{c: c, name: t.secret, from: s.from, origin: &origin{nonce: t.nonce}, used: time.Now()}
+	in = newInLink(c, t.secret, s.from, t.nonce)
 	if t.id != 1 || !c.links.admit(s.from, false) {
 		c.links.tell(in) // with no window: there is no such link
 		return nil

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/natsfabric/natsfabric/internal/window"
 )
 
 // TestReliableLives: however often a process begins anew under its PID, it is heard, and
@@ -177,5 +179,30 @@ func TestLinksExpire(t *testing.T) {
 	v.change(func() { v.lives["a"] = 2 })
 	if n := idle(); n != 0 {
 		t.Errorf("%d links are kept of a life that is over", n)
+	}
+}
+
+// TestTaken: a link knows of each message, whether its sender awaits something or not, that it
+// waits, and when it was taken; what the message says of its sender is the same before and after.
+func TestTaken(t *testing.T) {
+	in := partLink(1000)
+	for _, k := range []kind{kindSend, kindAccept, kindRequest} {
+		in.win = window.NewReceiver(firstGrant)
+		batch, _ := in.take(nil, 1, &item{kind: k, id: 7, secret: "0123456789", data: []byte("x")})
+		m := batch[0]
+		asked := m.asked()
+		if m.link() != in || m.Epoch() != "01234567" || (asked != nil) != k.awaits() || in.win.Waiting() != 1 {
+			t.Errorf("%c waits: link %p of %p, epoch %s, asked %v", k, m.link(), in, m.Epoch(), asked)
+		}
+		in.c.inbox.put(batch)
+		if got, err := in.c.inbox.take(t.Context(), nil, 0); got != m || err != nil {
+			t.Fatal(got, err)
+		}
+		if m.Epoch() != "01234567" || m.asked() != asked || in.win.Waiting() != 0 {
+			t.Errorf("%c taken: epoch %s, asked %v of %v, %d wait", k, m.Epoch(), m.asked(), asked, in.win.Waiting())
+		}
+		if next := in.message(&item{kind: k}); next.link() != nil {
+			t.Errorf("%c: the next is on the link before it is accepted", k)
+		}
 	}
 }

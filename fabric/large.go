@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"strings"
 	"sync"
 	"time"
+	"unsafe"
 )
 
 // A message too large for one publish goes over a link in parts. Each has the checksum
@@ -16,7 +18,7 @@ import (
 const (
 	// maxChunk is the size above which a message is sent in parts, and that of a
 	// part; less if the server takes less.
-	maxChunk = 256 << 10
+	maxChunk = 512 << 10
 	// stallLimit is how long a message in parts is kept that does not continue.
 	stallLimit = 30 * time.Second
 )
@@ -160,13 +162,21 @@ func (p *partial) keep(part []byte) {
 			p.parts = append(p.parts, part)
 			return
 		}
-		p.item.data = make([]byte, 0, p.total)
+		p.item.data = uncleared(int(p.total))
 		for _, before := range p.parts {
 			p.item.data = append(p.item.data, before...)
 		}
 		p.parts = nil
 	}
 	p.item.data = append(p.item.data, part...)
+}
+
+// uncleared is make([]byte, 0, n) without the zeros, which take as long as to fill it.
+func uncleared(n int) []byte {
+	var b strings.Builder // whose memory nobody else knows of
+	b.Grow(n)
+	b.WriteByte(0)
+	return unsafe.Slice(unsafe.StringData(b.String()), n)[:0]
 }
 
 func (in *inLink) beginPartial(it *item) error {

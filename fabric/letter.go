@@ -56,23 +56,24 @@ func (b *mailbox) ack(subject, word string) {
 // as far as the server can tell: 1 for the first, more when it comes again. It is 0 for
 // messages of other modes.
 func (m *Message) Attempt() int {
-	if m.asked == nil {
-		return 0
+	if a := m.asked(); a != nil {
+		return a.attempt
 	}
-	return m.asked.attempt
+	return 0
 }
 
-func (m *Message) isMail() bool { return m.asked != nil && m.asked.kind == kindMail }
+func (m *Message) isMail() bool { a := m.asked(); return a != nil && a.kind == kindMail }
 
 // settle does what [Message.Done] promises of a durable message.
 func (m *Message) settle(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("done with mail from %s: %w", m.From, context.Cause(ctx))
 	}
-	if !m.asked.replied.CompareAndSwap(false, true) {
+	a := m.asked()
+	if !a.replied.CompareAndSwap(false, true) {
 		return ErrReplied
 	}
-	l := m.asked.letter
+	l := a.letter
 	b := l.box
 	b.mu.Lock()
 	defer b.mu.Unlock()

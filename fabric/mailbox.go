@@ -284,7 +284,8 @@ func (b *mailbox) admit(m jetstream.Msg) *Message {
 		return nil
 	}
 	b.mu.Unlock()
-	msg.asked.letter, msg.asked.attempt = l, l.attempt
+	a := msg.asked()
+	a.letter, a.attempt = l, l.attempt
 	return msg
 }
 
@@ -332,7 +333,7 @@ func (b *mailbox) decode(m jetstream.Msg) (msg *Message, id, reason string) {
 		asked{courier: b.c, kind: kindMail},
 	}
 	msg = &both.Message
-	msg.asked = &both.asked
+	msg.ask("", &both.asked)
 	if w.from == External {
 		return msg, "", ""
 	}
@@ -345,19 +346,14 @@ func (b *mailbox) decode(m jetstream.Msg) (msg *Message, id, reason string) {
 	if !ok || !tagged || t.kind != kindMail {
 		return nil, "", "its id is not of its sender"
 	}
-	if w.origin == nil || w.origin.nonce != t.nonce {
-		w = &writer{w.subject, w.from, &origin{t.nonce}}
-		b.last.Store(w)
-	}
-	msg.ID, msg.Type, msg.origin = t.id, t.typ, w.origin
+	msg.ID, msg.Type, msg.source.nonce = t.id, t.typ, t.nonce
 	return msg, ids[0], ""
 }
 
-// A writer is what the messages of one courier have in common.
+// A writer is whom a subject names.
 type writer struct {
 	subject string
 	from    PID
-	origin  *origin // nil if it is not known yet
 }
 
 // userHeader is what the sender's caller gave of a stored header, nil if nothing.

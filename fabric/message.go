@@ -58,18 +58,23 @@ type Message struct {
 	// sender until Send returned.
 	Data []byte
 
-	asked  *asked  // nil if the sender awaits nothing
-	origin *origin // nil if it is not from a node
-	link   *inLink // to be told when the program takes the message; nil if it came otherwise
+	source *source // nil if it awaits nothing and is not from a node
 }
 
-// asked is what a request, or a message to be acknowledged, adds to a message, apart
-// so that the others are small.
+// A source is where a message came from, apart so that messages are small. Those that await
+// nothing share one, which does not change.
+type source struct {
+	nonce string  // of the courier that sent the message; empty if it is not from a node
+	asked *asked  // nil if the sender awaits nothing
+	link  *inLink // to be told when the program takes the message; nil if none is
+}
+
+// asked is what a request, or a message to be acknowledged, adds to its source.
 type asked struct {
+	source
 	courier *courier
 	kind    kind
-	// nonce, id and secret are what the address of the answer is rebuilt from.
-	nonce   string
+	// id, secret and the nonce are what the address of the answer is rebuilt from.
 	id      uint64
 	secret  string
 	inbox   string // where the answer to a request From External goes, instead
@@ -78,19 +83,41 @@ type asked struct {
 	attempt int     // of letter, when this message was handed out
 }
 
+// ask has the sender of m, a courier of that nonce, await what a says.
+func (m *Message) ask(nonce string, a *asked) {
+	a.source = source{nonce: nonce, asked: a}
+	m.source = &a.source
+}
+
+// asked returns nil if the sender awaits nothing.
+func (m *Message) asked() *asked {
+	if m.source == nil {
+		return nil
+	}
+	return m.source.asked
+}
+
+// link returns nil if none awaits that the program takes m.
+func (m *Message) link() *inLink {
+	if m.source == nil {
+		return nil
+	}
+	return m.source.link
+}
+
 // IsRequest reports whether the sender awaits an answer: to a request, an anycast or
 // a query. Other messages, and the answer to a request, are none.
-func (m *Message) IsRequest() bool { return m.asked != nil && m.asked.kind == kindRequest }
+func (m *Message) IsRequest() bool { a := m.asked(); return a != nil && a.kind == kindRequest }
 
 // Epoch tells the lives of a sender apart: From, Epoch and ID together name one message,
 // if the sender leaves the choice of its IDs to the node, or never has two messages of
 // one ID. It is chosen at random by each Join, and the same for all messages of that node,
 // over lapses of its lease. It is empty for what is From [External], and for answers.
 func (m *Message) Epoch() string {
-	if m.origin == nil {
+	if m.source == nil {
 		return ""
 	}
-	return m.origin.nonce
+	return m.source.nonce
 }
 
 // Reply answers a request, once: afterwards it returns [ErrReplied]. It returns
@@ -127,10 +154,10 @@ func (m *Message) ReplyMsg(ctx context.Context, answer *Message) error {
 // Of other messages it does nothing and returns nil; a second time it returns
 // [ErrReplied].
 func (m *Message) Done(ctx context.Context, err error) error {
-	switch {
+	switch a := m.asked(); {
 	case m.isMail():
 		return m.settle(ctx, err)
-	case m.asked == nil || m.asked.kind != kindHandle:
+	case a == nil || a.kind != kindHandle:
 		return nil
 	case err != nil:
 		code, text := errorText(err)
@@ -151,11 +178,12 @@ func (m *Message) reply(ctx context.Context, k kind, typ string, data []byte) er
 	if ctx.Err() != nil {
 		return fmt.Errorf("reply to %s: %w", m.From, context.Cause(ctx))
 	}
-	if !m.asked.replied.CompareAndSwap(false, true) {
+	a := m.asked()
+	if !a.replied.CompareAndSwap(false, true) {
 		return ErrReplied
 	}
-	if err := m.asked.courier.answer(ctx, m, k, typ, data); err != nil {
-		m.asked.replied.Store(false)
+	if err := a.courier.answer(ctx, m, k, typ, data); err != nil {
+		a.replied.Store(false)
 		return fmt.Errorf("reply to %s: %w", m.From, err)
 	}
 	return nil

@@ -12,13 +12,13 @@ import (
 func (c *courier) arrived(batch, refused []*Message) {
 	for _, m := range refused {
 		m.taken()
-		if c.inbox.onFull > Reject && m.asked == nil {
+		if c.inbox.onFull > Reject && m.asked() == nil {
 			continue
 		}
 		c.notices.add(notice{m: m, refused: true})
 	}
 	for _, m := range batch {
-		if m.asked != nil && m.asked.kind == kindAccept {
+		if a := m.asked(); a != nil && a.kind == kindAccept {
 			c.notices.add(notice{m: m}) // after a refusal it is the second reply: it goes nowhere
 		}
 	}
@@ -94,16 +94,16 @@ func (c *courier) tell(batch []notice) {
 	for _, n := range batch {
 		var err error
 		switch m := n.m; {
-		case m.asked != nil && n.tooLarge:
+		case m.asked() != nil && n.tooLarge:
 			err = m.reply(life{c}, kindError, codeTooLarge, []byte(ErrTooLarge.Error()))
-		case m.asked != nil && n.refused:
+		case m.asked() != nil && n.refused:
 			err = m.reply(life{c}, kindFull, "", nil)
-		case m.asked != nil:
+		case m.asked() != nil:
 			err = m.reply(life{c}, kindAck, "", nil)
-		case m.To == Everyone || m.origin == nil || m.origin == &c.own:
+		case m.To == Everyone || m.source == nil || m.source == &c.own:
 			// One of many, or one who cannot be told.
 		default:
-			p := peer{m.From, m.origin.nonce, n.tooLarge}
+			p := peer{m.From, m.source.nonce, n.tooLarge}
 			nacks[p] = append(nacks[p], m.ID)
 		}
 		if err != nil && !errors.Is(err, ErrReplied) {

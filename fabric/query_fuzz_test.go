@@ -31,13 +31,13 @@ func TestGatherForged(t *testing.T) {
 		done <- nil
 	}()
 	m, mc := receive(t, b), receive(t, c)
-	end := m.asked.nonce + m.asked.end()
+	end := m.asked().nonce + m.asked().end()
 	raw := b.courier.nc
 	for _, subject := range []string{
 		"a.ext.1a" + end, "a._.1a" + end, "a._.1e" + end, // from outside, and from nobody
-		"a.c.1a" + m.asked.nonce + ".1-0123456789",                                        // without the secret
-		"a.c.1a" + m.asked.nonce + ".99" + m.asked.end()[len(m.asked.end())-secretLen-1:], // another id
-		"a.c.1a" + "01234567" + m.asked.end(),                                             // another's
+		"a.c.1a" + m.asked().nonce + ".1-0123456789",                                            // without the secret
+		"a.c.1a" + m.asked().nonce + ".99" + m.asked().end()[len(m.asked().end())-secretLen-1:], // another id
+		"a.c.1a" + "01234567" + m.asked().end(),                                                 // another's
 	} {
 		if err := raw.Publish(atR+subject, []byte("forged")); err != nil {
 			t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -288,5 +289,12 @@ func TestReceivers(t *testing.T) {
 	}
 	if len(seen) != total {
 		t.Errorf("%d received, want %d", len(seen), total)
+	}
+}
+
+// TestMessageIsSmall: half of what a received message of a few bytes costs is its own memory.
+func TestMessageIsSmall(t *testing.T) {
+	if size := unsafe.Sizeof(Message{}); size > 128 || slabLen < 4 {
+		t.Errorf("a Message has %d bytes, %d share an allocation", size, slabLen)
 	}
 }

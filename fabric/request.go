@@ -338,7 +338,8 @@ func (c *courier) answer(ctx context.Context, m *Message, k kind, typ string, da
 		return c.answerExternal(m, k, data)
 	}
 	// The parts were parsed as those of a tag; the PIDs are as checked.
-	o := &outgoing{kind: k, nonce: m.asked.nonce, id: m.asked.id, secret: m.asked.secret, typ: typ, data: data}
+	a := m.asked()
+	o := &outgoing{kind: k, nonce: a.nonce, id: a.id, secret: a.secret, typ: typ, data: data}
 	if m.From == c.cfg.pid && o.nonce == c.nonce {
 		c.answered(m.From, tag{kind: k, nonce: o.nonce, typ: typ, id: o.id, secret: o.secret}, bytes.Clone(data))
 		return nil
@@ -371,7 +372,7 @@ func (c *courier) answeredAll(from PID, t tag, frame []byte) bool {
 // answerExternal answers a plain NATS client; an error goes as NATS's services
 // send it.
 func (c *courier) answerExternal(m *Message, k kind, data []byte) error {
-	out := &nats.Msg{Subject: m.asked.inbox, Data: data}
+	out := &nats.Msg{Subject: m.asked().inbox, Data: data}
 	if k != kindAnswer {
 		text := string(data)
 		if k == kindFull {

@@ -162,7 +162,7 @@ func TestForgedAnswers(t *testing.T) {
 	done := make(chan result, 1)
 	go func() { m, err := a.Request(ctx, "b", nil); done <- result{m, err} }()
 	m := receive(t, b)
-	nonce, id := m.asked.nonce, m.asked.end() // ".<n>-<secret>"
+	nonce, id := m.asked().nonce, m.asked().end() // ".<n>-<secret>"
 	number, _, _ := strings.Cut(id, "-")
 	at := "fab.c1.test.r.a."
 	forged := []string{

@@ -278,10 +278,10 @@ func (c *courier) postReliable(ctx context.Context, d *dest, o *outgoing) error 
 func (c *courier) postSelf(o *outgoing) error {
 	m := &Message{
 		From: c.cfg.pid, To: c.cfg.pid, ID: o.id, Type: o.typ, Mode: modeOf(o.kind),
-		Header: cloneHeader(o.header), Data: bytes.Clone(o.data), origin: &c.own,
+		Header: cloneHeader(o.header), Data: bytes.Clone(o.data), source: &c.own,
 	}
 	if o.kind.awaits() {
-		m.asked = &asked{courier: c, kind: o.kind, nonce: c.nonce, id: o.id, secret: o.secret}
+		m.ask(c.nonce, &asked{courier: c, kind: o.kind, id: o.id, secret: o.secret})
 	}
 	c.sent.Add(1)
 	switch {

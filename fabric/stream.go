@@ -262,7 +262,8 @@ func (c *courier) streamLink(from PID, t tag, data []byte) *inLink {
 		c.stray.Add(1)
 		return nil
 	}
-	in := &inLink{c: c, name: t.secret, from: from, origin: &origin{nonce: t.nonce}, isStream: true, used: time.Now()}
+	in := newInLink(c, t.secret, from, t.nonce)
+	in.isStream = true
 	size, n := binary.Uvarint(data)
 	if t.id != 1 || n <= 0 || len(data)-n > maxStreamName || !c.links.admit(from, true) {
 		c.links.tell(in) // with no window: there is no such link

@@ -99,15 +99,15 @@ func FuzzReceive(f *testing.F) {
 		}
 		switch {
 		case got.From == External:
-			if got.IsRequest() && (got.asked.inbox != reply || !strings.HasPrefix(reply, "_INBOX.")) {
-				t.Errorf("answer to %q", got.asked.inbox)
+			if got.IsRequest() && (got.asked().inbox != reply || !strings.HasPrefix(reply, "_INBOX.")) {
+				t.Errorf("answer to %q", got.asked().inbox)
 			}
-		case got.asked != nil:
+		case got.asked() != nil:
 			to := "b"
 			if !strings.HasPrefix(subject, p+"u.") {
 				to = "_"
 			}
-			if want := p + "r." + string(got.From) + "." + to + ".1" + string(rune(got.asked.kind)) + got.asked.nonce + got.Type + got.asked.end(); want != reply && !strings.Contains(reply, ".1g"+got.asked.nonce+".") {
+			if want := p + "r." + string(got.From) + "." + to + ".1" + string(rune(got.asked().kind)) + got.asked().nonce + got.Type + got.asked().end(); want != reply && !strings.Contains(reply, ".1g"+got.asked().nonce+".") {
 				t.Errorf("reply %q is rebuilt as %q", reply, want)
 			}
 		}
