@@ -182,7 +182,7 @@ func (l *benchLink) join(b *testing.B, size int) func(n int, parts [][]byte) {
 	sum, got := uint32(0), make(chan struct{}, 1)
 	sub, err := l.rx.Subscribe("raw.c1.test.join", func(m *nats.Msg) {
 		if whole == nil {
-			whole = make([]byte, 0, size)
+			whole = uncleared(size)
 		}
 		sum = crc32.Update(sum, castagnoli, m.Data)
 		if whole = append(whole, m.Data...); len(whole) == size {
