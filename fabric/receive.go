@@ -113,10 +113,10 @@ type sender struct {
 	own      bool // to many, by this node
 	// plain begins the reply subjects of messages that are no requests, up to the
 	// id. Empty until the first was parsed.
-	plain string
-	typ   string // the type that plain has
-	// source is that of the last message that awaited nothing.
-	source *source
+	plain  string
+	typ    string  // the type that plain has
+	source *source // of messages that begin with plain
+	framed *source // of the last frame
 }
 
 // at is whom the reply subjects of s name as the receiver.
@@ -127,11 +127,12 @@ func (s *sender) at() PID {
 	return nobody
 }
 
-// heard sets the source for messages of a courier.
-func (s *sender) heard(nonce string) {
-	if s.source == nil || s.source.nonce != nonce {
-		s.source = &source{nonce: nonce}
+// sourceOf returns the source for messages of a courier: last, if it is that.
+func sourceOf(nonce string, last *source) *source {
+	if last != nil && last.nonce == nonce {
+		return last
 	}
+	return &source{nonce: nonce}
 }
 
 // maxSenders bounds the decoder's memory; when it is reached, it starts afresh.
@@ -198,7 +199,7 @@ func (d *decoder) unpack(batch []*Message, m *nats.Msg, s *sender, t tag) []*Mes
 	if s.own {
 		return batch
 	}
-	s.heard(t.nonce)
+	s.framed = sourceOf(t.nonce, s.framed)
 	var slab []Message
 	var asks []asked
 	r := frameReader{b: m.Data}
@@ -213,7 +214,7 @@ func (d *decoder) unpack(batch []*Message, m *nats.Msg, s *sender, t tag) []*Mes
 		msg := &slab[0]
 		slab = slab[1:]
 		it.fill(msg)
-		msg.From, msg.To, msg.Mode, msg.source = s.from, s.to, modeOf(it.kind), s.source
+		msg.From, msg.To, msg.Mode, msg.source = s.from, s.to, modeOf(it.kind), s.framed
 		if s.topic != "" {
 			msg.Topic = s.topic
 		}
@@ -271,7 +272,7 @@ func (d *decoder) address(msg *Message, s *sender, reply string) bool {
 	if t.kind.awaits() {
 		msg.ask(t.nonce, &asked{courier: d.c, kind: t.kind, id: t.id, secret: t.secret})
 	} else {
-		s.heard(t.nonce)
+		s.source = sourceOf(t.nonce, s.source)
 		msg.source = s.source
 		s.plain, s.typ = reply[:len(reply)-len(rest)+head+1], t.typ
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -296,5 +297,42 @@ func TestReceivers(t *testing.T) {
 func TestMessageIsSmall(t *testing.T) {
 	if size := unsafe.Sizeof(Message{}); size > 128 || slabLen < 4 {
 		t.Errorf("a Message has %d bytes, %d share an allocation", size, slabLen)
+	}
+}
+
+// TestEpochOfEach: when messages of two lives of a PID come mixed, in whatever form, each has the
+// epoch of its own.
+func TestEpochOfEach(t *testing.T) {
+	const p = "fab.c1.test."
+	d := decoder{c: newTestCourier()}
+	frame := appendItem(appendItem(nil, &item{kind: kindSend, id: 3}), &item{kind: kindSend, id: 4})
+	forms := map[string]*nats.Msg{
+		"bare":  {Subject: p + "u.b.a", Reply: p + "r.a.b.1sLIFE.1"},
+		"typed": {Subject: p + "u.b.a", Reply: p + "r.a.b.1sLIFEt.2"},
+		"frame": {Subject: p + "u.b.a", Reply: p + "r.a.b.1mLIFE.3-", Data: frame},
+		"asks":  {Subject: p + "u.b.a", Reply: p + "r.a.b.1cLIFE.5-0123456789"},
+	}
+	come := func(form, life string) {
+		t.Helper()
+		m := *forms[form]
+		m.Reply = strings.Replace(m.Reply, "LIFE", life, 1)
+		got := d.decode(nil, &m)
+		if len(got) == 0 {
+			t.Fatalf("%s of %s: dropped", form, life)
+		}
+		for _, got := range got {
+			if got.Epoch() != life {
+				t.Errorf("%s of %s: epoch %s", form, life, got.Epoch())
+			}
+		}
+	}
+	for first := range forms {
+		for second := range forms {
+			for third := range forms {
+				come(first, "aaaaaaaa")
+				come(second, "bbbbbbbb")
+				come(third, "aaaaaaaa")
+			}
+		}
 	}
 }
