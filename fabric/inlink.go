@@ -28,8 +28,18 @@ type inLink struct {
 	life    uint64           // the sender's incarnation, once it was in the view
 	partial *partial         // the message that comes in parts
 	slab    []Message        // to be used by what follows in a frame
-	telling bool             // its sender is about to be told the state
 	used    time.Time
+
+	word word // not guarded by mu
+}
+
+// A word is what the sender of a link is about to be told. Its mutex is apart: whoever takes in
+// a part of a message has inLink.mu for long, and the sender may wait for the word of the last.
+type word struct {
+	mu      sync.Mutex // guards the fields below
+	pending bool
+	isLink  bool
+	state   window.State // if it is one
 }
 
 func newInLink(c *courier, name string, from PID, nonce string) *inLink {
@@ -306,10 +316,24 @@ func (in *inLink) consumed(m *Message) {
 
 // tell has the sender told the link's state, soon. It needs in.mu.
 func (in *inLink) tell() {
-	if !in.telling {
-		in.telling = true
+	if in.note() {
 		in.c.links.tell(in)
 	}
+}
+
+// note puts the link's state into the word, and reports whether the last had been told. It
+// needs in.mu.
+func (in *inLink) note() (first bool) {
+	w := &in.word
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	again := w.pending && w.state.Again
+	if w.isLink = in.win != nil; w.isLink {
+		w.state = in.win.State()
+		w.state.Again = w.state.Again || again && !w.state.Hold // it is said once
+	}
+	first, w.pending = !w.pending, true
+	return first
 }
 
 func (s *links) tell(in *inLink) {
@@ -343,16 +367,22 @@ func (s *links) speak() {
 }
 
 func (in *inLink) speak() {
-	in.mu.Lock()
-	in.telling = false
-	k, data := kindNoLink, []byte(nil)
-	if in.win != nil {
-		if in.resume.Swap(false) {
+	if in.resume.Swap(false) {
+		in.mu.Lock()
+		if in.win != nil {
 			in.win.Resume()
 		}
-		k, data = kindState, appendState(nil, in.win.State())
+		in.note()
+		in.mu.Unlock()
 	}
-	in.mu.Unlock()
+	w := &in.word
+	k, data := kindNoLink, []byte(nil)
+	w.mu.Lock()
+	if w.isLink {
+		k, data = kindState, appendState(nil, w.state)
+	}
+	w.pending = false
+	w.mu.Unlock()
 	t := tag{kind: k, nonce: in.origin.nonce, id: 1, secret: in.name}
 	subject := string(t.append([]byte(in.c.subj.reply(in.from, in.c.cfg.pid))))
 	if err := in.c.nc.Publish(subject, data); err != nil {
