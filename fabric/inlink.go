@@ -28,6 +28,7 @@ type inLink struct {
 	life    uint64           // the sender's incarnation, once it was in the view
 	partial *partial         // the message that comes in parts
 	slab    []Message        // to be used by what follows in a frame
+	due     bool             // the sender is to be told
 	used    time.Time
 
 	word word // not guarded by mu
@@ -148,7 +149,10 @@ func (d *decoder) linked(batch []*Message, m *nats.Msg, s *sender, t tag) []*Mes
 	} else {
 		batch = in.frame(batch, t.id, m)
 	}
-	in.tell()
+	if in.due {
+		in.due = false
+		in.tell()
+	}
 	return batch
 }
 
@@ -172,7 +176,11 @@ func (in *inLink) frame(batch []*Message, seq uint64, m *nats.Msg) []*Message {
 // that follow may be looked at. It needs in.mu.
 func (in *inLink) take(batch []*Message, seq uint64, it *item) (_ []*Message, on bool) {
 	size := it.size()
-	switch in.win.Look(seq, size) {
+	verdict := in.win.Look(seq, size)
+	if verdict != window.Accept || !it.more {
+		in.due = true // or the next part is under way
+	}
+	switch verdict {
 	case window.Repeated:
 		in.c.repeated.Add(1)
 		return batch, true
@@ -214,8 +222,10 @@ func (in *inLink) takePart(batch []*Message, it *item) (_ []*Message, on bool) {
 	case nil:
 	case errNoMemory:
 		in.win.Refuse()
+		in.due = true
 		return batch, false
 	default:
+		in.due = true
 		in.c.invalid.Add(1)
 		in.c.log.Warn("part of a message dropped", "pid", in.c.cfg.pid, "from", in.from, "err", err)
 		if err == errChecksum {
@@ -223,7 +233,9 @@ func (in *inLink) takePart(batch []*Message, it *item) (_ []*Message, on bool) {
 		}
 	}
 	in.win.Accepted(it.size())
-	in.win.Consume(1, it.size())
+	if in.win.Consume(1, it.size()) {
+		in.due = true
+	}
 	if p == nil {
 		return batch, true
 	}

@@ -2,6 +2,7 @@ package fabric
 
 import (
 	"fmt"
+	"hash/crc32"
 	"sync"
 	"testing"
 	"time"
@@ -203,6 +204,52 @@ func TestTaken(t *testing.T) {
 		}
 		if next := in.message(&item{kind: k}); next.link() != nil {
 			t.Errorf("%c: the next is on the link before it is accepted", k)
+		}
+	}
+}
+
+// TestWhenTold: the sender of a message in parts is told what it may wait for: that a quarter of
+// its window is free, that all came, and what is wrong; not each part by itself.
+func TestWhenTold(t *testing.T) {
+	const limit, size = 800, 100 // a quarter is two parts
+	data := make([]byte, size)
+	crc := func(parts int) uint32 { return crc32.Checksum(make([]byte, parts*size), castagnoli) }
+	part := func(n int) *item {
+		it := &item{kind: kindPart, more: n < 5, hasCRC: true, crc: crc(n), data: data}
+		if n == 1 {
+			it.kind, it.id, it.total = kindSend, 1, 5*size
+		}
+		return it
+	}
+	wrong := part(2)
+	wrong.crc++
+	in := partLink(limit)
+	in.win = window.NewReceiver(window.Grant{Seq: 100, Bytes: limit})
+	for _, tt := range []struct {
+		name string
+		seq  uint64
+		it   *item
+		due  bool
+	}{
+		{"the first part", 1, part(1), false},
+		{"another after one that is lost", 3, part(3), true},
+		{"a damaged part", 2, wrong, true},
+		{"less than a quarter since", 2, part(2), false},
+		{"a quarter since", 3, part(3), true},
+		{"one that came before", 3, part(3), true},
+		{"less than a quarter again", 4, part(4), false},
+		{"the last part", 5, part(5), true},
+		{"a message", 6, &item{kind: kindSend, id: 2, data: data}, true},
+		{"one beyond the window", 7, &item{kind: kindSend, id: 3, data: make([]byte, limit+1)}, true},
+		{"no memory", 7, &item{kind: kindSend, id: 3, more: true, hasCRC: true, total: limit, data: data, crc: crc(1)}, true},
+	} {
+		in.due = false
+		in.take(nil, tt.seq, tt.it)
+		if in.due != tt.due {
+			t.Errorf("%s: told %v", tt.name, in.due)
+		}
+		if in.due {
+			in.tell()
 		}
 	}
 }
