@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"sync/atomic"
 	"syscall"
 
@@ -138,6 +139,12 @@ signal n. A wrapped command's own code passes through.`,
 	group("coord", newLeader(a), newLead(a), newTransfer(a), newResign(a), newElections(a), newBalance(a), newEvict(a))
 	group("other", newDemo(a), newServer(a), newRepair(a), newPermissions(a), newDoctor(a), newVersion(a))
 	root.SetHelpCommandGroupID("other")
+	root.InitDefaultHelpCmd()
+	for _, c := range root.Commands() {
+		if c.Name() == "help" {
+			c.Args = knownCommand
+		}
+	}
 	root.SetCompletionCommandGroupID("other")
 	return root
 }
@@ -171,6 +178,15 @@ func (a *app) wraps() {
 	if !signal.Ignored(syscall.SIGHUP) {
 		signal.Notify(a.signals, syscall.SIGHUP)
 	}
+}
+
+// knownCommand accepts the names of a command: cobra's help of one that is not there succeeds.
+func knownCommand(cmd *cobra.Command, args []string) error {
+	_, rest, err := cmd.Root().Find(args)
+	if err == nil && len(rest) > 0 {
+		err = fmt.Errorf("there is no command %q: %s", strings.Join(args, " "), cmd.Root().CommandPath()+" help")
+	}
+	return err
 }
 
 // exactly accepts the arguments that usage names, at least low and at most high.
