@@ -339,13 +339,26 @@ func (in *inLink) note() (first bool) {
 	w := &in.word
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	again := w.pending && w.state.Again
+	again := w.state.Again
 	if w.isLink = in.win != nil; w.isLink {
 		w.state = in.win.State()
-		w.state.Again = w.state.Again || again && !w.state.Hold // it is said once
+		w.state.Again = w.state.Again || again && !w.state.Hold
 	}
 	first, w.pending = !w.pending, true
 	return first
+}
+
+// say returns the word, as it is published. That what was refused may come again is said once.
+func (w *word) say() (k kind, data []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.pending = false
+	if !w.isLink {
+		return kindNoLink, nil
+	}
+	data = appendState(nil, w.state)
+	w.state.Again = false
+	return kindState, data
 }
 
 func (s *links) tell(in *inLink) {
@@ -387,14 +400,7 @@ func (in *inLink) speak() {
 		in.note()
 		in.mu.Unlock()
 	}
-	w := &in.word
-	k, data := kindNoLink, []byte(nil)
-	w.mu.Lock()
-	if w.isLink {
-		k, data = kindState, appendState(nil, w.state)
-	}
-	w.pending = false
-	w.mu.Unlock()
+	k, data := in.word.say()
 	t := tag{kind: k, nonce: in.origin.nonce, id: 1, secret: in.name}
 	subject := string(t.append([]byte(in.c.subj.reply(in.from, in.c.cfg.pid))))
 	if err := in.c.nc.Publish(subject, data); err != nil {

@@ -253,3 +253,45 @@ func TestWhenTold(t *testing.T) {
 		}
 	}
 }
+
+// TestAgainIsSaidOnce: that what was refused may come again is said, however many states are noted
+// before, and once; not if it is refused anew.
+func TestAgainIsSaidOnce(t *testing.T) {
+	in := partLink(1000)
+	said := func() (again, hold bool) {
+		k, data := in.word.say()
+		st, ok := parseState(data)
+		if k != kindState || !ok {
+			t.Fatalf("said %c %x", k, data)
+		}
+		return st.Again, st.Hold
+	}
+	in.win.Refuse()
+	in.note()
+	in.win.Resume()
+	in.note()
+	in.note()
+	if again, hold := said(); !again || hold {
+		t.Errorf("resumed: again %v, hold %v", again, hold)
+	}
+	if again, _ := said(); again {
+		t.Error("said twice")
+	}
+	in.note()
+	if again, _ := said(); again {
+		t.Error("said with the next state, too")
+	}
+	in.win.Refuse()
+	in.win.Resume()
+	in.note()
+	in.win.Refuse()
+	in.note()
+	if again, hold := said(); again || !hold {
+		t.Errorf("refused anew: again %v, hold %v", again, hold)
+	}
+	in.win = nil
+	in.note()
+	if k, _ := in.word.say(); k != kindNoLink {
+		t.Errorf("over: said %c", k)
+	}
+}
