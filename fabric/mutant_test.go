@@ -91,6 +91,21 @@ var mutants = []natstest.Mutant{
 		Suites: []natstest.Suite{links, {Pkg: "./fabric", Run: "Restarted"}},
 	},
 	{
+		Name: "who sends parts is told when all came", File: "fabric/inlink.go",
+		Old: "	if in.win.Consume(1, it.size()) {\n		in.due = true\n	}\n	if p == nil {\n", New: "	in.win.Consume(1, it.size())\n	if p == nil {\n",
+		Suites: []natstest.Suite{{Pkg: "./fabric", Run: "WhenTold"}},
+	},
+	{
+		Name: "a state takes the place of one that was not said", File: "fabric/inlink.go",
+		Old: "w.state.Again || again && !w.state.Hold\n", New: "w.state.Again && !again\n",
+		Suites: []natstest.Suite{{Pkg: "./fabric", Run: "AgainIsSaid"}},
+	},
+	{
+		Name: "frames of one life speak for another", File: "fabric/receive.go",
+		Old: "	s.framed = sourceOf(t.nonce, s.framed)\n", New: "	s.framed = sourceOf(t.nonce, s.framed)\n	s.source = s.framed\n",
+		Suites: []natstest.Suite{{Pkg: "./fabric", Run: "EpochOfEach"}},
+	},
+	{
 		Name: "parts of two messages are mixed", File: "fabric/large.go",
 		Old: "	in.dropPartial() // its sender gave up\n	p :=", New: "	if in.partial != nil {\n		return nil\n	}\n	p :=",
 		Suites: []natstest.Suite{links},
