@@ -138,13 +138,7 @@ signal n. A wrapped command's own code passes through.`,
 	group("message", newSend(a), newRecv(a), newBroadcast(a), newRequest(a), newPublish(a), newAnycast(a), newGather(a), newMail(a), newTap(a))
 	group("coord", newLeader(a), newLead(a), newTransfer(a), newResign(a), newElections(a), newBalance(a), newEvict(a))
 	group("other", newDemo(a), newServer(a), newRepair(a), newPermissions(a), newDoctor(a), newVersion(a))
-	root.SetHelpCommandGroupID("other")
-	root.InitDefaultHelpCmd()
-	for _, c := range root.Commands() {
-		if c.Name() == "help" {
-			c.Args = knownCommand
-		}
-	}
+	root.SetHelpCommand(newHelp("other"))
 	root.SetCompletionCommandGroupID("other")
 	return root
 }
@@ -180,13 +174,35 @@ func (a *app) wraps() {
 	}
 }
 
-// knownCommand accepts the names of a command: cobra's help of one that is not there succeeds.
-func knownCommand(cmd *cobra.Command, args []string) error {
-	_, rest, err := cmd.Root().Find(args)
-	if err == nil && len(rest) > 0 {
-		err = fmt.Errorf("there is no command %q: %s", strings.Join(args, " "), cmd.Root().CommandPath()+" help")
+// newHelp is cobra's help command, except that a command that is not there is an error.
+func newHelp(group string) *cobra.Command {
+	return &cobra.Command{
+		Use:               "help [COMMAND]",
+		Short:             "Help about any command",
+		GroupID:           group,
+		PersistentPreRunE: func(*cobra.Command, []string) error { return nil }, // whatever the environment says
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, rest, err := cmd.Root().Find(args)
+			if err == nil && len(rest) > 0 {
+				err = fmt.Errorf("there is no command %q", strings.Join(args, " "))
+			}
+			if err != nil {
+				return err
+			}
+			c.InitDefaultHelpFlag()
+			return c.Help()
+		},
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, begun string) (names []cobra.Completion, _ cobra.ShellCompDirective) {
+			if c, rest, err := cmd.Root().Find(args); err == nil && len(rest) == 0 {
+				for _, sub := range c.Commands() {
+					if sub.IsAvailableCommand() && strings.HasPrefix(sub.Name(), begun) {
+						names = append(names, cobra.CompletionWithDesc(sub.Name(), sub.Short))
+					}
+				}
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
 	}
-	return err
 }
 
 // exactly accepts the arguments that usage names, at least low and at most high.
