@@ -21,6 +21,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/natsfabric/natsfabric/embedded"
 	"github.com/natsfabric/natsfabric/fabric"
 	"github.com/natsfabric/natsfabric/internal/beat"
 	"github.com/natsfabric/natsfabric/internal/kv"
@@ -193,47 +194,79 @@ func BenchmarkBalanceLeave(b *testing.B) {
 	}
 }
 
-// BenchmarkBalanceJoin has a thousand nodes join a fabric, and then its group, at once. The time
-// is that from when the server has stored the last one's wish to the last share: balance.Join
-// itself returns with a share.
+// BenchmarkBalanceJoin has a thousand join a group at once: nodes that are members of the fabric
+// already, and nodes that join that, too. The time is that from when the server has stored the last
+// one's wish to the last share: balance.Join itself returns with a share.
 func BenchmarkBalanceJoin(b *testing.B) {
 	const size = 1000
-	srv := benchServer(b)
-	var took []time.Duration
-	lapses := int64(0)
-	views, calls, joins := uint64(0), int64(0), time.Duration(0)
-	for b.Loop() {
-		env := fmt.Sprint("j", len(took))
-		began := time.Now()
-		var last atomic.Int64
-		watch, err := nats.Connect(srv.ClientURL())
-		if err != nil {
-			b.Fatal(err)
-		}
-		if _, err := watch.Subscribe("fab.t."+env+".kv."+lease.KeyWish("g", "*"), func(*nats.Msg) {
-			last.Store(int64(time.Since(began)))
-		}); err != nil {
-			b.Fatal(err)
-		}
-		if err := watch.Flush(); err != nil {
-			b.Fatal(err)
-		}
-		tr := enlist(b, srv.ClientURL(), env, size, nil, 0, size)
-		tr.await(size, size)
-		took = append(took, time.Since(began)-time.Duration(last.Load()))
-		watch.Close()
-		joins = max(joins, time.Duration(last.Load()))
-		views = max(views, tr.group[0].Share().Epoch)
-		for i := range tr.calls {
-			calls = max(calls, tr.calls[i].Load())
-		}
-		lapses += tr.lapses.Load()
-		tr.dismiss()
+	for name, here := range map[string]bool{"members": true, "strangers": false} {
+		b.Run(name, func(b *testing.B) {
+			srv := benchServer(b)
+			var took []time.Duration
+			lapses := int64(0)
+			views, calls, joins := uint64(0), int64(0), time.Duration(0)
+			all := func(f func(i int) error) {
+				each(size, func(i int) {
+					if err := f(i); err != nil {
+						b.Error(err)
+					}
+				})
+				if b.Failed() {
+					b.FailNow()
+				}
+			}
+			for b.Loop() {
+				tr := newTroop(b, *troopLease, srv.ClientURL(), fmt.Sprint("j", len(took)), size)
+				enter := func(i int) error { return tr.enter(i, nil) }
+				if here {
+					all(enter)
+					quiet()
+				}
+				began := time.Now()
+				last := wishes(b, srv, tr.env, began)
+				all(func(i int) error {
+					if !here {
+						if err := enter(i); err != nil {
+							return err
+						}
+					}
+					return tr.share(i, 0)
+				})
+				tr.await(size, size)
+				took = append(took, time.Since(began)-last())
+				joins = max(joins, last())
+				views = max(views, tr.group[0].Share().Epoch)
+				for i := range tr.calls {
+					calls = max(calls, tr.calls[i].Load())
+				}
+				lapses += tr.lapses.Load()
+				tr.dismiss()
+			}
+			percentiles(b, took, lapses)
+			b.ReportMetric(joins.Seconds(), "joins-max-s")
+			b.ReportMetric(float64(views), "views")
+			b.ReportMetric(float64(calls), "calls/member")
+		})
 	}
-	percentiles(b, took, lapses)
-	b.ReportMetric(joins.Seconds(), "joins-max-s")
-	b.ReportMetric(float64(views), "views")
-	b.ReportMetric(float64(calls), "calls/member")
+}
+
+// wishes returns a function that says how long after began the server stored a wish, the last.
+func wishes(b *testing.B, srv *embedded.Server, env string, began time.Time) (last func() time.Duration) {
+	b.Helper()
+	nc, err := nats.Connect(srv.ClientURL())
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(nc.Close)
+	var at atomic.Int64
+	_, err = nc.Subscribe("fab.t."+env+".kv."+lease.KeyWish("g", "*"), func(*nats.Msg) { at.Store(int64(time.Since(began))) })
+	if err == nil {
+		err = nc.Flush()
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	return func() time.Duration { return time.Duration(at.Load()) }
 }
 
 // BenchmarkBalanceRolling restarts members, one after the other, with Rejoin: how many

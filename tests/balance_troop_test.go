@@ -131,12 +131,18 @@ func enlist(b *testing.B, url, env string, size int, system *nats.Conn, rejoin t
 	return enlistFor(b, *troopLease, url, env, size, system, rejoin, atOnce)
 }
 
-// enlistFor is enlist with a lease that no flag says.
-func enlistFor(b *testing.B, lease time.Duration, url, env string, size int, system *nats.Conn, rejoin time.Duration, atOnce int) *troop {
-	b.Helper()
+// newTroop returns a troop that nobody is in.
+func newTroop(b *testing.B, lease time.Duration, url, env string, size int) *troop {
 	tr := &troop{b: b, url: url, env: env, lease: lease, nodes: make([]*fabric.Node, size), calls: make([]atomic.Int64, size),
 		place: make([]atomic.Int64, size), group: make([]*balance.Group, size), tally: natstest.NewTally(size), first: make(chan time.Time, 1)}
 	b.Cleanup(tr.dismiss)
+	return tr
+}
+
+// enlistFor is enlist with a lease that no flag says.
+func enlistFor(b *testing.B, lease time.Duration, url, env string, size int, system *nats.Conn, rejoin time.Duration, atOnce int) *troop {
+	b.Helper()
+	tr := newTroop(b, lease, url, env, size)
 	told := time.Now()
 	for first := 0; first < size; first += atOnce {
 		if time.Since(told) > 10*time.Second {
@@ -175,7 +181,15 @@ func each(n int, f func(i int)) {
 	wg.Wait()
 }
 
-func (tr *troop) join(i int, system *nats.Conn, rejoin time.Duration) (err error) {
+func (tr *troop) join(i int, system *nats.Conn, rejoin time.Duration) error {
+	if err := tr.enter(i, system); err != nil {
+		return err
+	}
+	return tr.share(i, rejoin)
+}
+
+// enter makes i a member of the fabric.
+func (tr *troop) enter(i int, system *nats.Conn) (err error) {
 	ctx, cancel := context.WithTimeout(tr.b.Context(), 2*patience)
 	defer cancel()
 	cfg := fabric.Config{Cluster: "t", Env: tr.env, PID: number(i), URL: tr.url, Lease: tr.lease, Inbox: fabric.Inbox{Off: true}}
@@ -192,6 +206,13 @@ func (tr *troop) join(i int, system *nats.Conn, rejoin time.Duration) (err error
 			}
 		}
 	}()
+	return nil
+}
+
+// share makes i, a member of the fabric, one of the group.
+func (tr *troop) share(i int, rejoin time.Duration) (err error) {
+	ctx, cancel := context.WithTimeout(tr.b.Context(), 2*patience)
+	defer cancel()
 	tr.group[i], err = balance.Join(ctx, tr.nodes[i], balance.Config{Group: "g", Rejoin: rejoin, OnChange: func(s balance.Share) {
 		tr.calls[i].Add(1)
 		tr.place[i].Store(int64(s.First))
