@@ -295,3 +295,12 @@ func TestAgainIsSaidOnce(t *testing.T) {
 		t.Errorf("over: said %c", k)
 	}
 }
+
+// TestPartFitsWindow: the least window that anybody is granted holds the largest message that is
+// not sent in parts, with a header, and a part while another is under way. One that fits no window
+// would wait for ever.
+func TestPartFitsWindow(t *testing.T) {
+	if firstGrant.Bytes < 2*maxChunk {
+		t.Errorf("a window of %d bytes, parts of %d", firstGrant.Bytes, maxChunk)
+	}
+}

@@ -18,7 +18,7 @@ import (
 const (
 	// maxChunk is the size above which a message is sent in parts, and that of a
 	// part; less if the server takes less.
-	maxChunk = 512 << 10
+	maxChunk = 256 << 10
 	// stallLimit is how long a message in parts is kept that does not continue.
 	stallLimit = 30 * time.Second
 )
