@@ -248,7 +248,7 @@ func (it *item) fill(m *Message) {
 }
 
 // slabLen is how many messages of a frame share an allocation, and are kept while one of them
-// is: what has at most 512 bytes takes the garbage collector half as long to go through.
+// is: the garbage collector goes faster through what has at most 512 bytes.
 const slabLen = int(512 / unsafe.Sizeof(Message{}))
 
 // address fills in what the reply subject says.

@@ -293,7 +293,8 @@ func TestReceivers(t *testing.T) {
 	}
 }
 
-// TestMessageIsSmall: half of what a received message of a few bytes costs is its own memory.
+// TestMessageIsSmall: more than half of what is allocated for a gathered message of a few bytes is
+// the Message.
 func TestMessageIsSmall(t *testing.T) {
 	if size := unsafe.Sizeof(Message{}); size > 128 || slabLen < 4 {
 		t.Errorf("a Message has %d bytes, %d share an allocation", size, slabLen)

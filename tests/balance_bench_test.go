@@ -199,8 +199,11 @@ func BenchmarkBalanceLeave(b *testing.B) {
 // one's wish to the last share: balance.Join itself returns with a share.
 func BenchmarkBalanceJoin(b *testing.B) {
 	const size = 1000
-	for name, here := range map[string]bool{"members": true, "strangers": false} {
-		b.Run(name, func(b *testing.B) {
+	for _, of := range []struct {
+		name string
+		here bool
+	}{{"members", true}, {"strangers", false}} {
+		b.Run(of.name, func(b *testing.B) {
 			srv := benchServer(b)
 			var took []time.Duration
 			lapses := int64(0)
@@ -218,14 +221,14 @@ func BenchmarkBalanceJoin(b *testing.B) {
 			for b.Loop() {
 				tr := newTroop(b, *troopLease, srv.ClientURL(), fmt.Sprint("j", len(took)), size)
 				enter := func(i int) error { return tr.enter(i, nil) }
-				if here {
+				if of.here {
 					all(enter)
 					quiet()
 				}
 				began := time.Now()
 				last := wishes(b, srv, tr.env, began)
 				all(func(i int) error {
-					if !here {
+					if !of.here {
 						if err := enter(i); err != nil {
 							return err
 						}
