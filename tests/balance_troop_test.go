@@ -181,6 +181,19 @@ func each(n int, f func(i int)) {
 	wg.Wait()
 }
 
+// all calls f for every member at once, and waits.
+func (tr *troop) all(f func(i int) error) {
+	tr.b.Helper()
+	each(len(tr.nodes), func(i int) {
+		if err := f(i); err != nil {
+			tr.b.Error(err)
+		}
+	})
+	if tr.b.Failed() {
+		tr.b.FailNow()
+	}
+}
+
 func (tr *troop) join(i int, system *nats.Conn, rejoin time.Duration) error {
 	if err := tr.enter(i, system); err != nil {
 		return err

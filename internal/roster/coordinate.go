@@ -97,42 +97,36 @@ func ended(ctx context.Context, err error) error {
 	return err
 }
 
-// settle waits until the census has been quiet, or the first change has waited
-// long enough, and returns the newest. early shortens the quiet time, after a time
-// without changes, until the step is no longer a. Nil when ctx ends.
+// settle waits for the end of the window that the step a opened, and returns the newest
+// count. early shortens the window, after a time without changes, until the step is no
+// longer a. Nil when ctx ends.
 func (r *Roster) settle(ctx context.Context, base *View, count *latest.Value[*Count], a announcement, early bool) *Count {
-	ceiling := time.NewTimer(r.cfg.Ceiling)
-	defer ceiling.Stop()
 	sign := time.NewTicker(r.cfg.Ceiling / 2) // those who come must not think that nobody is here
 	defer sign.Stop()
-	quiet := r.cfg.Quiet
-	if early {
-		quiet /= 10
-	}
-	timer := time.NewTimer(quiet)
+	now := time.Now()
+	w := window{quiet: r.cfg.Quiet, ceiling: r.cfg.Ceiling, opened: now, changed: now, early: early}
+	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
 		c, changed := count.Load()
+		w.crowd = crowd(base, c.Members)
+		timer.Reset(time.Until(w.end()))
 		select {
 		case <-changed:
-			if early { // who leaves is missed by its wish, and then by the fabric
-				c, _ := count.Load()
-				b, _, _ := base.step(c)
-				early = b.same(a)
+			if w.early { // who leaves is missed by its wish, and then by the fabric
+				b, _, _ := base.step(count.Get())
+				w.early = b.same(a)
 			}
-			if !early {
-				timer.Reset(r.cfg.Quiet)
+			if !w.early {
+				w.changed = time.Now()
 			}
-			continue
 		case <-sign.C:
 			r.announce(base.beacon(r.cfg.Session.PID(), c.Suspects))
-			continue
 		case <-timer.C:
-		case <-ceiling.C:
+			return c
 		case <-ctx.Done():
 			return nil
 		}
-		return c
 	}
 }
 

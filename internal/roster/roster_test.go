@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -345,6 +346,44 @@ func TestFirstChangeAfterACalm(t *testing.T) {
 				a.until(t, len(c.again))
 				if took := time.Since(began); took > c.most || len(c.again) == 1 && took < 50*time.Millisecond {
 					t.Errorf("the view came after %v", took)
+				}
+			})
+		})
+	}
+}
+
+// A crowd that comes with pauses longer than the quiet time is one view; who leaves does
+// not wait for it.
+func TestCrowdIsOneView(t *testing.T) {
+	for name, c := range map[string]struct {
+		leaves bool
+		views  uint64 // after the first
+	}{"all stay": {false, 1}, "one leaves": {true, 2}} {
+		t.Run(name, func(t *testing.T) {
+			natstest.Bubble(t, func(t *testing.T, s *natstest.Server) {
+				a := take(t, s, &hall{ears: map[int]func(string, []byte){}}, "a", true)
+				a.wants.Store(named("a", "b"))
+				before := a.until(t, 2)
+				var all []string
+				for i := range 100 {
+					all = append(all, string(rune('c'+i)))
+				}
+				for n := 20; n <= 100; n += 20 {
+					here := named(append([]string{"a", "b"}, all[:n]...)...)
+					if c.leaves && n > 40 {
+						here = slices.Delete(here, 1, 2)
+					}
+					a.wants.Store(here)
+					<-time.After(80 * time.Millisecond)
+					if v, _ := a.View(); c.leaves && n == 60 {
+						if _, found := v.Find("b"); found {
+							t.Error("the member that left has waited for the crowd")
+						}
+					}
+				}
+				v := a.until(t, map[bool]int{false: 102, true: 101}[c.leaves])
+				if views := v.Epoch - before.Epoch; views != c.views {
+					t.Errorf("%d views, want %d", views, c.views)
 				}
 			})
 		})

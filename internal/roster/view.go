@@ -54,10 +54,9 @@ type Given struct {
 	Refused bool `json:"refused,omitempty"`
 	// Evicted: a person wants it to have nothing.
 	Evicted bool `json:"evicted,omitempty"`
-	// Strikes is how often in a row the PID failed, and Probation: for that it is given
-	// nothing yet.
-	Strikes   int  `json:"strikes,omitempty"`
+	// Probation: it is given nothing yet, as the PID failed so often in a row.
 	Probation bool `json:"probation,omitempty"`
+	Strikes   int  `json:"strikes,omitempty"`
 }
 
 // String is what %+v says of a member, for those who print a view.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"time"
+	"unsafe"
 )
 
 // An announcement goes to every follower, and one after a thousand joins carries a
@@ -85,8 +86,10 @@ func appendString(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
+// decodeAnnouncement reads what encode wrote. The strings are parts of data, which is not
+// to change any more.
 func decodeAnnouncement(data []byte) (a announcement, err error) {
-	r := reader{data: data, text: string(data)}
+	r := reader{data: data, text: unsafe.String(unsafe.SliceData(data), len(data))}
 	if r.byte() != wireVersion {
 		return a, errWire
 	}
