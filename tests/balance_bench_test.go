@@ -206,18 +206,18 @@ func BenchmarkBalanceJoin(b *testing.B) {
 		here bool
 	}{{"members", true}, {"strangers", false}} {
 		b.Run(of.name, func(b *testing.B) {
-			keepViews(b)
 			srv := benchServer(b)
+			keepViews(b, 2000) // none are collected while they join
 			var took []time.Duration
 			views, calls, joins, lapses := uint64(0), int64(0), time.Duration(0), int64(0)
-			join := func() (*troop, time.Duration, time.Duration) {
-				tr := newTroop(b, *troopLease, srv.ClientURL(), nuid.Next(), size)
+			join := func() (tr *troop, last, end time.Duration) {
+				tr = newTroop(b, *troopLease, srv.ClientURL(), nuid.Next(), size)
 				if of.here {
 					tr.all(func(i int) error { return tr.enter(i, nil) })
 				}
 				quiet()
 				began := time.Now()
-				last := wishes(b, srv, tr.env, began)
+				told := wishes(b, srv, tr.env, began)
 				tr.all(func(i int) error {
 					if of.here {
 						return tr.share(i, 0)
@@ -225,10 +225,11 @@ func BenchmarkBalanceJoin(b *testing.B) {
 					return tr.join(i, nil, 0)
 				})
 				tr.await(size, size)
-				return tr, last(), time.Since(began)
+				end = time.Since(began)
+				return tr, told(), end
 			}
 			tr, _, _ := join()
-			tr.dismiss()
+			tr.disband()
 			for b.Loop() {
 				tr, last, end := join()
 				took, joins = append(took, end-last), max(joins, last)
@@ -237,7 +238,7 @@ func BenchmarkBalanceJoin(b *testing.B) {
 					calls = max(calls, tr.calls[i].Load())
 				}
 				lapses += tr.lapses.Load()
-				tr.dismiss()
+				tr.disband()
 			}
 			percentiles(b, took, lapses)
 			b.ReportMetric(joins.Seconds(), "joins-max-s")
@@ -322,7 +323,7 @@ func BenchmarkBalanceIdle(b *testing.B) {
 		synced bool
 	}{{5 * time.Second, true}, {5 * time.Second, false}, {10 * time.Second, false}, {15 * time.Second, true}, {30 * time.Second, true}} {
 		b.Run(fmt.Sprintf("lease=%v,synced=%v", of.lease, of.synced), func(b *testing.B) {
-			keepViews(b)
+			keepViews(b, 400)
 			c, monitor := monitored(b, of.synced)
 			tr := enlistFor(b, of.lease, c.URL(), "idle", size, nil, 0, wave)
 			tr.await(size, size)

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/natsfabric/natsfabric/balance"
 	"github.com/natsfabric/natsfabric/embedded"
@@ -98,7 +99,7 @@ type troop struct {
 // benchServer starts a server in this process, with SyncAlways as always.
 func benchServer(b *testing.B) *embedded.Server {
 	b.Helper()
-	keepViews(b)
+	keepViews(b, 400)
 	srv, err := embedded.Start(within(b, patience), embedded.Config{StoreDir: b.TempDir()})
 	if err != nil {
 		b.Fatal(err)
@@ -114,9 +115,10 @@ func benchServer(b *testing.B) *embedded.Server {
 }
 
 // keepViews: a thousand members in one process have half a gigabyte of views, which each
-// would have alone in its own. It is not to be gone through all the time.
-func keepViews(b *testing.B) {
-	gc := debug.SetGCPercent(400)
+// would have alone in its own. It is not to be gone through all the time: the heap may grow by
+// so many percent first, and the memory is kept.
+func keepViews(b *testing.B, percent int) {
+	gc := debug.SetGCPercent(percent)
 	b.Cleanup(func() { debug.SetGCPercent(gc) })
 }
 
@@ -170,6 +172,26 @@ func (tr *troop) dismiss() {
 			tr.nodes[i] = nil
 		}
 	})
+}
+
+// disband dismisses the troop, and has the server forget it: some thousand records of which
+// each would end by itself later, in the time of another measurement.
+func (tr *troop) disband() {
+	tr.b.Helper()
+	tr.dismiss()
+	clear(tr.group) // half a gigabyte
+	nc, err := nats.Connect(tr.url)
+	if err != nil {
+		tr.b.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err == nil {
+		err = js.DeleteStream(tr.b.Context(), "KV_fab_t_"+tr.env)
+	}
+	if err != nil {
+		tr.b.Fatal(err)
+	}
 }
 
 // each calls f for 0 to n-1 at once, and waits.
