@@ -139,6 +139,10 @@ func (a *app) hint(err error) string {
 		return "somebody takes connections there and does not answer: see whether that server is stopped or overloaded, or none of NATS"
 	case errors.Is(err, fabric.ErrConnect):
 		return "start a server (fabric-node server), name one (-s URL or FABRIC_SERVER), or let a member bring its own (fabric-node run --embedded)"
+	case errors.Is(err, nats.ErrNoServers): // of a command that needs a server and no fabric
+		return "is a NATS server there? name it: -s URL or FABRIC_SERVER"
+	case errors.Is(err, embedded.ErrUnprotected):
+		return "give it --tls-cert and --tls-key; or --insecure, where nobody else can reach it; or an --addr on loopback"
 	case errors.Is(err, embedded.ErrAddrInUse):
 		return "join the server that is there, without --embedded; or choose another --addr"
 	case errors.Is(err, embedded.ErrStoreMode):

@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/natsfabric/natsfabric/balance"
 	"github.com/natsfabric/natsfabric/election"
 	"github.com/natsfabric/natsfabric/embedded"
@@ -131,6 +133,8 @@ func TestHints(t *testing.T) {
 		{context.DeadlineExceeded, "--timeout"},
 		{context.DeadlineExceeded, "fabric-node doctor -k shop -e dev"},
 		{fabric.ErrPermission, "allow"},
+		{nats.ErrNoServers, "-s URL"},
+		{embedded.ErrUnprotected, "--tls-cert"},
 		{embedded.ErrAddrInUse, "--addr"},
 		{embedded.ErrStoreInUse, "--store"},
 	} {
