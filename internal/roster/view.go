@@ -54,7 +54,8 @@ type Given struct {
 	Refused bool `json:"refused,omitempty"`
 	// Evicted: a person wants it to have nothing.
 	Evicted bool `json:"evicted,omitempty"`
-	// Probation: it is given nothing yet, as the PID failed so often in a row.
+	// Probation: it is given nothing yet, because of its Strikes: how often in a row the PID
+	// failed.
 	Probation bool `json:"probation,omitempty"`
 	Strikes   int  `json:"strikes,omitempty"`
 }
