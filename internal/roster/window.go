@@ -2,9 +2,9 @@ package roster
 
 import "time"
 
-// A crowd makes a window longer, by once its times for each so many who came in it, up to
-// so many times. Who comes with many others is likely not the last, and each view is work
-// for everyone; they themselves have waited anyway.
+// A crowd makes a window longer: both its times are taken once more for each crowdStep who
+// came in it, crowdMost times in all. Who comes with many others is likely not the last, and
+// each view is work for everyone.
 const (
 	crowdStep = 16
 	crowdMost = 3
