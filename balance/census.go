@@ -90,6 +90,7 @@ type counter struct {
 	over    map[identity]bool      // memberships whose incarnation was read to be over
 	since   map[identity]time.Time // when those who are there were seen first
 	evicted map[string]eviction    // the newest, by PID
+	influx  influx
 }
 
 // A stray is a wish whose incarnation is not in the fabric, under its revision.
@@ -144,6 +145,8 @@ func (c *counter) count(ctx context.Context, fabric, view *roster.View, now time
 		}
 	}
 	p.up = c.seen(standing, now)
+	c.influx.see(fabric, now)
+	coming, until := c.influx.coming(now, func(pid string) bool { _, in := standing[pid]; return in })
 	strict := parseKind(view.Kind).strict()
 	for _, o := range view.Members {
 		id, stands := standing[o.PID]
@@ -173,7 +176,7 @@ func (c *counter) count(ctx context.Context, fabric, view *roster.View, now time
 			again = min(again, wait)
 		}
 	}
-	return again, roster.Count{Members: members, Plan: p.plan, Ended: p.depart}
+	return again, roster.Count{Members: members, Coming: coming, Until: until, Plan: p.plan, Ended: p.depart}
 }
 
 // seen returns for how long each of the memberships has been there without a break.

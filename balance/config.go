@@ -28,7 +28,7 @@ const (
 const (
 	// MaxSettle is the ceiling of the settle window: however often members come
 	// and go, a new view is written no later than this after the first change, or
-	// three times this if at least 32 have come and nobody is gone.
+	// three times this if at least 32 have come ([Config.Settle]) and nobody is gone.
 	MaxSettle = time.Second
 	// MaxWorkers is the most indices one member can want. A larger number in a
 	// record that did not come from this package counts as MaxWorkers.
@@ -71,8 +71,10 @@ type Config struct {
 	// Settle is how long the group must be quiet before a change of its members
 	// becomes a view, so that many joins at once become one; [MaxSettle] is the
 	// ceiling. If 16 members have come and nobody is gone it must be quiet for
-	// twice as long, and if 32 have, three times. The group's coordinator applies its
-	// own Settle, so give every member the same. Default [DefaultSettle].
+	// twice as long, and if 32 have, three times. Nodes that came into the fabric in
+	// the last second, and may be about to join the group, count as having come, and
+	// if they are 16 the group waits for them for that second. The group's coordinator
+	// applies its own Settle, so give every member the same. Default [DefaultSettle].
 	Settle time.Duration
 
 	// Layout says how the indices lie. It, Mode, PerZone and whether there are Partitions

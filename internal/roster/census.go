@@ -59,6 +59,7 @@ type person struct {
 	held    bool
 	left    bool          // the incarnation that ended last left by itself
 	inc     uint64        // the claim's revision
+	since   time.Time     // when that was seen
 	session kv.Entry      // the newest session record
 	lease   time.Duration // that it states; 0 if nothing is known
 	member  *Member       // what it shows; Inc 0 if nothing is known
@@ -115,7 +116,8 @@ func (c *living) run(ctx context.Context, pids, sessions *kv.Watch, desk *desk, 
 		}
 		if changed || !reported {
 			reported, changed = true, false
-			report(Count{Members: c.members(), Ended: c.ended(), Suspects: c.doubts.suspects()})
+			coming, until := c.coming(time.Now())
+			report(Count{Members: c.members(), Coming: coming, Until: until, Ended: c.ended(), Suspects: c.doubts.suspects()})
 		}
 		if !time.Now().Before(c.next) {
 			c.next = time.Now().Add(c.challenge(ctx))
@@ -181,7 +183,7 @@ func (c *living) claims(entries []kv.Entry) (changed bool) {
 			continue
 		}
 		p := c.of(r.PID)
-		p.held, p.left, p.inc, p.watch = r.Held(), r.Left(), e.Rev, nil
+		p.held, p.left, p.inc, p.since, p.watch = r.Held(), r.Left(), e.Rev, e.Seen, nil
 		c.doubts.forget(r.PID, e.Rev)
 		if p.held {
 			if _, here := c.before.Find(r.PID); !here && c.Evidence != nil {
@@ -272,6 +274,20 @@ func (c *living) members() (list []*Member) {
 	}
 	c.crowded = crowded
 	return list
+}
+
+// coming returns how many claimed a PID of late and are not here yet, for want of their
+// session, and until when the last of them is likely to be.
+func (c *living) coming(now time.Time) (n int, until time.Time) {
+	for _, p := range c.people {
+		if by := p.since.Add(Soon); p.held && p.member.Inc != p.inc && now.Before(by) {
+			n++
+			if by.After(until) {
+				until = by
+			}
+		}
+	}
+	return n, until
 }
 
 // ended returns what tells how a member ended: it left if its claim says so, and else

@@ -48,7 +48,7 @@ func (r *Roster) coordinate(until context.Context, g *lease.Grant) error {
 		}
 		if due {
 			if c.Plan == nil || !a.foreseen() {
-				c = r.settle(ctx, base, &count, a, soon || time.Since(last) > r.cfg.Ceiling && !last.IsZero())
+				c = r.settle(ctx, base, &count, a, soon, time.Since(last) > r.cfg.Ceiling && !last.IsZero())
 			}
 			if c == nil {
 				return ended(ctx, context.Cause(ctx))
@@ -98,28 +98,27 @@ func ended(ctx context.Context, err error) error {
 }
 
 // settle waits for the end of the window that the step a opened, and returns the newest
-// count. early shortens the window, after a time without changes, until the step is no
-// longer a. Nil when ctx ends.
-func (r *Roster) settle(ctx context.Context, base *View, count *latest.Value[*Count], a announcement, early bool) *Count {
+// count. soon and calm shorten the window until the step is no longer a. Nil when ctx ends.
+func (r *Roster) settle(ctx context.Context, base *View, count *latest.Value[*Count], a announcement, soon, calm bool) *Count {
 	sign := time.NewTicker(r.cfg.Ceiling / 2) // those who come must not think that nobody is here
 	defer sign.Stop()
 	now := time.Now()
-	w := window{quiet: r.cfg.Quiet, ceiling: r.cfg.Ceiling, opened: now, changed: now, early: early}
+	w := window{quiet: r.cfg.Quiet, ceiling: r.cfg.Ceiling, opened: now, changed: now, soon: soon, calm: calm}
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
 		c, changed := count.Load()
-		w.crowd = crowd(base, c.Members)
+		w.wait(base, c)
 		timer.Reset(time.Until(w.end()))
 		select {
 		case <-changed:
-			if w.early { // who leaves is missed by its wish, and then by the fabric
-				b, _, _ := base.step(count.Get())
-				w.early = b.same(a)
+			if w.soon || w.calm { // who leaves is missed by its wish, and then by the fabric
+				if b, _, _ := base.step(count.Get()); b.same(a) {
+					continue
+				}
+				w.soon, w.calm = false, false
 			}
-			if !w.early {
-				w.changed = time.Now()
-			}
+			w.changed = time.Now()
 		case <-sign.C:
 			r.announce(base.beacon(r.cfg.Session.PID(), c.Suspects))
 		case <-timer.C:

@@ -32,6 +32,9 @@ type Count struct {
 	// Ended tells how a member departed that is no longer there: its PID and Inc, and
 	// whether it failed rather than left.
 	Ended func(*Member) Departure
+	// Coming is how many more are likely to come by the time Until. They are not in Members.
+	Coming int
+	Until  time.Time
 	// Suspects are the members of which there are signs that they have ended, with
 	// their incarnations. They are announced, and are members.
 	Suspects map[string]uint64
