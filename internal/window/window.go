@@ -189,13 +189,17 @@ func (r *Receiver) Probed(number uint64) { r.probe = max(r.probe, number) }
 // SetLimit changes how much may be under way. What was granted stays granted.
 func (r *Receiver) SetLimit(limit Grant) { r.limit = limit }
 
+// tellBytes is how much becomes free at most before the sender is told: the part of a large
+// message, so that its sender does not stand still until a quarter of a large window is free.
+const tellBytes = 256 << 10
+
 // Consume notes that the program took messages, and reports whether the sender should
-// be told: a quarter of the window has become free since.
+// be told: a quarter of the window has become free since, or tellBytes.
 func (r *Receiver) Consume(messages, size uint64) bool {
 	r.consumed.Seq += messages
 	r.consumed.Bytes += size
 	g := r.granted()
-	return g.Seq-r.told.Seq >= r.limit.Seq/4 || g.Bytes-r.told.Bytes >= r.limit.Bytes/4
+	return g.Seq-r.told.Seq >= r.limit.Seq/4 || g.Bytes-r.told.Bytes >= min(r.limit.Bytes/4, tellBytes)
 }
 
 func (r *Receiver) granted() Grant {

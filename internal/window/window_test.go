@@ -253,3 +253,32 @@ func TestProbesOverlap(t *testing.T) {
 		t.Errorf("%d probes are remembered that are answered", len(s.probes))
 	}
 }
+
+// TestTold: the sender is told when a quarter of the window is free again, of its messages or
+// its bytes, and of a large window when a part of a large message is.
+func TestTold(t *testing.T) {
+	for _, c := range []struct {
+		limit    Grant
+		size     uint64
+		messages int // after which it is told
+	}{
+		{Grant{Seq: 100, Bytes: 1 << 30}, 1, 25},
+		{Grant{Seq: 100, Bytes: 8000}, 100, 20},
+		{Grant{Seq: 4096, Bytes: 4 << 20}, 1 << 10, 256},
+		{Grant{Seq: 4096, Bytes: 4 << 20}, 256 << 10, 1},
+		{Grant{Seq: 4096, Bytes: 4 << 20}, 128 << 10, 2},
+		{Grant{Seq: 4096, Bytes: 512 << 10}, 64 << 10, 2},
+	} {
+		r := NewReceiver(c.limit)
+		for range 2 { // and so on
+			n := 1
+			for r.Accepted(c.size); !r.Consume(1, c.size); r.Accepted(c.size) {
+				n++
+			}
+			r.State()
+			if n != c.messages {
+				t.Errorf("%+v: told after %d messages of %d bytes, want %d", c.limit, n, c.size, c.messages)
+			}
+		}
+	}
+}
