@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -67,25 +66,6 @@ func (b *batcher) init(c *courier) {
 	b.last = -time.Hour
 }
 
-// A parcel is one publish.
-type parcel struct {
-	d      *dest
-	o      outgoing // of its only message, without the data, or first message
-	buf    []byte   // a frame; empty if the message cannot be in one
-	data   []byte   // of the only message
-	n      int      // messages
-	ids    series
-	round  uint64
-	casts  uint64
-	link   *outLink
-	last   uint64       // number on link of the last message; guarded by the link
-	users  atomic.Int32 // of a link's: who may still read buf, the link and places in the queue
-	marker *call        // of a flush
-	until  time.Time    // when it has waited long enough for the connection; zero if it never did
-}
-
-var parcels = sync.Pool{New: func() any { return new(parcel) }}
-
 // post hands o to the connection, or queues it for the batcher. An error of
 // publishing it then is the clerk's to report.
 func (b *batcher) post(d *dest, o *outgoing) error {
@@ -124,11 +104,6 @@ func (b *batcher) post(d *dest, o *outgoing) error {
 	return nil
 }
 
-// goesWith reports whether o, to the same destination, is of the sort of what is in p.
-func (p *parcel) goesWith(o *outgoing) bool {
-	return p.o.ttl == o.ttl && p.o.kind.awaits() == o.kind.awaits() && p.o.nonce == o.nonce
-}
-
 // joins notes that o is in p as well, for whoever is told of the publish by the server. It
 // reports whether that can be.
 func (b *batcher) joins(p *parcel, o *outgoing) bool {
@@ -140,24 +115,6 @@ func (b *batcher) joins(p *parcel, o *outgoing) bool {
 		return true
 	}
 	return p.ids.add(o.id)
-}
-
-// newParcel makes a parcel of one message, with a copy of its data.
-func newParcel(d *dest, o *outgoing) *parcel {
-	p := parcels.Get().(*parcel)
-	*p = parcel{d: d, o: *o, buf: p.buf[:0], n: 1}
-	p.o.data = nil
-	if o.framed(d) {
-		if !o.kind.secret() {
-			p.ids.add(o.id)
-		}
-		p.buf = appendItem(p.buf, o.item())
-		p.data = p.buf[len(p.buf)-len(o.data):]
-		return p
-	}
-	p.buf = append(p.buf, o.data...)
-	p.data, p.o.header = p.buf, cloneHeader(o.header)
-	return p
 }
 
 // take decides whether a message is queued. It needs b.mu, and waits while too much
@@ -201,12 +158,12 @@ func (b *batcher) push(p *parcel) {
 	}
 	p.round, p.casts = b.round, b.casts
 	b.queue = append(b.queue, p)
-	b.bytes += len(p.buf)
+	b.bytes += p.weight()
 }
 
 // link hands over the message it, which is number seq of l, or has it wait in a
-// parcel of l. Its caller holds l.mu.
-func (b *batcher) link(l *outLink, seq uint64, it *item) {
+// parcel of l. A part may be read from its sender's memory, with loan. Its caller holds l.mu.
+func (b *batcher) link(l *outLink, seq uint64, it *item, loan *loan) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	queued := b.take(!b.alone)
@@ -216,17 +173,13 @@ func (b *batcher) link(l *outLink, seq uint64, it *item) {
 		b.bytes += len(it.data)
 		return
 	}
-	p := &parcel{d: l.d, n: 1, link: l, last: seq, buf: newFrame(it)}
-	p.users.Store(1)
-	p.o = outgoing{kind: kindLink, id: it.id, typ: it.typ, seq: seq, secret: l.name}
-	if it.kind == kindSend && len(it.header) == 0 && !it.more && !it.hasCRC {
-		p.data = p.buf[len(p.buf)-len(it.data):]
-		p.o.kind = kindLinked
-	}
+	p := newLinked(l, seq, it, loan)
 	l.keep(p)
 	l.shut()
 	if queued {
-		l.open = p
+		if p.loan == nil {
+			l.open = p
+		}
 		p.users.Add(1)
 		b.push(p)
 		return
@@ -234,15 +187,6 @@ func (b *batcher) link(l *outLink, seq uint64, it *item) {
 	p.round = b.round - 1 // it does not grow
 	b.c.publishParcel(p, false)
 	b.last = time.Since(b.start)
-}
-
-// add adds it to the frame, for which there is room for as much as it has usually.
-func (p *parcel) add(it *item, usual int) {
-	if room := cap(p.buf) - len(p.buf); room < it.most() {
-		p.buf = slices.Grow(p.buf, max(it.most(), usual-len(p.buf)))
-	}
-	p.buf = appendItem(p.buf, it)
-	p.n++
 }
 
 // shut has the open parcel grow no more. It needs batcher.mu.
@@ -270,7 +214,7 @@ func (b *batcher) again(ps []*parcel) {
 		if p.round != b.round {
 			p.users.Add(1)
 			b.queue = append(b.queue, p)
-			b.bytes += len(p.buf)
+			b.bytes += p.weight()
 		}
 	}
 	b.rouse()
@@ -371,78 +315,6 @@ func (b *batcher) drain() {
 		b.spare = batch[:0]
 		b.mu.Unlock()
 		runtime.Gosched() // senders first: what they add goes out together
-	}
-}
-
-// publishParcel publishes p, and reports what fails. It is not done with it if that
-// waits for the connection now. If p comes behind what waits, it is as if the connection
-// were away.
-func (c *courier) publishParcel(p *parcel, behind bool) (done bool) {
-	o := p.o
-	o.data = p.data
-	if p.link != nil {
-		if p.link.over.Load() {
-			return true // it was reported
-		}
-		if p.n > 1 {
-			o.kind = kindLink
-		}
-		if o.kind == kindLink {
-			o.data, o.typ, o.id = p.buf, "", p.o.seq
-		}
-		// What is lost is sent again when the link finds out.
-		if err := c.emit(p.d, &o); err != nil {
-			c.log.Debug("link: not published", "pid", c.cfg.pid, "to", p.d.pid, "err", err)
-		}
-		return true
-	}
-	switch {
-	case p.n == 1:
-	case o.kind.secret():
-		o.kind, o.typ, o.data = kindGathered, "", p.buf
-	default:
-		o.kind, o.typ, o.data, o.steps = kindMulti, "", p.buf, p.steps()
-	}
-	err := ErrDisconnected
-	if !behind || !p.o.ordered() {
-		err = c.emit(p.d, &o)
-	}
-	if errors.Is(err, ErrDisconnected) && c.batcher.shelveFailed(p) {
-		return false
-	}
-	if err != nil {
-		p.report(c, err)
-	}
-	return true
-}
-
-func (p *parcel) steps() string {
-	var steps [maxSteps + 32]byte
-	return string(p.ids.appendSteps(steps[:0]))
-}
-
-// report has those told who care that p was not published.
-func (p *parcel) report(c *courier, err error) {
-	switch {
-	case p.marker != nil:
-		if c.flushes.take(p.marker) {
-			p.marker.answer <- answer{err: err}
-		}
-	case p.o.kind.answers():
-		c.log.Warn("answer not sent", "pid", c.cfg.pid, "to", p.d.pid, "id", p.o.id, "err", err)
-	case p.n > 1 && p.o.kind.awaits():
-		c.calls.failGathered(p.o.secret, p.d.pid, err)
-	case p.o.kind.awaits():
-		if w := c.calls.match(tag{id: p.o.id, secret: p.o.secret}, p.d.pid); w != nil {
-			w.answer <- answer{err: err}
-		} else {
-			c.queries.end(tag{id: p.o.id, secret: p.o.secret}, err)
-		}
-	case p.o.kind == kindProbe: // there will be another
-	case p.n == 1:
-		c.clerk.add(entry{to: p.d.pid, id: p.o.id, err: err})
-	default:
-		eachID(p.ids.first, p.steps(), func(id uint64) { c.clerk.add(entry{to: p.d.pid, id: id, err: err}) })
 	}
 }
 

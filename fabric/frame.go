@@ -25,9 +25,10 @@ import (
 //	data   = uvarint with its length, 4 bytes of CRC-32C if flagged, then the bytes
 //
 // A part that follows has kind "+" and nothing but data, and is flagged more unless it is
-// the last; that has the CRC-32C of the whole instead of that of its own, which it covers.
+// the last. Each part has the CRC-32C of the message so far, the last that of the whole. One
+// that is not the last may be published without a frame: its tag has the rest (lend.go).
 const (
-	kindPart kind = '+'
+	kindPart kind = '+' // of a tag as well
 
 	entryHeader = 1
 	entryMore   = 2

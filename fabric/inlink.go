@@ -143,10 +143,13 @@ func (d *decoder) linked(batch []*Message, m *nats.Msg, s *sender, t tag) []*Mes
 		in.tell()
 		return batch
 	}
-	if t.kind == kindLinked {
+	switch t.kind {
+	case kindLinked:
 		it := item{kind: kindSend, typ: t.typ, id: t.id, header: m.Header, data: m.Data}
 		batch, _ = in.take(batch, t.seq, &it)
-	} else {
+	case kindPart:
+		batch = in.bare(batch, t, m.Data)
+	default:
 		batch = in.frame(batch, t.id, m)
 	}
 	if in.due {
@@ -169,6 +172,18 @@ func (in *inLink) frame(batch []*Message, seq uint64, m *nats.Msg) []*Message {
 	if r.bad {
 		in.c.drop(m)
 	}
+	return batch
+}
+
+// bare takes in a part of a message that has no frame, of which t says the rest. It needs in.mu.
+func (in *inLink) bare(batch []*Message, t tag, data []byte) []*Message {
+	sum := t.seq - 1
+	it := item{kind: kindPart, more: true, hasCRC: true, crc: uint32(sum), data: data}
+	if uint64(it.crc) != sum {
+		in.c.invalid.Add(1)
+		return batch
+	}
+	batch, _ = in.take(batch, t.id, &it)
 	return batch
 }
 

@@ -1,6 +1,7 @@
 package fabric_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -26,9 +27,13 @@ type history struct {
 
 func (h *history) add(t *testing.T, to fabric.PID, m *fabric.Message) {
 	var n int
-	if _, err := fmt.Sscanf(string(m.Data), "%d.", &n); err != nil {
+	number, rest, _ := bytes.Cut(m.Data, []byte("."))
+	if _, err := fmt.Sscan(string(number), &n); err != nil {
 		t.Errorf("%s got %.20q from %s", to, m.Data, m.From)
 		return
+	}
+	if len(rest) != bytes.Count(rest, []byte{byte(n)}) {
+		t.Errorf("message %d to %s is not what was sent", n, to)
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -96,12 +101,13 @@ func reliableFaults(t *testing.T, s *natstest.Server, seed uint64) {
 					}
 					data := fmt.Append(nil, k, ".")
 					if rnd.IntN(100) == 0 { // larger than a part
-						data = append(data, make([]byte, 260<<10+rnd.IntN(300<<10))...)
+						data = append(data, bytes.Repeat([]byte{byte(k)}, 260<<10+rnd.IntN(1<<20))...)
 					}
 					if err := n.Send(ctx, to, data); err != nil {
 						t.Errorf("%s > %s: %v", n.PID(), to, err)
 						return
 					}
+					clear(data) // it is the caller's again
 					sent.Add(1)
 				}
 			})

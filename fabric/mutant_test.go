@@ -111,6 +111,16 @@ var mutants = []natstest.Mutant{
 		Suites: []natstest.Suite{links},
 	},
 	{
+		Name: "memory that was given back is sent", File: "fabric/large.go",
+		Old: "			p.data = p.buf\n", New: "",
+		Suites: []natstest.Suite{{Pkg: "./fabric", Run: "LargeIsTheCallers"}},
+	},
+	{
+		Name: "a part by itself is its message's last", File: "fabric/inlink.go",
+		Old: "it := item{kind: kindPart, more: true,", New: "it := item{kind: kindPart, more: t.id%2 == 0,",
+		Suites: []natstest.Suite{links},
+	},
+	{
 		Name: "parts that were dropped are acknowledged", File: "fabric/pastlinks.go",
 		Old: "		in.win = nil\n", New: "", Suites: []natstest.Suite{links},
 	},
@@ -149,7 +159,7 @@ var mutants = []natstest.Mutant{
 		Suites: []natstest.Suite{{Pkg: "./fabric", Run: "Order"}},
 	},
 	{
-		Name: "order is lost between sends and requests", File: "fabric/batcher.go",
+		Name: "order is lost between sends and requests", File: "fabric/parcel.go",
 		Old: "p.o.kind.awaits() == o.kind.awaits() &&", New: "true &&",
 		Suites: []natstest.Suite{{Pkg: "./fabric", Run: "Gathered"}},
 	},

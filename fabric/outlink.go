@@ -145,7 +145,7 @@ func (c *courier) postLinked(ctx context.Context, d *dest, o *outgoing) error {
 		case len(o.data) > c.chunk():
 			err = l.addLarge(ctx, &it)
 		default:
-			err = l.add(ctx, &it)
+			err = l.add(ctx, &it, nil)
 		}
 	}
 	if err == nil {
@@ -155,8 +155,8 @@ func (c *courier) postLinked(ctx context.Context, d *dest, o *outgoing) error {
 }
 
 // add sends it when the window has room, which it waits for. With errRenewed it was not
-// sent.
-func (l *outLink) add(ctx context.Context, it *item) error {
+// sent. A part may be read from its memory as long as loan lasts.
+func (l *outLink) add(ctx context.Context, it *item, loan *loan) error {
 	size := it.size()
 	l.mu.Lock()
 	for l.err == nil && !l.win.Room(size) {
@@ -183,7 +183,7 @@ func (l *outLink) add(ctx context.Context, it *item) error {
 	} else if n := len(l.larges); n > 0 && it.kind == kindPart && !it.more {
 		l.larges[n-1].last = seq
 	}
-	l.c.batcher.link(l, seq, it)
+	l.c.batcher.link(l, seq, it, loan)
 	if idle {
 		l.listen()
 	}
@@ -337,12 +337,12 @@ func (l *outLink) pending() []underway {
 			pending = append(pending, p)
 		}
 	}
-	seq := l.win.Next()
-	if len(l.kept) > 0 {
-		seq = l.kept[0].last - uint64(l.kept[0].n) + 1
-	}
 	for _, p := range l.kept {
+		if p.loan != nil {
+			continue // a part
+		}
 		r := frameReader{b: p.buf}
+		seq := p.last - uint64(p.n) + 1
 		for it := (item{}); r.next(&it); seq++ {
 			if seq > l.win.Acked() && it.kind != kindPart && !it.more {
 				pending = append(pending, underway{kind: it.kind, id: it.id, secret: it.secret, first: seq})

@@ -185,7 +185,7 @@ func (d *decoder) framed(s *sender, reply string) (tag, bool) {
 		return tag{}, false
 	}
 	switch kind(rest[1]) {
-	case kindMulti, kindGathered, kindLinked, kindLink, kindProbe:
+	case kindMulti, kindGathered, kindLinked, kindLink, kindPart, kindProbe:
 		return parseTag(rest)
 	}
 	return tag{}, false

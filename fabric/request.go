@@ -277,7 +277,7 @@ func (c *courier) bounced(to PID, t tag) {
 		c.clerk.add(entry{to: to, id: t.id})
 	case t.kind == kindMulti && to != nobody:
 		eachID(t.id, t.steps, func(id uint64) { c.clerk.add(entry{to: to, id: id}) })
-	case t.kind == kindLinked, t.kind == kindLink, t.kind == kindProbe:
+	case t.kind == kindLinked, t.kind == kindLink, t.kind == kindPart, t.kind == kindProbe:
 		if l := c.links.named(t.secret, to); l != nil {
 			l.bounced(t.kind)
 		}

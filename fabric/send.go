@@ -21,7 +21,8 @@ import (
 // once, after what this node sent it before in the order of the calls, broadcasts
 // included. It does not wait for the receiver: that nobody is there turns out
 // later, see [Node.Flush]. That to is not in the view refuses nothing. A send to the
-// node itself goes straight to its inbox.
+// node itself goes straight to its inbox. data is read until Send returns, with an error or
+// without, and not after that.
 //
 // It returns a [NameError] if to is no legal PID, and an error that wraps
 // [ErrTooLarge], [ErrDisconnected] or [ErrClosed] if nothing was sent. In mode Fast ctx is

@@ -131,7 +131,7 @@ func (s *OutStream) add(it *item) error {
 		s.err = context.Cause(s.ctx)
 	}
 	if s.err == nil {
-		s.err = s.l.add(s.ctx, it)
+		s.err = s.l.add(s.ctx, it, nil)
 	}
 	return s.err
 }
@@ -177,7 +177,7 @@ func (l *outLink) abandon() {
 		defer l.discard()
 		ctx, cancel := context.WithTimeout(life{l.c}, stallLimit)
 		defer cancel()
-		if l.add(ctx, &item{kind: kindPart}) == nil {
+		if l.add(ctx, &item{kind: kindPart}, nil) == nil {
 			_ = l.settled(ctx) // nobody is there to be told
 		}
 	}) {

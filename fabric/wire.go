@@ -33,6 +33,7 @@ import (
 //	several asks   P.u.<to>.<from>       P.r.<from>.<to>.1g<nonce>.<n>-<secret>   payload: a frame
 //	linked         P.u.<to>.<from>       P.r.<from>.<to>.1r<nonce><type>.<n>-<link>-<seq>
 //	several, or parts                    P.r.<from>.<to>.1l<nonce>.<seq>-<link>   payload: a frame
+//	a part by itself                     P.r.<from>.<to>.1+<nonce>.<seq>-<link>-<sum>
 //	probe                                P.r.<from>.<to>.1p<nonce>.<base>-<link>-<number>
 //	durable        P.d.<to>.<from>       P.r.<from>.<to>.1d<nonce>.<n>-<secret>
 //
@@ -49,13 +50,14 @@ import (
 //
 //	tag     = version kind nonce [type]
 //	version = "1"
-//	kind    = one letter of the table above
+//	kind    = one letter, or "+", of the table above
 //	nonce   = 8 of 0-9 A-Z a-z, drawn at random by each courier
 //	type    = up to 16 of 0-9 A-Z a-z: Message.Type; of an error, RemoteError.Code
 //	n       = 1 .. 2^64-1 in decimal, no leading zero: Message.ID
 //	steps   = from n to the other ids (frame.go)
 //	link    = a secret, drawn by the sender for each link, which knows it by no other name
 //	seq     = the number of the (first) message on its link, 1, 2, 3 and so on
+//	sum     = 1 more than the CRC-32C of the message so far, in decimal (frame.go)
 //	secret  = 10 of 0-9 A-Z a-z, drawn at random for each request and marker; of several
 //	          requests or messages to be acknowledged (asks), or answers, n and secret are
 //	          those of the first, and the frame has those of each; of durable messages, those
@@ -135,7 +137,7 @@ const (
 func (k kind) secret() bool {
 	switch k {
 	case kindRequest, kindAccept, kindHandle, kindAnswer, kindAck, kindError, kindFull, kindFlush,
-		kindGathered, kindLinked, kindLink, kindProbe, kindState, kindNoLink, kindMail:
+		kindGathered, kindLinked, kindLink, kindPart, kindProbe, kindState, kindNoLink, kindMail:
 		return true
 	}
 	return false
@@ -149,7 +151,7 @@ func (k kind) awaits() bool { return k == kindRequest || k == kindAccept || k ==
 func (k kind) fits(class string) bool {
 	switch class {
 	case classPeer:
-		return k == kindSend || k.awaits() || k == kindMulti || k == kindGathered || k == kindLinked || k == kindLink || k == kindProbe
+		return k == kindSend || k.awaits() || k == kindMulti || k == kindGathered || k == kindLinked || k == kindLink || k == kindPart || k == kindProbe
 	case classCast, classTopic:
 		return k == kindBroadcast || k == kindRequest || k == kindMulti
 	case classQueue:
@@ -165,7 +167,7 @@ func (k kind) known() bool {
 }
 
 // counted reports whether a number follows the secret of kind k.
-func (k kind) counted() bool { return k == kindLinked || k == kindProbe }
+func (k kind) counted() bool { return k == kindLinked || k == kindPart || k == kindProbe }
 
 // A tag is the parsed end of an address in class r: the tag and the id.
 type tag struct {
