@@ -208,6 +208,35 @@ func TestTaken(t *testing.T) {
 	}
 }
 
+// TestBarePart: a part by itself is one in a frame, checked like that.
+func TestBarePart(t *testing.T) {
+	in := partLink(1000)
+	data := []byte("abcdef")
+	sum := func(n int) uint64 { return 1 + uint64(crc32.Checksum(data[:n], castagnoli)) }
+	in.take(nil, 1, &item{kind: kindSend, id: 1, more: true, total: 6, hasCRC: true, crc: uint32(sum(2) - 1), data: data[:2]})
+	for _, c := range []struct {
+		seq, sum uint64
+		data     []byte
+		next     uint64
+	}{
+		{3, sum(4), data[2:4], 1},         // before its turn
+		{2, sum(5), data[2:4], 1},         // damaged
+		{2, sum(4) + 1<<32, data[2:4], 1}, // no checksum
+		{2, 0, data[2:4], 1},              // none either
+		{2, sum(4), data[2:4], 2},         //
+		{2, sum(4), data[2:4], 2},         // again
+		{3, sum(6), data[4:6], 3},         // all are here, but that is not said
+	} {
+		if batch := in.bare(nil, tag{kind: kindPart, id: c.seq, seq: c.sum}, c.data); len(batch) > 0 || in.win.Cum() != c.next {
+			t.Errorf("part %d, sum %x: %d messages, %d parts are accepted, want %d", c.seq, c.sum, len(batch), in.win.Cum(), c.next)
+		}
+	}
+	batch, _ := in.take(nil, 4, &item{kind: kindPart, hasCRC: true, crc: uint32(sum(6) - 1)})
+	if len(batch) != 1 || string(batch[0].Data) != "abcdef" {
+		t.Errorf("the message is %v", batch)
+	}
+}
+
 // TestWhenTold: the sender of a message in parts is told what it may wait for: that a quarter of
 // its window is free, that all came, and what is wrong; not each part by itself.
 func TestWhenTold(t *testing.T) {

@@ -100,6 +100,7 @@ func TestTap(t *testing.T) {
 	check(raw.Publish("fab.c1.test.u.b.a", []byte("x")), "u a>b x !its reply subject has no tag of its sender's")
 	check(raw.PublishRequest("fab.c1.test.g.news.a", atR+"a._.1s01234567.1", nil), "g a>* news !it is of a kind that does not belong there")
 	check(raw.Publish("fab.c1.test.r.b.a.x", nil), "r a>b !its subject has no tag")
+	check(raw.PublishRequest("fab.c1.test.u.b.a", atR+"a.b.1+01234567.7-0123456789-9", []byte("x")), "u part a>b x")
 	steps := series{}
 	steps.add(1)
 	steps.add(2)

@@ -10,6 +10,7 @@ import (
 func TestParseTag(t *testing.T) {
 	for _, s := range []string{
 		"1s01234567.1", "1bABCDEFGH.18446744073709551615", "1qabcdefgh.10-klmnopqrst", "1y00000000.9999999999999999999",
+		"1+01234567.7-0123456789-4294967296",
 	} {
 		tg, ok := parseTag(s)
 		if got := string(tg.append(nil)); !ok || got != s {
@@ -21,6 +22,7 @@ func TestParseTag(t *testing.T) {
 		"1s01234567.18446744073709551616", "1s01234567.1_000", "1s0123456.1", "1s01234-67.1", "2s01234567.1",
 		"1x01234567.1", "1s01234567.1-0123456789", "1q01234567.1", "1q01234567.1-", "1q01234567.1-012345678",
 		"1q01234567.1-012345678.", "1q01234567.-0123456789", "1s01234567.1.1", "1s01234567x1",
+		"1+01234567.7", "1+01234567.7-0123456789", "1+01234567.7-0123456789-0",
 	} {
 		if tg, ok := parseTag(s); ok {
 			t.Errorf("parseTag(%q) = %v, want refused", s, tg)
@@ -42,7 +44,7 @@ func TestRandom(t *testing.T) {
 // FuzzTag: a tag that is accepted is the only way to write what it says, and is
 // two tokens.
 func FuzzTag(f *testing.F) {
-	for _, s := range []string{"1s01234567.1", "1qabcdefgh.10-klmnopqrst", "1s01234567.18446744073709551616", "", "1s", "\xff"} {
+	for _, s := range []string{"1s01234567.1", "1+01234567.7-0123456789-9", "1qabcdefgh.10-klmnopqrst", "1s01234567.18446744073709551616", "", "1s", "\xff"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
