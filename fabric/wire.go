@@ -199,7 +199,9 @@ func parseTag(s string) (t tag, ok bool) {
 	}
 	switch {
 	case t.kind == kindMulti:
-		t.steps = rest
+		if t.steps = rest; strings.Trim(rest, "0123456789x_") != "" { // eachID reads them
+			return tag{}, false
+		}
 	case t.kind.secret():
 		if t.secret, rest, more = strings.Cut(rest, "-"); len(t.secret) != secretLen || !isBase62(t.secret) {
 			return tag{}, false
