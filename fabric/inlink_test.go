@@ -238,7 +238,7 @@ func TestBarePart(t *testing.T) {
 }
 
 // TestWhenTold: the sender of a message in parts is told what it may wait for: that a quarter of
-// its window is free, that all came, and what is wrong; not each part by itself.
+// its window is free, that all came, and what is wrong; not each part, if it is a small one.
 func TestWhenTold(t *testing.T) {
 	const limit, size = 800, 100 // a quarter is two parts
 	data := make([]byte, size)

@@ -12,7 +12,7 @@ import (
 type parcel struct {
 	d      *dest
 	o      outgoing // of its only message, without the data, or first message
-	buf    []byte   // a frame; empty if the message cannot be in one
+	buf    []byte   // a frame, or if the message cannot be in one a copy of its data
 	data   []byte   // of the only message
 	n      int      // messages
 	ids    series
@@ -127,7 +127,7 @@ func (c *courier) publishLinked(p *parcel) {
 		p.loan.mu.Lock()
 		defer p.loan.mu.Unlock()
 		if o.data = p.data; o.data == nil {
-			return // acknowledged meanwhile
+			return // acknowledged meanwhile, or the link failed
 		}
 	case p.n > 1 || o.kind == kindLink:
 		o.kind, o.data, o.typ, o.id = kindLink, p.buf, "", o.seq
