@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"math/rand/v2"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/natsfabric/natsfabric/fabric"
@@ -23,12 +24,13 @@ func TestLargeIsTheCallersAgain(t *testing.T) {
 			data := make([]byte, 3<<20) // fits into the window, once that is known
 			rnd.Read(data)
 			want := bytes.Clone(data)
+			synctest.Wait() // the sender has been told what the receiver took
 			if i > 0 {
 				link.Cut()
 			}
 			sent := make(chan error, 1)
 			go func() {
-				err := a.SendMsg(t.Context(), &fabric.Message{To: "b", Mode: fabric.Reliable, Data: data})
+				err := a.SendMsg(within(t, time.Minute), &fabric.Message{To: "b", Mode: fabric.Reliable, Data: data})
 				clear(data)
 				sent <- err
 			}()
