@@ -46,7 +46,7 @@ type batcher struct {
 const (
 	// gatherAfter is how close two messages follow each other when it is worth to
 	// have the batcher woken for the second. It takes a few microseconds to be.
-	gatherAfter = 20 * time.Microsecond
+	gatherAfter = 10 * time.Microsecond
 	// maxFrame bounds a frame, in bytes, unless its only message is larger. A message
 	// that is kept keeps its frame in memory.
 	maxFrame = 32 << 10
