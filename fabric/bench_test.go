@@ -220,7 +220,7 @@ func (l *benchLink) compare(b *testing.B, from *Node, mode Mode, round int, data
 		func() { l.raw(b, round, data) },
 		func() { l.node(b, from, mode, round, data) },
 		func(node cost) {
-			raw := measure(func() { l.rawReply(b, round, "raw.c1.test.r.a.b.1s00000000.1000000", data) })
+			raw := measure(func() { l.rawReply(b, round, "raw.c1.test.r.a.b.s000000.1000", data) })
 			wall = append(wall, float64(raw.wall)/float64(node.wall))
 			cpu = append(cpu, float64(raw.cpu)/float64(node.cpu))
 		})

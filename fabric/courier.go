@@ -148,7 +148,7 @@ func newCourier(cfg courierConfig) (*courier, error) {
 	c.clerk.init(c)
 	c.mail = newMailer(c)
 	c.everyone = c.newDest(Everyone)
-	c.marks = &dest{pid: cfg.pid, reply: c.subj.reply(cfg.pid, cfg.pid) + tagHead, plain: kindFlush}
+	c.marks = &dest{pid: cfg.pid, reply: c.subj.reply(cfg.pid, cfg.pid), plain: kindFlush}
 	c.memory.limit = c.inbox.maxBytes
 	c.batcher.init(c)
 	c.links.init(c)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"hash/crc32"
-	"strconv"
 	"strings"
 
 	"github.com/nats-io/nats.go"
@@ -278,7 +277,7 @@ func (r *frameReader) take(n uint64) []byte {
 // The ids of the messages in a frame stand in its tag, so that the server's 503 names
 // them all: the first, and the steps to the others, equal ones counted.
 //
-//	steps = step ["x" times] ["_" steps]
+//	steps = step [":" times] ["_" steps], numbers both
 
 // maxSteps bounds the text of the steps, and so the length of a subject.
 const maxSteps = 180
@@ -303,7 +302,7 @@ func (s *series) add(id uint64) bool {
 	case s.times > 0 && id-s.last == s.step:
 		s.times++
 	default:
-		if len(s.text)+len("18446744073709551615x65536_") > maxSteps {
+		if len(s.text)+2*maxIDLen+len(":_") > maxSteps {
 			return false
 		}
 		s.text = s.appendRun(s.text)
@@ -321,10 +320,9 @@ func (s *series) appendRun(b []byte) []byte {
 	if len(b) > 0 {
 		b = append(b, '_')
 	}
-	b = strconv.AppendUint(b, s.step, 10)
+	b = appendID(b, s.step)
 	if s.times > 1 {
-		b = append(b, 'x')
-		b = strconv.AppendInt(b, int64(s.times), 10)
+		b = appendID(append(b, ':'), uint64(s.times))
 	}
 	return b
 }
@@ -348,7 +346,7 @@ func eachID(first uint64, steps string, f func(id uint64)) bool {
 	f(first)
 	id, n := first, 1
 	for run := range strings.SplitSeq(steps, "_") {
-		step, times, several := strings.Cut(run, "x")
+		step, times, several := strings.Cut(run, ":")
 		d, ok := parseID(step)
 		k := uint64(1)
 		if ok && several {

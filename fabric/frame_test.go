@@ -106,7 +106,7 @@ func partLink(memory int64) *inLink {
 	c.notices.wake = make(chan struct{}, 1)
 	c.memory.limit = memory
 	c.links.init(c)
-	in := newInLink(c, "0123456789", "a", "01234567")
+	in := newInLink(c, "0123456789", "a", "012345")
 	in.win = window.NewReceiver(firstGrant)
 	return in
 }
@@ -235,7 +235,7 @@ func TestSeries(t *testing.T) {
 }
 
 func FuzzSteps(f *testing.F) {
-	f.Add(uint64(1), "1x10_3_4x2")
+	f.Add(uint64(1), "1:10_3_4:2")
 	f.Add(uint64(9), "")
 	f.Fuzz(func(t *testing.T, first uint64, steps string) {
 		n := 0

@@ -17,7 +17,7 @@ import (
 // _INBOX. addresses only.
 const (
 	// microVersion is that of the wire, in the form that the protocol wants.
-	microVersion = string(wireVersion) + ".0.0"
+	microVersion = wireVersion + ".0.0"
 	// microInbox is the name of the endpoint that stands for the node itself.
 	microInbox = "inbox"
 )

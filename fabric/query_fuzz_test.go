@@ -34,22 +34,22 @@ func TestGatherForged(t *testing.T) {
 	end := m.asked().nonce + m.asked().end()
 	raw := b.courier.nc
 	for _, subject := range []string{
-		"a.ext.1a" + end, "a._.1a" + end, "a._.1e" + end, // from outside, and from nobody
-		"a.c.1a" + m.asked().nonce + ".1-0123456789",                                            // without the secret
-		"a.c.1a" + m.asked().nonce + ".99" + m.asked().end()[len(m.asked().end())-secretLen-1:], // another id
-		"a.c.1a" + "01234567" + m.asked().end(),                                                 // another's
+		"a.ext.a" + end, "a._.a" + end, "a._.e" + end, // from outside, and from nobody
+		"a.c.a" + m.asked().nonce + ".1-0123456789",                                            // without the secret
+		"a.c.a" + m.asked().nonce + ".99" + m.asked().end()[len(m.asked().end())-secretLen-1:], // another id
+		"a.c.a" + "012345" + m.asked().end(),                                                   // another's
 	} {
 		if err := raw.Publish(atR+subject, []byte("forged")); err != nil {
 			t.Fatal(err)
 		}
 	}
 	// b says that nobody hears, as the server would say it.
-	fake := &nats.Msg{Subject: atR + "a.b.1q" + end, Header: nats.Header{"Status": {"503"}}}
+	fake := &nats.Msg{Subject: atR + "a.b.q" + end, Header: nats.Header{"Status": {"503"}}}
 	if err := raw.PublishMsg(fake); err != nil {
 		t.Fatal(err)
 	}
 	for range 3 {
-		if err := raw.Publish(atR+"a.b.1a"+end, []byte("true")); err != nil {
+		if err := raw.Publish(atR+"a.b.a"+end, []byte("true")); err != nil {
 			t.Fatal(err)
 		}
 	}

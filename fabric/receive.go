@@ -181,10 +181,10 @@ func (d *decoder) framed(s *sender, reply string) (tag, bool) {
 		return tag{}, false
 	}
 	rest, ok := d.c.subj.cutReply(reply, s.from, s.at())
-	if !ok || len(rest) < 2 || !kind(rest[1]).fits(s.class) {
+	if !ok || rest == "" || !kind(rest[0]).fits(s.class) {
 		return tag{}, false
 	}
-	switch kind(rest[1]) {
+	switch kind(rest[0]) {
 	case kindMulti, kindGathered, kindLinked, kindLink, kindPart, kindProbe:
 		return parseTag(rest)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -146,7 +145,7 @@ func TestConcurrentRequests(t *testing.T) {
 }
 
 // end is how the address of the answer ends.
-func (a *asked) end() string { return "." + strconv.FormatUint(a.id, 10) + "-" + a.secret }
+func (a *asked) end() string { return "." + string(appendID(nil, a.id)) + "-" + a.secret }
 
 // TestForgedAnswers: what is published to class r ends no request, unless it is
 // the answer of the one that was asked.
@@ -166,12 +165,12 @@ func TestForgedAnswers(t *testing.T) {
 	number, _, _ := strings.Cut(id, "-")
 	at := "fab.c1.test.r.a."
 	forged := []string{
-		"b", "b.x", "b.1a" + nonce, "b.1a01234567" + id, "b.2a" + nonce + id, "b.1z" + nonce + id,
-		"b.1a" + nonce + number, "b.1a" + nonce + id + "x", "b.1q" + nonce + id, "b.1s" + nonce + number,
-		"b.1f" + nonce + id, "b.1n" + nonce + id, "..1a" + nonce + id,
+		"b", "b.x", "b.a" + nonce, "b.a012345" + id, "b.2a" + nonce + id, "b.z" + nonce + id,
+		"b.a" + nonce + number, "b.a" + nonce + id + "x", "b.q" + nonce + id, "b.s" + nonce + number,
+		"b.f" + nonce + id, "b.n" + nonce + id, "..a" + nonce + id,
 		// As an answer, but of another process or with another secret: no request
 		// to be found, so it is late, not invalid.
-		"c.1a" + nonce + id, "_.1a" + nonce + id, "b.1a" + nonce + number + "-0123456789",
+		"c.a" + nonce + id, "_.a" + nonce + id, "b.a" + nonce + number + "-0123456789",
 	}
 	for _, end := range forged {
 		if err := raw.Publish(at+end, []byte("forged")); err != nil {
@@ -179,7 +178,7 @@ func TestForgedAnswers(t *testing.T) {
 		}
 	}
 	// A PubAck of JetStream's is aimed by its reply subject; a direct get has headers.
-	foreign := nats.NewMsg(at + "b.1a" + nonce + id)
+	foreign := nats.NewMsg(at + "b.a" + nonce + id)
 	foreign.Header.Set("Nats-Stream", "S")
 	if err := raw.PublishMsg(foreign); err != nil {
 		t.Fatal(err)

@@ -58,7 +58,7 @@ func (n *Node) SendMsg(ctx context.Context, m *Message) error { return n.courier
 type dest struct {
 	pid     PID
 	subject string
-	reply   string  // up to the version in the tag; of plain kindAnswer, where they go
+	reply   string  // up to the tag; of plain kindAnswer, where they go
 	plain   kind    // of a message that awaits nothing
 	open    *parcel // the one that may grow; guarded by batcher.mu
 	usual   int     // size of the last ones that may not any more; guarded by batcher.mu
@@ -76,7 +76,6 @@ func (c *courier) newDest(to PID) *dest {
 	if to == Everyone {
 		d = &dest{pid: to, subject: c.subj.everyone(), reply: c.subj.reply(c.cfg.pid, nobody), plain: kindBroadcast}
 	}
-	d.reply += tagHead
 	return d
 }
 
@@ -131,7 +130,7 @@ func (c *courier) answersTo(to PID) *dest {
 	d := c.answers.m[to]
 	c.answers.mu.RUnlock()
 	if d == nil {
-		d = &dest{pid: to, reply: c.subj.reply(to, c.cfg.pid) + tagHead, plain: kindAnswer}
+		d = &dest{pid: to, reply: c.subj.reply(to, c.cfg.pid), plain: kindAnswer}
 		d = c.answers.keep(d)
 	}
 	return d

@@ -100,7 +100,7 @@ func (c *courier) openStream(ctx context.Context, to PID, name string, size int6
 	}
 	c.links.mu.Lock()
 	defer c.links.mu.Unlock()
-	l := c.newLink(&dest{pid: to, reply: c.subj.reply(c.cfg.pid, to) + tagHead, plain: kindSend})
+	l := c.newLink(&dest{pid: to, reply: c.subj.reply(c.cfg.pid, to), plain: kindSend})
 	l.d.subject = c.subj.chunk(to, l.name)
 	l.greeting = append(binary.AppendUvarint(nil, uint64(size+1)), name...)
 	return &OutStream{ctx: ctx, l: l}, nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/nats-io/nats.go"
@@ -159,7 +160,7 @@ func (s subjects) traffic(m *nats.Msg) []Traffic {
 	tr := Traffic{Class: class, Header: m.Header, Data: m.Data}
 	if class == classFeed {
 		tr.Kind, tr.Name = "record", rest
-		tr.ID, _ = parseID(m.Header.Get(headerSequence))
+		tr.ID, _ = strconv.ParseUint(m.Header.Get(headerSequence), 10, 64)
 		return []Traffic{tr}
 	}
 	t, reason := s.envelope(&tr, rest, m.Reply)

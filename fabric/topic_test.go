@@ -297,19 +297,19 @@ func TestTopicForged(t *testing.T) {
 	forged := []nats.Msg{
 		{Subject: at + "a"},
 		{Subject: at + "ext"},
-		{Subject: at + "a", Reply: atR + "victim._.1b01234567.1"},
-		{Subject: at + "a", Reply: atR + "a.b.1b01234567.1"},
-		{Subject: at + "a", Reply: atR + "a._.1s01234567.1"},
-		{Subject: at + "a", Reply: atR + "a._.1c01234567.1-0123456789"},
+		{Subject: at + "a", Reply: atR + "victim._.b012345.1"},
+		{Subject: at + "a", Reply: atR + "a.b.b012345.1"},
+		{Subject: at + "a", Reply: atR + "a._.s012345.1"},
+		{Subject: at + "a", Reply: atR + "a._.c012345.1-0123456789"},
 		{Subject: at + "a", Reply: "_INBOX.x"},
-		{Subject: at + "a", Reply: atR + "a._.1b01234567.1", Header: nats.Header{"Nats-Stream": {"S"}}},
+		{Subject: at + "a", Reply: atR + "a._.b012345.1", Header: nats.Header{"Nats-Stream": {"S"}}},
 	}
 	for _, m := range forged {
 		if err := raw.PublishMsg(&m); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := raw.PublishRequest(at+"a", atR+"a._.1b01234567.9", []byte("fine")); err != nil {
+	if err := raw.PublishRequest(at+"a", atR+"a._.b012345.9", []byte("fine")); err != nil {
 		t.Fatal(err)
 	}
 	if m := receive(t, b); m.ID != 9 || string(m.Data) != "fine" {

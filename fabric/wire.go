@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"strconv"
 	"strings"
@@ -12,52 +13,52 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// The wire, version 1.
+// The wire, version 1. A number on it is 1 to 2^64-1, to the base 62, of 0-9 A-Z a-z in
+// this order, and has no leading zero.
 //
 // A message is its user's bytes, unchanged, and what the fabric has to say about
 // it stands in two subjects: the one it is published to (subject.go) and its reply
 // subject, which doubles as the address for the answer and for the server's 503.
 //
 //	message        published to          with the reply subject
-//	send           P.u.<to>.<from>       P.r.<from>.<to>.1s<nonce><type>.<n>
-//	request        P.u.<to>.<from>       P.r.<from>.<to>.1q<nonce><type>.<n>-<secret>
-//	acked          P.u.<to>.<from>       P.r.<from>.<to>.1c<nonce><type>.<n>-<secret>
-//	acked, handled P.u.<to>.<from>       P.r.<from>.<to>.1h<nonce><type>.<n>-<secret>
-//	broadcast      P.b.<from>            P.r.<from>._.1b<nonce><type>.<n>
-//	to a topic     P.g.<topic>.<from>    P.r.<from>._.1b<nonce><type>.<n>
-//	query          P.b. or P.g. as above P.r.<from>._.1q<nonce><type>.<n>-<secret>
-//	anycast        P.q.<service>.<from>  P.r.<from>._.1q<nonce><type>.<n>-<secret>
-//	signal         P.y.<kind>.<from>     P.r.<from>._.1y<nonce>.<n>
-//	several sends  P.u.<to>.<from>       P.r.<from>.<to>.1m<nonce>.<n>-<steps>    payload: a frame (frame.go)
-//	  broadcasts   P.b.<from>            P.r.<from>._.1m<nonce>.<n>-<steps>
-//	several asks   P.u.<to>.<from>       P.r.<from>.<to>.1g<nonce>.<n>-<secret>   payload: a frame
-//	linked         P.u.<to>.<from>       P.r.<from>.<to>.1r<nonce><type>.<n>-<link>-<seq>
-//	several, or parts                    P.r.<from>.<to>.1l<nonce>.<seq>-<link>   payload: a frame
-//	a part by itself                     P.r.<from>.<to>.1+<nonce>.<seq>-<link>-<sum>
-//	probe                                P.r.<from>.<to>.1p<nonce>.<base>-<link>-<number>
-//	durable        P.d.<to>.<from>       P.r.<from>.<to>.1d<nonce>.<n>-<secret>
+//	send           P.u.<to>.<from>       P.r.<from>.<to>.s<nonce><type>.<n>
+//	request        P.u.<to>.<from>       P.r.<from>.<to>.q<nonce><type>.<n>-<secret>
+//	acked          P.u.<to>.<from>       P.r.<from>.<to>.c<nonce><type>.<n>-<secret>
+//	acked, handled P.u.<to>.<from>       P.r.<from>.<to>.h<nonce><type>.<n>-<secret>
+//	broadcast      P.b.<from>            P.r.<from>._.b<nonce><type>.<n>
+//	to a topic     P.g.<topic>.<from>    P.r.<from>._.b<nonce><type>.<n>
+//	query          P.b. or P.g. as above P.r.<from>._.q<nonce><type>.<n>-<secret>
+//	anycast        P.q.<service>.<from>  P.r.<from>._.q<nonce><type>.<n>-<secret>
+//	signal         P.y.<kind>.<from>     P.r.<from>._.y<nonce>.<n>
+//	several sends  P.u.<to>.<from>       P.r.<from>.<to>.m<nonce>.<n>-<steps>    payload: a frame (frame.go)
+//	  broadcasts   P.b.<from>            P.r.<from>._.m<nonce>.<n>-<steps>
+//	several asks   P.u.<to>.<from>       P.r.<from>.<to>.g<nonce>.<n>-<secret>   payload: a frame
+//	linked         P.u.<to>.<from>       P.r.<from>.<to>.r<nonce><type>.<n>-<link>-<seq>
+//	several, or parts                    P.r.<from>.<to>.l<nonce>.<seq>-<link>   payload: a frame
+//	a part by itself                     P.r.<from>.<to>.+<nonce>.<seq>-<link>-<sum>
+//	probe                                P.r.<from>.<to>.p<nonce>.<base>-<link>-<number>
+//	durable        P.d.<to>.<from>       P.r.<from>.<to>.d<nonce>.<n>-<secret>
 //
-//	answer         P.r.<sender>.<me>.1a<nonce><type>.<n>-<secret>   payload: the answer
-//	acknowledged   P.r.<sender>.<me>.1k<nonce>.<n>-<secret>         empty
-//	handler error  P.r.<sender>.<me>.1e<nonce><code>.<n>-<secret>   payload: its text
-//	inbox full     P.r.<sender>.<me>.1i<nonce>.<n>-<secret>         empty
-//	several of these four  P.r.<sender>.<me>.1g<nonce>.<n>-<secret>  payload: a frame
-//	full, no call  P.r.<sender>.<me>.1n<nonce>.<n>                  more n, as uvarints
-//	state of link  P.r.<sender>.<me>.1w<nonce>.1-<link>             a window.State (link.go)
-//	no such link   P.r.<sender>.<me>.1x<nonce>.1-<link>             empty
-//	flush marker   P.r.<me>.<me>.1f<nonce>.<n>-<secret>             empty
-//	stored         P.r.<me>.<to>.1d<nonce>.<n>-<secret>             JetStream's acknowledgement
+//	answer         P.r.<sender>.<me>.a<nonce><type>.<n>-<secret>   payload: the answer
+//	acknowledged   P.r.<sender>.<me>.k<nonce>.<n>-<secret>         empty
+//	handler error  P.r.<sender>.<me>.e<nonce><code>.<n>-<secret>   payload: its text
+//	inbox full     P.r.<sender>.<me>.i<nonce>.<n>-<secret>         empty
+//	several of these four  P.r.<sender>.<me>.g<nonce>.<n>-<secret>  payload: a frame
+//	full, no call  P.r.<sender>.<me>.n<nonce>.<n>                  more n, as uvarints
+//	state of link  P.r.<sender>.<me>.w<nonce>.1-<link>             a window.State (link.go)
+//	no such link   P.r.<sender>.<me>.x<nonce>.1-<link>             empty
+//	flush marker   P.r.<me>.<me>.f<nonce>.<n>-<secret>             empty
+//	stored         P.r.<me>.<to>.d<nonce>.<n>-<secret>             JetStream's acknowledgement
 //
-//	tag     = version kind nonce [type]
-//	version = "1"
-//	kind    = one letter, or "+", of the table above
-//	nonce   = 8 of 0-9 A-Z a-z, drawn at random by each courier
+//	tag     = kind nonce [type]
+//	kind    = one letter, or "+", of the table above; a digit is left to a later version
+//	nonce   = 6 of 0-9 A-Z a-z, drawn at random by each courier
 //	type    = up to 16 of 0-9 A-Z a-z: Message.Type; of an error, RemoteError.Code
-//	n       = 1 .. 2^64-1 in decimal, no leading zero: Message.ID
+//	n       = Message.ID
 //	steps   = from n to the other ids (frame.go)
 //	link    = a secret, drawn by the sender for each link, which knows it by no other name
-//	seq     = the number of the (first) message on its link, 1, 2, 3 and so on
-//	sum     = 1 more than the CRC-32C of the message so far, in decimal (frame.go)
+//	seq     = the number of the (first) message on its link: 1, 2, 3 and so on
+//	sum     = 1 more than the CRC-32C of the message so far (frame.go)
 //	secret  = 10 of 0-9 A-Z a-z, drawn at random for each request and marker; of several
 //	          requests or messages to be acknowledged (asks), or answers, n and secret are
 //	          those of the first, and the frame has those of each; of durable messages, those
@@ -67,7 +68,7 @@ import (
 //
 // What a receiver insists on, or it drops the message and counts it (Stats.Invalid):
 // the two subjects name the same sender, and itself (or "_") as the receiver; the
-// version is 1 and the kind fits the class; no header of JetStream's or status of
+// kind fits the class; no header of JetStream's or status of
 // the server's. JetStream's own messages (acknowledgements of a publish, deliveries
 // of a consumer, direct gets) can be aimed at any subject and skip permissions; they carry no tag.
 //
@@ -81,7 +82,7 @@ import (
 // A durable message is kept by a stream, which keeps no reply subject. What it has to
 // say about itself stands in a header that the server looks at, too:
 //
-//	Nats-Msg-Id: <from>.1d<nonce><type>.<n>-<mac>
+//	Nats-Msg-Id: <from>.d<nonce><type>.<n>-<mac>
 //
 // The server stores no second message of an id that it knows, whoever sends it to
 // whomever. So an id that can be foreseen is one under which another process may send
@@ -94,10 +95,7 @@ import (
 // The messages without a tag are P.u.<to>.ext, P.d.<to>.ext and P.q.<service>.ext,
 // published by a plain NATS client: they arrive From ext; with a reply address that begins with
 // _INBOX. they are requests.
-const (
-	wireVersion = '1'
-	tagHead     = string(wireVersion)
-)
+const wireVersion = "1"
 
 // A kind says what a message is, as one letter of its tag.
 type kind byte
@@ -126,9 +124,12 @@ const (
 )
 
 const (
-	nonceLen  = 8 // 62^8 is 2^47; every byte is parsed twice for every message
+	// Every byte of a reply subject takes a four-hundredth of what a message of 1 KiB
+	// costs: it is parsed four times and copied as often. So the version is not written
+	// out, and numbers are to the base 62.
+	nonceLen  = 6 // 62^6 is 2^35
 	secretLen = 10
-	tagLen    = 2 + nonceLen
+	tagLen    = 1 + nonceLen
 	// MaxType bounds [Message].Type, in bytes.
 	MaxType = 16
 )
@@ -182,14 +183,14 @@ type tag struct {
 
 // parseTag parses "<tag>.<id>". It accepts exactly what tag.append produces.
 func parseTag(s string) (t tag, ok bool) {
-	if len(s) <= tagLen+1 || s[0] != wireVersion {
+	if len(s) <= tagLen+1 {
 		return tag{}, false
 	}
 	dot := tagLen + strings.IndexByte(s[tagLen:], '.')
 	if dot < tagLen || dot > tagLen+MaxType {
 		return tag{}, false
 	}
-	t = tag{kind: kind(s[1]), nonce: s[2:tagLen], typ: s[tagLen:dot]}
+	t = tag{kind: kind(s[0]), nonce: s[1:tagLen], typ: s[tagLen:dot]}
 	if !t.kind.known() || !isBase62(t.nonce) || !isBase62(t.typ) {
 		return tag{}, false
 	}
@@ -199,7 +200,7 @@ func parseTag(s string) (t tag, ok bool) {
 	}
 	switch {
 	case t.kind == kindMulti:
-		if t.steps = rest; strings.Trim(rest, "0123456789x_") != "" { // eachID reads them
+		if t.steps = rest; strings.Trim(rest, base62+":_") != "" { // eachID reads them
 			return tag{}, false
 		}
 	case t.kind.secret():
@@ -218,16 +219,11 @@ func parseTag(s string) (t tag, ok bool) {
 
 // append appends t as it stands on the wire.
 func (t tag) append(b []byte) []byte {
-	return t.appendTail(append(b, wireVersion))
-}
-
-// appendTail is append without the version.
-func (t tag) appendTail(b []byte) []byte {
 	b = append(b, byte(t.kind))
 	b = append(b, t.nonce...)
 	b = append(b, t.typ...)
 	b = append(b, '.')
-	b = strconv.AppendUint(b, t.id, 10)
+	b = appendID(b, t.id)
 	switch {
 	case t.kind == kindMulti:
 		b = append(b, '-')
@@ -238,37 +234,64 @@ func (t tag) appendTail(b []byte) []byte {
 	}
 	if t.kind.counted() {
 		b = append(b, '-')
-		b = strconv.AppendUint(b, t.seq, 10)
+		b = appendID(b, t.seq)
 	}
 	return b
 }
 
-// parseID parses an id in the one form that strconv.AppendUint gives it.
+// maxIDLen is the length of the greatest id.
+const maxIDLen = 11
+
+// appendID appends an id to the base 62.
+func appendID(b []byte, id uint64) []byte {
+	var digits [maxIDLen]byte
+	i := len(digits)
+	for {
+		i--
+		digits[i] = base62[id%62]
+		if id /= 62; id == 0 {
+			return append(b, digits[i:]...)
+		}
+	}
+}
+
+// parseID parses an id in the one form that appendID gives it; 0 is none.
 func parseID(s string) (uint64, bool) {
-	if s == "" || s[0] == '0' {
+	if s == "" || s[0] == '0' || len(s) > maxIDLen {
 		return 0, false
 	}
-	if len(s) > 19 { // may overflow
-		n, err := strconv.ParseUint(s, 10, 64)
-		return n, err == nil
-	}
-	var n uint64
+	n := uint64(0)
 	for i := range len(s) {
-		c := s[i] - '0'
-		if c > 9 {
+		d := uint64(digitOf[s[i]])
+		if d == noDigit {
 			return 0, false
 		}
-		n = n*10 + uint64(c)
+		if i == maxIDLen-1 && n > (math.MaxUint64-d)/62 {
+			return 0, false
+		}
+		n = n*62 + d
 	}
 	return n, true
 }
+
+const noDigit = 62
+
+// digitOf is the value of each byte to the base 62, or noDigit.
+var digitOf = func() (of [256]uint8) {
+	for b := range of {
+		of[b] = noDigit
+		if d := strings.IndexByte(base62, byte(b)); d >= 0 {
+			of[b] = uint8(d)
+		}
+	}
+	return of
+}()
 
 const base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 func isBase62(s string) bool {
 	for i := range len(s) {
-		c := s[i]
-		if (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') {
+		if digitOf[s[i]] == noDigit {
 			return false
 		}
 	}

@@ -1,6 +1,8 @@
 package fabric
 
 import (
+	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -9,8 +11,8 @@ import (
 
 func TestParseTag(t *testing.T) {
 	for _, s := range []string{
-		"1s01234567.1", "1bABCDEFGH.18446744073709551615", "1qabcdefgh.10-klmnopqrst", "1y00000000.9999999999999999999",
-		"1+01234567.7-0123456789-4294967296",
+		"s012345.1", "bABCDEF.LygHa16AHYF", "qabcdef.10-klmnopqrst", "sabcdefT1.zZ9", "y000000.zzzzzzzzzz",
+		"+012345.7-0123456789-4gfFC4", "m012345.1-1:10_3",
 	} {
 		tg, ok := parseTag(s)
 		if got := string(tg.append(nil)); !ok || got != s {
@@ -18,16 +20,32 @@ func TestParseTag(t *testing.T) {
 		}
 	}
 	for _, s := range []string{
-		"", "1", "1s01234567", "1s01234567.", "1s01234567.0", "1s01234567.01", "1s01234567.-1", "1s01234567.+1",
-		"1s01234567.18446744073709551616", "1s01234567.1_000", "1s0123456.1", "1s01234-67.1", "2s01234567.1",
-		"1x01234567.1", "1s01234567.1-0123456789", "1q01234567.1", "1q01234567.1-", "1q01234567.1-012345678",
-		"1q01234567.1-012345678.", "1q01234567.-0123456789", "1s01234567.1.1", "1s01234567x1",
-		"1m01234567.1- ", "1m01234567.1-1.2", "1m01234567.1-1x*", "1m01234567.1",
-		"1+01234567.7", "1+01234567.7-0123456789", "1+01234567.7-0123456789-0",
+		"", "s", "s012345", "s012345.", "s012345.0", "s012345.01", "s012345.-1", "s012345.+1",
+		"s012345.LygHa16AHYG", "s012345.zzzzzzzzzzz", "s012345.100000000000", "s012345.1_000", "s01234.1", "s01-345.1", "2s012345.1",
+		"x012345.1", "s012345.1-0123456789", "q012345.1", "q012345.1-", "q012345.1-012345678",
+		"q012345.1-012345678.", "q012345.-0123456789", "s012345.1.1", "s012345x1",
+		"m012345.1- ", "m012345.1-1.2", "m012345.1-1:*", "m012345.1",
+		"+012345.7", "+012345.7-0123456789", "+012345.7-0123456789-0",
 	} {
 		if tg, ok := parseTag(s); ok {
 			t.Errorf("parseTag(%q) = %v, want refused", s, tg)
 		}
+	}
+}
+
+func TestParseID(t *testing.T) {
+	ids := []uint64{1, 9, 10, 35, 36, 61, 62, 63, math.MaxUint64/62 - 1, math.MaxUint64 / 62, math.MaxUint64 - 1, math.MaxUint64}
+	for n := uint64(62); n < math.MaxUint64/62; n *= 62 {
+		ids = append(ids, n-1, n, n+1)
+	}
+	last := ""
+	slices.Sort(ids)
+	for _, id := range slices.Compact(ids) {
+		s := string(appendID(nil, id))
+		if got, ok := parseID(s); !ok || got != id || len(s) < len(last) || len(s) == len(last) && s <= last {
+			t.Errorf("%d is written %q after %q, and read %d, %v", id, s, last, got, ok)
+		}
+		last = s
 	}
 }
 
@@ -45,7 +63,7 @@ func TestRandom(t *testing.T) {
 // FuzzTag: a tag that is accepted is the only way to write what it says, and is
 // two tokens.
 func FuzzTag(f *testing.F) {
-	for _, s := range []string{"1s01234567.1", "1+01234567.7-0123456789-9", "1m01234567.1-1x10_3", "1qabcdefgh.10-klmnopqrst", "1s01234567.18446744073709551616", "", "1s", "\xff"} {
+	for _, s := range []string{"s012345.1", "+012345.7-0123456789-9", "m012345.1-1:10_3", "qabcdef.10-klmnopqrst", "s012345.LygHa16AHYG", "", "s", "\xff"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -67,18 +85,18 @@ func FuzzTag(f *testing.F) {
 // answer to it goes to that process, in our name, or to an inbox address.
 func FuzzReceive(f *testing.F) {
 	const p = "fab.c1.test."
-	f.Add(p+"u.b.a", p+"r.a.b.1q01234567.1-0123456789", "", "")
-	f.Add(p+"u.b.a", p+"r.a.b.1s01234567.1", "K", "v")
-	f.Add(p+"b.a", p+"r.a._.1b01234567.7", "Nats-Stream", "S")
+	f.Add(p+"u.b.a", p+"r.a.b.q012345.1-0123456789", "", "")
+	f.Add(p+"u.b.a", p+"r.a.b.s012345.1", "K", "v")
+	f.Add(p+"b.a", p+"r.a._.b012345.7", "Nats-Stream", "S")
 	f.Add(p+"u.b.ext", "_INBOX.x.y", "", "")
-	f.Add(p+"g.news.a", p+"r.a._.1b01234567.7", "", "")
-	f.Add(p+"g.news.a", p+"r.a._.1q01234567.1-0123456789", "", "")
-	f.Add(p+"q.mail.a", p+"r.a._.1q01234567.1-0123456789", "", "")
+	f.Add(p+"g.news.a", p+"r.a._.b012345.7", "", "")
+	f.Add(p+"g.news.a", p+"r.a._.q012345.1-0123456789", "", "")
+	f.Add(p+"q.mail.a", p+"r.a._.q012345.1-0123456789", "", "")
 	f.Add(p+"q.mail.ext", "_INBOX.x.y", "", "")
 	f.Add(p+"q.mail.ext", "", "", "")
 	f.Add(p+"g.news.ext", "", "", "")
 	f.Add(p+"u.b.ext", "$JS.API.STREAM.DELETE.S", "Status", "503")
-	f.Add(p+"r.b.a.1a01234567.1-0123456789", "", "", "")
+	f.Add(p+"r.b.a.a012345.1-0123456789", "", "", "")
 	f.Add("", "", "", "")
 	f.Fuzz(func(t *testing.T, subject, reply, key, value string) {
 		c := newTestCourier()
@@ -110,7 +128,7 @@ func FuzzReceive(f *testing.F) {
 			if !strings.HasPrefix(subject, p+"u.") {
 				to = "_"
 			}
-			if want := p + "r." + string(got.From) + "." + to + ".1" + string(rune(got.asked().kind)) + got.asked().nonce + got.Type + got.asked().end(); want != reply && !strings.Contains(reply, ".1g"+got.asked().nonce+".") {
+			if want := p + "r." + string(got.From) + "." + to + "." + string(rune(got.asked().kind)) + got.asked().nonce + got.Type + got.asked().end(); want != reply && !strings.Contains(reply, ".g"+got.asked().nonce+".") {
 				t.Errorf("reply %q is rebuilt as %q", reply, want)
 			}
 		}
@@ -120,7 +138,7 @@ func FuzzReceive(f *testing.F) {
 // FuzzSubject: what the parsers accept is what the builders build.
 func FuzzSubject(f *testing.F) {
 	f.Add("fab.c1.test.u.b.a")
-	f.Add("fab.c1.test.r.b._.1s01234567.1")
+	f.Add("fab.c1.test.r.b._.s012345.1")
 	f.Add("fab.c1.test.y.hb.a")
 	f.Add("fab.c1.test.g.news.a")
 	f.Add("fab.c1.test.q.mail.a")

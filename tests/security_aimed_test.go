@@ -101,7 +101,7 @@ func (a *attacker) honest(v *victim) (before []*fabric.Message) {
 // say sends as a node would.
 func (a *attacker) say(to fabric.PID, text string) {
 	m := nats.NewMsg(fmt.Sprintf("fab.t.production.u.%s.%s", to, a.pid))
-	m.Reply = fmt.Sprintf("fab.t.production.r.%s.%s.1s00000000.1", a.pid, to)
+	m.Reply = fmt.Sprintf("fab.t.production.r.%s.%s.s000000.1", a.pid, to)
 	m.Data = []byte(text)
 	if !a.mayPublish(a.msg, m) {
 		a.r.t.Errorf("%s may not send to %s", a.pid, to)
@@ -119,7 +119,7 @@ var questions = map[string]string{
 // aims are where an answer would do harm, if it were believed.
 var aims = []string{
 	"P.u.m1.m1", "P.u.m1.c1", "P.u.c1.m1", "P.u.m1.ext", "P.b.c1", "P.b.m1", "P.g.news.c1", "P.q.work.c1", "P.s.m1.c1.1",
-	"P.y.view-members.c1", "P.y.open.c1", "P.r.m1.c1.1a00000000.1-0000000000", "P.r.c1.m1.1s00000000.1", "P.r.m1.m1.1f00000000.1-0000000000",
+	"P.y.view-members.c1", "P.y.open.c1", "P.r.m1.c1.a000000.1-0000000000", "P.r.c1.m1.s000000.1", "P.r.m1.m1.f000000.1-0000000000",
 	"P.kv.c.p.m1", "P.kv.s.m1", "P.kv.v.members", "P.kv.c.r.members", "P.kv.b", "P.i.m1.guess.1", "P.i.c1.guess.1",
 }
 
@@ -196,9 +196,9 @@ func TestDeputies(t *testing.T) {
 		mallory := r.attacker("mallory")
 		replies := []string{
 			"API.STREAM.DELETE.BUCKET", "API.STREAM.PURGE.BUCKET", "KV.c.e.billing", "KV.c.p.c1", "KV.s.m1", "P.u.c1.m1", "P.b.m1",
-			"P.r.c1.m1.1q00000000.1-0000000000", "P.r.m1.m1.1q00000000.1-0000000000", "P.r.mallory.c1.1q00000000.1-0000000000",
-			"P.r.mallory.m1.1a00000000.1-0000000000", "P.r.mallory.m1.2q00000000.1-0000000000", "P.r.mallory.m1.1q00000000.01-0000000000",
-			"P.r.mallory.m1.1q0000000*.1-0000000000", "P.r.mallory.m1.>", "P.r.mallory.*.1q00000000.1-0000000000", "_INBOX.x", "P.kv.v.members", "x",
+			"P.r.c1.m1.q000000.1-0000000000", "P.r.m1.m1.q000000.1-0000000000", "P.r.mallory.c1.q000000.1-0000000000",
+			"P.r.mallory.m1.a000000.1-0000000000", "P.r.mallory.m1.2q000000.1-0000000000", "P.r.mallory.m1.q000000.01-0000000000",
+			"P.r.mallory.m1.q00000*.1-0000000000", "P.r.mallory.m1.>", "P.r.mallory.*.q000000.1-0000000000", "_INBOX.x", "P.kv.v.members", "x",
 		}
 		for _, reply := range replies {
 			m := nats.NewMsg("fab.t.production.u.m1.mallory")
@@ -213,10 +213,10 @@ func TestDeputies(t *testing.T) {
 			t.Fatal(err)
 		}
 		m := nats.NewMsg("fab.t.production.u.m1.mallory")
-		m.Reply = "fab.t.production.r.mallory.m1.1q00000000.7-0000000000"
+		m.Reply = "fab.t.production.r.mallory.m1.q000000.7-0000000000"
 		mallory.mayPublish(mallory.msg, m)
 		got, err := answers.NextMsg(patience)
-		if err != nil || string(got.Data) != "answer" || got.Subject != "fab.t.production.r.mallory.m1.1a00000000.7-0000000000" {
+		if err != nil || string(got.Data) != "answer" || got.Subject != "fab.t.production.r.mallory.m1.a000000.7-0000000000" {
 			t.Errorf("the honest request is answered with %v, %v", got, err)
 		}
 		if got := m1.Stats().Invalid; got != uint64(len(replies)) {
