@@ -334,8 +334,13 @@ func (o *outgoing) item() *item {
 // emit hands o to the connection.
 func (c *courier) emit(d *dest, o *outgoing) error {
 	var buf [256]byte // on the stack; longer names make append allocate
-	t := tag{kind: o.kind, nonce: cmp.Or(o.nonce, c.nonce), typ: o.typ, id: o.id, secret: o.secret, seq: o.seq, steps: o.steps}
-	address := t.append(append(buf[:0], d.reply...))
+	address := buf[:0]
+	if o.kind == d.plain && o.typ == "" && d.head != "" {
+		address = appendID(append(address, d.head...), o.id)
+	} else {
+		t := tag{kind: o.kind, nonce: cmp.Or(o.nonce, c.nonce), typ: o.typ, id: o.id, secret: o.secret, seq: o.seq, steps: o.steps}
+		address = t.append(append(address, d.reply...))
+	}
 	// What is published is copied at once, so it needs no string of its own.
 	reply := unsafe.String(unsafe.SliceData(address), len(address))
 	first := o.kind.silent() && !c.batcher.unflushed.some.Load()

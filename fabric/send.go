@@ -60,6 +60,7 @@ type dest struct {
 	subject string
 	reply   string  // up to the tag; of plain kindAnswer, where they go
 	plain   kind    // of a message that awaits nothing
+	head    string  // of such a message without a type: its reply subject up to the id; may be empty
 	open    *parcel // the one that may grow; guarded by batcher.mu
 	usual   int     // size of the last ones that may not any more; guarded by batcher.mu
 	service string  // if pid is nobody in particular
@@ -76,6 +77,7 @@ func (c *courier) newDest(to PID) *dest {
 	if to == Everyone {
 		d = &dest{pid: to, subject: c.subj.everyone(), reply: c.subj.reply(c.cfg.pid, nobody), plain: kindBroadcast}
 	}
+	d.head = d.reply + string(rune(d.plain)) + c.nonce + "."
 	return d
 }
 
